@@ -1,0 +1,123 @@
+"""Calibration of the reference constant c_ref before the first step."""
+
+from dataclasses import dataclass
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from laser_lightning.errors import UserError
+from laser_lightning.module import LaSeRModule
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the initial policy thinks of the reward token after its own solutions (nats).
+
+    Attributes:
+        mean: mean of log pi_ref(z_c given x, y) over the finished solutions: the reference constant.
+        std: their standard deviation; the smaller, the better a constant stands for each of them.
+        minimum: the smallest.
+        maximum: the largest.
+        solutions: number of finished solutions on all ranks.
+    """
+
+    mean: float
+    std: float
+    minimum: float
+    maximum: float
+    solutions: int
+
+
+class ReferenceConstantCalibration(Callback):
+    """Sets the self-reward's reference constant from solutions of the initial policy.
+
+    Before the first step (or before a stand-alone evaluation of a model that was never calibrated) it samples solutions
+    of some problems and takes the mean of log pi_ref(z_c) over the finished ones, agreed over all ranks. A run that
+    resumes, or whose constant is given in the config, is left alone.
+
+    Args:
+        prompts: problems to sample for, over all ranks; they are the first ones of the training set, or of the first
+            evaluation set where there is none.
+        group_size: solutions per problem.
+        max_emission_rate: refuse the reward token if more than this share of the solutions contains it.
+        seed: seed of the sampling.
+    """
+
+    def __init__(self, prompts: int = 64, group_size: int = 4, max_emission_rate: float = 0.01, seed: int = 0) -> None:
+        if prompts < 1 or group_size < 1:
+            raise UserError("calibration.prompts and calibration.group_size must be at least 1.")
+        self.prompts, self.group_size = prompts, group_size
+        self.max_emission_rate, self.seed = max_emission_rate, seed
+        self.result: Calibration | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Calibrate before the first step, unless the constant is known."""
+        self._calibrate(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Calibrate before a stand-alone evaluation, unless the constant is known."""
+        self._calibrate(trainer, pl_module)
+
+    on_test_start = on_validation_start
+    on_predict_start = on_validation_start
+
+    def _calibrate(self, trainer: Trainer, module: LightningModule) -> None:
+        if not isinstance(module, LaSeRModule):
+            raise UserError(
+                f"ReferenceConstantCalibration works with LaSeRModule, and the model is {type(module).__name__}: "
+                "set `calibration: null`."
+            )
+        if not module.self_reward.needs_calibration:
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        problems = data.train_problems or next(iter(data.evaluation_problems.values()))
+        mine = problems[: self.prompts][trainer.global_rank :: trainer.world_size]
+        generator = torch.Generator(module.device).manual_seed(self.seed * 100_003 + trainer.global_rank)
+        rollouts = module.sample(mine, self.group_size, module.sampling, generator)
+        emitted = rollouts.contains(module.self_reward.token_id)
+        log_probs = rollouts.reward_token_log_probs[rollouts.finished].double()
+        self.result = self._agree(module, log_probs, emitted, len(rollouts))
+        self._set(module, self.result)
+        self._report(trainer, module, self.result)
+
+    def _agree(self, module: LaSeRModule, log_probs: Tensor, emitted: Tensor, solutions: int) -> Calibration:
+        """Statistics over all ranks; refuses a model that never finishes, or that writes the reward token."""
+        sums = torch.tensor([len(log_probs), solutions, int(emitted.sum())], device=module.device)
+        finished, solutions, count = module.all_sum(sums).tolist()
+        if not finished:
+            raise UserError(
+                f"None of {solutions} calibration solutions ended within sampling.max_response_tokens = "
+                f"{module.sampling.max_response_tokens}: raise it, or start from a model that ends its answers."
+            )
+        if count > self.max_emission_rate * solutions:
+            raise UserError(
+                f"The policy writes the reward token '{module.self_reward.token}' in {count} of {solutions} solutions. "
+                "Choose a token that normal text does not contain, such as an unused special token."
+            )
+        mean = float(module.all_sum(log_probs.sum())) / finished
+        variance = float(module.all_sum((log_probs - mean).square().sum())) / max(finished - 1, 1)
+        extremes = module.all_gather(torch.stack((_or(log_probs, torch.inf).min(), _or(log_probs, -torch.inf).max())))
+        extremes = extremes.view(-1, 2)
+        return Calibration(mean, variance**0.5, float(extremes[:, 0].min()), float(extremes[:, 1].max()), finished)
+
+    @staticmethod
+    def _set(module: LaSeRModule, result: Calibration) -> None:
+        module.self_reward.reference_constant.fill_(result.mean)
+        module.self_reward.check_reachable()
+
+    @staticmethod
+    def _report(trainer: Trainer, module: LaSeRModule, result: Calibration) -> None:
+        rank_zero_info(
+            f"Reference constant of '{module.self_reward.token}': {result.mean:.3f} (std {result.std:.3f}, "
+            f"{result.minimum:.3f} to {result.maximum:.3f}, {result.solutions} solutions)."
+        )
+        values = {"mean": result.mean, "std": result.std, "min": result.minimum, "max": result.maximum}
+        for logger in trainer.loggers:
+            logger.log_metrics({f"calibration/{name}": value for name, value in values.items()}, trainer.global_step)
+
+
+def _or(values: Tensor, default: float) -> Tensor:
+    """The values, or one default where there are none."""
+    return values if len(values) else values.new_tensor([default])

@@ -1,0 +1,8 @@
+"""``python -m laser_lightning``: the command line."""
+
+import sys
+
+from laser_lightning.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""Rollouts, the one data record that flows through a training step, and the micro-batches cut from them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from laser_lightning.errors import UserError
+
+
+@dataclass
+class Rollouts:
+    """Sampled solutions of one round. N solutions of P prompts, the G solutions of a prompt next to each other.
+
+    Every mask comes from lengths, never from token values.
+
+    Attributes:
+        prompt_ids: [P, Lp] int64, right-padded.
+        prompt_lengths: [P] int64, in tokens.
+        response_ids: [N, Lr] int64, right-padded; ``<eos>`` is a response token.
+        response_lengths: [N] int64, in tokens.
+        finished: [N] bool, True where the last token is one of the model's ``<eos>`` ids (also in the last
+            allowed place), False where the response was cut at the length limit.
+        sampling_log_probs: [N, Lr] float32, log-probs of the sampled tokens at the sampling temperature, before
+            top-p, top-k and min-p.
+        reward_token_log_probs: [N] float32, log pi(z_c given x, y) at temperature 1; NaN where not finished.
+    """
+
+    prompt_ids: Tensor
+    prompt_lengths: Tensor
+    response_ids: Tensor
+    response_lengths: Tensor
+    finished: Tensor
+    sampling_log_probs: Tensor
+    reward_token_log_probs: Tensor
+
+    def __len__(self) -> int:
+        return self.response_ids.shape[0]
+
+    @property
+    def group_size(self) -> int:
+        """Solutions per prompt, G."""
+        return len(self) // self.prompt_ids.shape[0]
+
+    @property
+    def response_mask(self) -> Tensor:
+        """[N, Lr] bool: which places hold response tokens."""
+        return length_mask(self.response_lengths, self.response_ids.shape[1])
+
+    def responses(self) -> list[list[int]]:
+        """Token ids of every response, without padding."""
+        rows, lengths = self.response_ids.tolist(), self.response_lengths.tolist()
+        return [row[:length] for row, length in zip(rows, lengths, strict=True)]
+
+    def contains(self, token_id: int) -> Tensor:
+        """[N] bool: responses in which this token was sampled."""
+        return ((self.response_ids == token_id) & self.response_mask).any(dim=1)
+
+
+def length_mask(lengths: Tensor, width: int) -> Tensor:
+    """[B, width] bool, True at the first ``lengths[b]`` places of row b."""
+    return torch.arange(width, device=lengths.device) < lengths[:, None]
+
+
+def pad_rows(rows: Sequence[Sequence[int]], pad: int, left: bool = False) -> tuple[Tensor, Tensor]:
+    """Stack ragged rows of token ids into [B, longest] int64, with their lengths [B]."""
+    width = max((len(row) for row in rows), default=0)
+    filled = [[pad] * (width - len(r)) + list(r) if left else list(r) + [pad] * (width - len(r)) for r in rows]
+    return torch.tensor(filled, dtype=torch.long).view(len(rows), width), torch.tensor([len(r) for r in rows])
+
+
+@dataclass
+class MicroBatch:
+    """Some of a rollout's solutions as right-padded sequences prompt + response, ready for a forward pass.
+
+    Attributes:
+        rows: [B] int64, which solutions of the rollouts these are.
+        input_ids: [B, L] int64.
+        prompt_lengths: [B] int64.
+        response_lengths: [B] int64.
+    """
+
+    rows: Tensor
+    input_ids: Tensor
+    prompt_lengths: Tensor
+    response_lengths: Tensor
+
+    @property
+    def response_mask(self) -> Tensor:
+        """[B, R] bool over the R places of the longest response here."""
+        return length_mask(self.response_lengths, int(self.response_lengths.max()))
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """The same on another device."""
+        return MicroBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+def micro_batches(rollouts: Rollouts, rows: Tensor, token_budget: int, pad_token_id: int) -> list[MicroBatch]:
+    """Cut solutions into micro-batches of at most ``token_budget`` places, padding included.
+
+    Solutions are sorted by length first, so that little of the budget goes into padding. The order within the
+    result is a function of the lengths alone.
+
+    Args:
+        rollouts: the solutions.
+        rows: [M] int64, the solutions to take.
+        token_budget: largest number of places (rows times the longest sequence) in a micro-batch.
+        pad_token_id: fills unused places.
+
+    Raises:
+        UserError: if a single sequence is longer than the budget.
+    """
+    prompts = rows // rollouts.group_size
+    prompt_lengths, response_lengths = rollouts.prompt_lengths[prompts], rollouts.response_lengths[rows]
+    lengths = prompt_lengths + response_lengths
+    order = torch.argsort(lengths, descending=True, stable=True)
+    if len(rows) and int(lengths.max()) > token_budget:
+        raise UserError(
+            f"A sequence of {int(lengths.max())} tokens does not fit into update.micro_batch_tokens = {token_budget}: "
+            "raise it, or lower sampling.max_response_tokens or data.max_prompt_tokens."
+        )
+    batches, sorted_lengths, start = [], lengths[order].tolist(), 0
+    while start < len(order):
+        stop = min(start + token_budget // sorted_lengths[start], len(order))
+        chosen = order[start:stop]
+        batches.append(
+            MicroBatch(
+                rows[chosen],
+                _join(rollouts, prompts[chosen], rows[chosen], sorted_lengths[start], pad_token_id),
+                prompt_lengths[chosen],
+                response_lengths[chosen],
+            )
+        )
+        start = stop
+    return batches
+
+
+def _join(rollouts: Rollouts, prompts: Tensor, rows: Tensor, width: int, pad_token_id: int) -> Tensor:
+    """[B, width] int64: each prompt directly followed by its response, then padding."""
+    prompt_lengths, response_lengths = rollouts.prompt_lengths[prompts], rollouts.response_lengths[rows]
+    joined = torch.full((len(rows), width), pad_token_id, dtype=torch.long, device=rollouts.response_ids.device)
+    places = torch.arange(width, device=joined.device)
+    prompt_part = places < prompt_lengths[:, None]
+    response_part = ~prompt_part & (places < (prompt_lengths + response_lengths)[:, None])
+    # Row-major masks on both sides visit the tokens in the same order.
+    joined[prompt_part] = rollouts.prompt_ids[prompts][length_mask(prompt_lengths, rollouts.prompt_ids.shape[1])]
+    joined[response_part] = rollouts.response_ids[rows][length_mask(response_lengths, rollouts.response_ids.shape[1])]
+    return joined

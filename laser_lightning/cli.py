@@ -1,0 +1,283 @@
+"""The command line: ``laser-lightning fit | validate | test | predict``, on Lightning's CLI."""
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch
+import torch
+from jsonargparse import ActionConfigFile, set_parsing_settings
+from jsonargparse.typing import PositiveInt
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from laser_lightning import __version__
+from laser_lightning.cli_errors import command_line_origins, overridden, sentence
+from laser_lightning.config_files import load_configs, packaged_names
+from laser_lightning.errors import UserError
+
+PROGRAM = "laser-lightning"
+
+# Below every config, so that configs need to name a class only where it differs.
+DEFAULT_CLASSES = """
+model: {class_path: laser_lightning.LaSeRModule}
+data: {class_path: laser_lightning.data.PromptDataModule}
+"""
+
+# In the order in which the trainer calls them; the user's own `trainer.callbacks` come first.
+CALLBACK_SLOTS = {
+    "calibration": "Measures the reference constant before the first step.",
+    "checkpoint": "Saves checkpoints to resume from.",
+    "export": "Writes the model as a directory that transformers loads.",
+    "solution_log": "Writes sampled solutions with their rewards.",
+    "figures": "Draws the self-reward's distribution, ROC, calibration, and the training curves.",
+    "summary": "Prints the table at the end of the run.",
+}
+
+HELP = """
+A config is a YAML file, or the name of a packaged one: {names}. Several are overlaid in order, and options
+on the command line override them all. Arguments of a class: --model.help laser_lightning.LaSeRModule,
+--data.help laser_lightning.data.PromptDataModule, --checkpoint.help my_file.MyCallback.
+"""
+
+
+class LaSeRCLI(LightningCLI):
+    """LightningCLI with configs by name, callback slots, one directory per run, and errors in one line."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser for the program, or for one subcommand."""
+        header = [f"{PROGRAM}=={__version__}", f"lightning=={lightning.__version__}"]
+        parser = self.parser_class(dump_header=header, **kwargs)
+        parser.add_argument(
+            "-c",
+            "--config",
+            action=ActionConfigFile,
+            help="A YAML file, or the name of a packaged config; repeatable.",
+        )
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The keys that Lightning does not have."""
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Directory of this run: metrics, config, checkpoints, figures. Give one to resume a run in place. "
+            "Default: the next free runs/version_N. `trainer.logger: null` writes CSV and TensorBoard into it.",
+        )
+        parser.add_argument(
+            "--torch_threads",
+            type=PositiveInt | None,
+            default=None,
+            help="CPU threads for torch; small models are often faster on 1. Default: torch's own choice.",
+        )
+        for slot, text in CALLBACK_SLOTS.items():
+            parser.add_argument(
+                f"--{slot}", type=Callback | None, default=None, help=f"{text} null switches it off."
+            )
+            parser.callback_keys.append(slot)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Merges the configs, puts the command line on top, and words what is wrong with either."""
+        configs = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        configs.add_argument("-c", "--config", action="append", default=[])
+        known: list[str] = []
+        self.origins = command_line_origins(args)
+        try:
+            given, rest = configs.parse_known_args(args)
+            if rest and rest[0] in self.subcommands():
+                known = list(self._subcommand_parsers[rest[0]].get_defaults().keys())
+                config = load_configs(given.config, DEFAULT_CLASSES)
+                self.origins = overridden(config.origins, command_line_origins(rest))
+                self._check_trainer_is_mapping()
+                # The comment keeps jsonargparse from taking a text with :// in it for a remote path.
+                rest[1:1] = ["--config", f"# merged\n{config.text}"]
+            rest = ["--print_config=comments" if arg == "--print_config" else arg for arg in rest]
+            self.config = parser.parse_args(rest)
+        except argparse.ArgumentError as error:
+            raise UserError(sentence(str(error), self.origins, known)) from error
+        finally:
+            set_parsing_settings(unset_sentinel=False)
+
+    def _check_trainer_is_mapping(self) -> None:
+        """The parser passes over a scalar in the place of a group, in silence."""
+        trainer = self.origins.get(("trainer",))
+        if trainer is not None and trainer.value is not None:
+            raise UserError(
+                f"trainer ({trainer.where}): expected a mapping of keys to values, got {trainer.value}"
+            )
+
+    def _parse_ckpt_path(self) -> None:
+        """Checks the path; Lightning would let the checkpoint's hyper-parameters override the config here."""
+        path = self.config[self.config.subcommand].ckpt_path
+        where = self.origins[("ckpt_path",)].where if ("ckpt_path",) in self.origins else "default"
+        if path == "best":
+            raise UserError(
+                f"ckpt_path ({where}): no best checkpoint is known to a new process; give its path"
+            )
+        special = (
+            path is None or path in ("last", "hpc") or str(path).startswith("registry") or "://" in str(path)
+        )
+        if not special and not Path(path).exists():
+            raise UserError(f"ckpt_path ({where}): there is no checkpoint at {str(path)!r}")
+
+    def before_instantiate_classes(self) -> None:
+        """Settings of the process."""
+        threads = self._get(self.config, "torch_threads")
+        if threads is not None:
+            torch.set_num_threads(threads)
+
+    def instantiate_classes(self) -> None:
+        """Builds all classes; what a constructor refuses is the user's to mend."""
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            raise _constructors_error(error) from None
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback | None]) -> Trainer:
+        """Adds the slots in use, the run's directory, and its loggers."""
+        slots = [callback for callback in callbacks if callback is not None]
+        own = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
+        if config["enable_checkpointing"] is None:
+            config["enable_checkpointing"] = any(
+                isinstance(callback, Checkpoint) for callback in [*own, *slots]
+            )
+        self._place_run(config)
+        return super()._instantiate_trainer(config, slots)
+
+    def _place_run(self, config: dict[str, Any]) -> None:
+        given = self._get(self.config, "run_dir")
+        own_logger = config["logger"] is not None and not isinstance(config["logger"], bool)
+        if own_logger and given is not None:
+            raise UserError("run_dir: trainer.logger has directories of its own; give one of the two")
+        if own_logger or config["fast_dev_run"]:
+            return
+        directory = Path(given) if given is not None else claim_directory(Path("runs"))
+        if rank_zero_only.rank == 0:
+            keep_earlier_files(directory)
+        if config["logger"] is not False:
+            place = {"save_dir": directory.parent, "name": "", "version": directory.name}
+            # CSV first: it must find the directory empty, and the first logger names the trainer's directory.
+            config["logger"] = [
+                CSVLogger(**place, flush_logs_every_n_steps=1),
+                TensorBoardLogger(**place, default_hp_metric=False),
+            ]
+        if config["default_root_dir"] is None:
+            config["default_root_dir"] = str(directory)
+
+
+def _constructors_error(error: BaseException) -> BaseException:
+    """What a constructor raised, without the parser's wrapping; what it refuses is the user's to mend."""
+    while error.__cause__ is not None and str(error).startswith("Does not validate against any of the Union"):
+        error = error.__cause__
+    if isinstance(error, UserError) or not isinstance(error, (ValueError, OSError, ModuleNotFoundError)):
+        return error
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    own_file = "site-packages" not in last.filename
+    return UserError(f"{error} ({Path(last.filename).name}, line {last.lineno})" if own_file else str(error))
+
+
+def claim_directory(root: Path) -> Path:
+    """The next free `version_N` below a folder; rank 0 makes it, so that no run started meanwhile takes it too.
+
+    Args:
+        root: the folder of all runs.
+
+    Returns:
+        The directory of this run.
+    """
+    number = 0
+    while True:
+        directory = root / f"version_{number}"
+        number += 1
+        if directory.exists():
+            continue
+        if rank_zero_only.rank != 0:
+            return directory
+        with suppress(FileExistsError):  # another run took it this moment
+            directory.mkdir(parents=True)
+            return directory
+
+
+def keep_earlier_files(directory: Path) -> None:
+    """Renames the metrics and the config of an earlier run in the same directory, which would be overwritten.
+
+    Args:
+        directory: the run's directory; it need not exist.
+    """
+    for name in ("metrics.csv", "config.yaml"):
+        earlier = directory / name
+        if earlier.exists():
+            number = 1
+            while (kept := directory / f"{earlier.stem}.{number}{earlier.suffix}").exists():
+                number += 1
+            earlier.rename(kept)
+            rank_zero_info(f"{earlier} of an earlier run is kept as {kept.name}")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        args: arguments without the program's name; default: those of the process.
+
+    Returns:
+        Exit status: 0, or 2 for an error that the user can mend, told in one line on stderr.
+    """
+    # Classes named by class_path may live in the user's working directory, which a console script does not search.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+    # Said of a directory in use, although what it held was renamed.
+    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
+    args = list(sys.argv[1:] if args is None else args)
+    # Refuses a null where a value is needed. Printing such a namespace goes wrong in jsonargparse 4.53.
+    set_parsing_settings(unset_sentinel=not any(arg.startswith("--print_config") for arg in args))
+    try:
+        LaSeRCLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            # The module itself evaluates before the first step, and its loader shards the prompts.
+            trainer_defaults={
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,
+                "log_every_n_steps": 1,
+            },
+            parser_kwargs=_parser_settings(),
+            args=args,
+        )
+    except (UserError, MisconfigurationException) as error:
+        print(f"{PROGRAM}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser_settings() -> dict[str, Any]:
+    epilog = HELP.format(names=", ".join(packaged_names()))
+    shared = {"exit_on_error": False, "allow_abbrev": False}
+    program = {
+        "prog": PROGRAM,
+        "version": __version__,
+        "description": "Trains language models that grade themselves.",
+    }
+    return {**program, **shared, **{name: {"epilog": epilog, **shared} for name in LaSeRCLI.subcommands()}}
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless cloud" not in record.getMessage()

@@ -1,0 +1,272 @@
+"""The data module: sources, template and tokenizer in; loaders of problems out."""
+
+import warnings
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from laser_lightning.data.loader import PromptLoader
+from laser_lightning.data.problem import Problem
+from laser_lightning.data.sources import ProblemSource
+from laser_lightning.data.templates import PromptTemplate
+from laser_lightning.errors import UserError
+
+TRAIN = "train"
+PROBLEM_AS_IT_IS = PromptTemplate()
+
+
+class PromptDataModule(LightningDataModule):
+    """Problems for training and for any number of named evaluation sets.
+
+    Batches are lists of ``Problem``, different ones on each rank. A rank's evaluation batch can be empty when
+    a set has fewer problems than there are ranks (see ``PromptLoader``).
+
+    Args:
+        train: training problems (for ``fit``).
+        val: validation sets by name (for ``fit`` and ``validate``); the names appear in the metrics.
+        test: test sets by name (for ``test``).
+        predict: sets by name to generate for (for ``predict``).
+        template: how a problem becomes a prompt; by default the prompt is the problem as it is.
+        prompts_per_step: problems per training step, over all ranks; a multiple of their number.
+        eval_prompts_per_batch: problems per evaluation batch, on each rank.
+        max_prompt_tokens: length in tokens that no prompt may exceed.
+        overlong_prompts: what to do with longer prompts: ``filter`` them out with a warning, or ``refuse``
+            the set.
+        shuffle: draw a new order of the training problems for each epoch.
+        seed: seed of that order.
+
+    Attributes:
+        train_problems: the training problems, once ``setup("fit")`` has run.
+        evaluation_problems: the evaluation problems by set, of the stage that was set up last.
+    """
+
+    def __init__(
+        self,
+        train: ProblemSource | None = None,
+        val: dict[str, ProblemSource] | None = None,
+        test: dict[str, ProblemSource] | None = None,
+        predict: dict[str, ProblemSource] | None = None,
+        template: PromptTemplate = PROBLEM_AS_IT_IS,
+        prompts_per_step: int = 32,
+        eval_prompts_per_batch: int = 32,
+        max_prompt_tokens: int = 1024,
+        overlong_prompts: Literal["filter", "refuse"] = "filter",
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        sizes = {
+            "prompts_per_step": prompts_per_step,
+            "eval_prompts_per_batch": eval_prompts_per_batch,
+            "max_prompt_tokens": max_prompt_tokens,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise UserError(f"data.{name} is {size}: give a positive number.")
+        self.train = train
+        self.val, self.test, self.predict = val or {}, test or {}, predict or {}
+        for key, sources in {"val": self.val, "test": self.test, "predict": self.predict}.items():
+            if TRAIN in sources:
+                raise UserError(
+                    f"data.{key} has a set named '{TRAIN}', the name of the training set: rename it."
+                )
+        self.template = template
+        self.prompts_per_step = prompts_per_step
+        self.eval_prompts_per_batch = eval_prompts_per_batch
+        self.max_prompt_tokens = max_prompt_tokens
+        self.overlong_prompts = overlong_prompts
+        self.shuffle, self.seed = shuffle, seed
+
+        self.train_problems: list[Problem] = []
+        self.evaluation_problems: dict[str, list[Problem]] = {}
+        self._train_loader: PromptLoader | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    def set_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Encode with this tokenizer rather than the trained module's (for use without a trainer)."""
+        self._tokenizer = tokenizer
+
+    def dataset_names(self, stage: str) -> list[str]:
+        """Names of a stage's evaluation sets, in the order of their loaders.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+        """
+        return list(self._evaluation_sources(stage))
+
+    def kinds(self, dataset: str) -> list[str]:
+        """The kinds of problems in a set, sorted; empty when its source has no kinds.
+
+        Args:
+            dataset: ``train``, or the name of an evaluation set that is loaded.
+        """
+        loaded = {TRAIN: self.train_problems, **self.evaluation_problems}
+        if dataset not in loaded:
+            raise UserError(f"There is no set '{dataset}' among those that are loaded: {', '.join(loaded)}.")
+        return sorted({problem.kind for problem in loaded[dataset] if problem.kind is not None})
+
+    def setup(self, stage: str) -> None:
+        """Load and encode the problems that the stage needs.
+
+        Raises:
+            UserError: the stage has no data, the data is refused, or ``prompts_per_step`` does not divide by
+                the number of ranks.
+        """
+        sources = self._evaluation_sources(stage)
+        if stage == "fit":
+            self._setup_training()
+        elif not sources:
+            key = "val" if stage == "validate" else stage
+            raise UserError(
+                f"data.{key} is not set, so there is nothing to {stage}: name at least one set there."
+            )
+        self.evaluation_problems = {name: self._load(name, source) for name, source in sources.items()}
+
+    def train_dataloader(self) -> PromptLoader:
+        """The loader of the training problems: always the same one, since it is a stream."""
+        if self._train_loader is None:
+            raise UserError('There are no training problems yet: call setup("fit") first.')
+        return self._train_loader
+
+    def val_dataloader(self) -> list[PromptLoader]:
+        """A loader for each validation set, in the order of ``dataset_names``."""
+        if not self.evaluation_problems:
+            # Lightning counts the list of no loaders as an empty loader; training without validation is fine
+            warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+        return self._evaluation_loaders()
+
+    def test_dataloader(self) -> list[PromptLoader]:
+        """A loader for each test set, in the order of ``dataset_names``."""
+        return self._evaluation_loaders()
+
+    def predict_dataloader(self) -> list[PromptLoader]:
+        """A loader for each prediction set, in the order of ``dataset_names``."""
+        return self._evaluation_loaders()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Batches hold no tensors: spare Lightning the walk through every token id."""
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The training loader's position.
+
+        Lightning saves and restores the loader too, but does not restore it from checkpoints made at the end
+        of an epoch, nor when something asked for ``trainer.estimated_stepping_batches`` before training.
+        """
+        return {} if self._train_loader is None else self._train_loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the training loader's position, when there is training."""
+        if self._train_loader is not None:
+            self._train_loader.load_state_dict(state_dict)
+
+    def _setup_training(self) -> None:
+        if self.train is None:
+            raise UserError(
+                "data.train is not set, so there is nothing to fit: name a source of problems there."
+            )
+        rank, world_size = self._rank_and_world_size()
+        if self.prompts_per_step % world_size:
+            raise UserError(
+                f"data.prompts_per_step is {self.prompts_per_step}, which does not divide by the "
+                f"{world_size} processes: make it a multiple of {world_size}."
+            )
+        # the loader, a stream, would hand out other batches in each epoch
+        if getattr(self.trainer, "overfit_batches", 0):
+            raise UserError(
+                "trainer.overfit_batches does not work with this data: train on fewer problems instead "
+                "(max_rows of the source under data.train)."
+            )
+        self.train_problems = self._load(TRAIN, self.train)
+        self._train_loader = PromptLoader(
+            self.train_problems,
+            self.prompts_per_step // world_size,
+            self.seed,
+            rank,
+            world_size,
+            shuffle=self.shuffle,
+            drop_last=True,
+        )
+
+    def _evaluation_sources(self, stage: str) -> dict[str, ProblemSource]:
+        sources = {"fit": self.val, "validate": self.val, "test": self.test, "predict": self.predict}
+        if stage not in sources:
+            raise UserError(f"'{stage}' is no stage: use one of {', '.join(sources)}.")
+        return sources[stage]
+
+    def _evaluation_loaders(self) -> list[PromptLoader]:
+        rank, world_size = self._rank_and_world_size()
+        return [
+            PromptLoader(problems, self.eval_prompts_per_batch, rank=rank, world_size=world_size)
+            for problems in self.evaluation_problems.values()
+        ]
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _load(self, name: str, source: ProblemSource) -> list[Problem]:
+        """Load a set, encode its prompts, and keep those that are short enough."""
+        tokenizer = self._find_tokenizer()
+        rank, _ = self._rank_and_world_size()
+        rows = source.load()
+        # delay: no bar for what takes less than a second
+        progress = tqdm(rows, desc=f"Encoding '{name}'", delay=1.0, leave=False, disable=rank > 0)
+        problems = [self._problem(name, number, row, tokenizer) for number, row in enumerate(progress)]
+        fitting = [problem for problem in problems if len(problem.prompt_ids) <= self.max_prompt_tokens]
+        if len(fitting) < len(problems):
+            self._report_overlong(name, problems, none_left=not fitting)
+        return fitting
+
+    def _problem(
+        self, dataset: str, number: int, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase
+    ) -> Problem:
+        for column in ("problem", "answer"):
+            if not isinstance(row.get(column), str):
+                raise UserError(
+                    f"Row {number} of the set '{dataset}' has no text in the column '{column}': its source "
+                    "must give it one."
+                )
+        prompt, prompt_ids = self.template.encode(row["problem"], tokenizer)
+        return Problem(
+            dataset=dataset,
+            index=row.get("index", number),
+            problem=row["problem"],
+            prompt=prompt,
+            prompt_ids=prompt_ids,
+            answer=row["answer"],
+            kind=row.get("kind"),
+            solution=row.get("solution"),
+        )
+
+    def _report_overlong(self, name: str, problems: list[Problem], none_left: bool) -> None:
+        lengths = {problem.index: len(problem.prompt_ids) for problem in problems}
+        overlong = [index for index, length in lengths.items() if length > self.max_prompt_tokens]
+        longest = sorted(overlong, key=lambda index: -lengths[index])[:3]
+        message = (
+            f"{len(overlong)} of the {len(problems)} prompts of the set '{name}' are longer than "
+            f"data.max_prompt_tokens = {self.max_prompt_tokens} (the longest: "
+            f"{', '.join(f'{lengths[index]} tokens in row {index}' for index in longest)})"
+        )
+        if none_left or self.overlong_prompts == "refuse":
+            remedy = "" if none_left else ", or leave them out with data.overlong_prompts: filter"
+            raise UserError(f"{message}. Raise the limit{remedy}.")
+        rank_zero_warn(f"{message}. They are left out.")
+
+    def _find_tokenizer(self) -> PreTrainedTokenizerBase:
+        if self._tokenizer is not None:
+            return self._tokenizer
+        if self.trainer is None:
+            raise UserError(
+                "The data module has no tokenizer: call set_tokenizer, or run it under a trainer."
+            )
+        tokenizer = getattr(self.trainer.lightning_module, "tokenizer", None)
+        if tokenizer is None:
+            raise UserError(
+                f"{type(self.trainer.lightning_module).__name__} has no tokenizer to encode prompts with: "
+                "set its attribute `tokenizer` in `__init__`, or call the data module's set_tokenizer."
+            )
+        return tokenizer

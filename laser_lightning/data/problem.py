@@ -1,0 +1,27 @@
+"""The record of one problem."""
+
+from typing import NamedTuple
+
+
+class Problem(NamedTuple):
+    """One problem as it flows from the data to the rollout and the verifier.
+
+    Attributes:
+        dataset: name of the set: ``train``, or the key under ``data.val``, ``data.test`` or ``data.predict``.
+        index: row number in its source.
+        problem: the problem's text as in the source.
+        prompt: the text after the prompt template or the chat template.
+        prompt_ids: token ids of ``prompt``.
+        answer: the gold answer.
+        kind: kind of problem, when the source has kinds.
+        solution: worked solution, when the source has one (the supervised stage trains on it).
+    """
+
+    dataset: str
+    index: int
+    problem: str
+    prompt: str
+    prompt_ids: list[int]
+    answer: str
+    kind: str | None = None
+    solution: str | None = None

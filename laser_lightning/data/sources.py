@@ -1,0 +1,390 @@
+"""Where problems come from: the Hugging Face hub, local files, or a user's own source."""
+
+import csv
+import json
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, Features, Value, load_dataset
+from datasets.exceptions import DatasetsError
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from laser_lightning.errors import UserError
+
+Row = dict[str, Any]
+InvalidRows = Literal["refuse", "skip"]
+
+_ROWS_NAMED = 10  # in an error about rows
+_ENCODING = "utf-8-sig"  # UTF-8, with or without the byte-order mark that spreadsheets write
+
+
+class ProblemSource(ABC):
+    """A set of problems with gold answers. Subclass it for data that no other source can read."""
+
+    @abstractmethod
+    def load(self) -> Dataset:
+        """Load the problems.
+
+        Returns:
+            A dataset with the text columns ``problem`` and ``answer`` and, where the source has them,
+            ``kind`` (kind of problem), ``solution`` (worked solution) and ``index`` (row number in the
+            source; by default the row number in the dataset).
+        """
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table hold what, and what to do with rows that lack it.
+
+    ``answer_pattern`` is empty, rather than None, when there is none: jsonargparse reads a text for
+    ``str | None`` as YAML first, where ``####`` starts a comment, and would silently set None.
+    """
+
+    problem: str
+    answer: str
+    solution: str | None
+    kind: str | None
+    answer_pattern: str
+    max_rows: int | None
+    invalid_rows: InvalidRows
+
+    def __post_init__(self) -> None:
+        if self.max_rows is not None and self.max_rows < 1:
+            raise UserError(
+                f"max_rows is {self.max_rows}: give a positive number, or leave it out for all rows."
+            )
+        if self.answer_pattern is None:
+            raise UserError(
+                "answer_pattern is null: for no pattern, leave it out. On the command line a text that "
+                "begins with # counts as a comment: write [#] for #, or set answer_pattern in a file."
+            )
+        if not self.answer_pattern:
+            return
+        try:
+            groups = re.compile(self.answer_pattern).groups
+        except re.error as error:
+            raise UserError(
+                f"answer_pattern '{self.answer_pattern}' is not a regular expression: {error}."
+            ) from error
+        if groups != 1:
+            raise UserError(
+                f"answer_pattern '{self.answer_pattern}' has {groups} groups: put exactly one pair of "
+                "parentheses, around the answer, and write others as (?:...)."
+            )
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The source's column for each column of the result."""
+        columns = {
+            "problem": self.problem,
+            "answer": self.answer,
+            "solution": self.solution,
+            "kind": self.kind,
+        }
+        return {role: column for role, column in columns.items() if column is not None}
+
+
+def as_text(value: Any) -> str | None:
+    """The text of a cell, or None when it is missing (null, NaN, an empty list).
+
+    Whole floats lose their ``.0`` (a column of integers with gaps is often stored as floats). The elements
+    of a list are joined with ``", "``; a list of one is its element.
+
+    Raises:
+        TypeError: the cell is neither text, nor a number, nor a list of those.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else repr(value)
+    if isinstance(value, int | Decimal):
+        return str(value)
+    if isinstance(value, list | tuple):
+        texts = [as_text(element) for element in value]
+        present = [text for text in texts if text is not None]
+        return ", ".join(present) if present and len(present) == len(texts) else None
+    raise TypeError(f"a {type(value).__name__}, not text, a number or a list of those")
+
+
+def select_columns(
+    rows: Iterable[Mapping[str, Any]], available: list[str], columns: Columns, source: str
+) -> Dataset:
+    """Bring the rows of a table into the shape that ``ProblemSource.load`` promises.
+
+    Args:
+        rows: the table's rows, in order; a row's place is its ``index``.
+        available: names of the table's columns.
+        columns: which of them hold what.
+        source: name of the table, for errors.
+
+    Raises:
+        UserError: a column is missing, rows have no problem or no answer (and are not to be skipped), or no
+            row is left.
+    """
+    if not available:
+        raise UserError(f"{source} has no rows.")
+    for role, column in columns.roles.items():
+        if column not in available:
+            raise UserError(
+                f"{source} has no column '{column}' ({role}_column): its columns are "
+                f"{', '.join(available) or 'none at all'}."
+            )
+    selected: dict[str, list[Any]] = {role: [] for role in ("index", *columns.roles)}
+    invalid: list[str] = []
+    for index, row in enumerate(islice(rows, columns.max_rows)):
+        texts = {role: _cell(row, column, index, source) for role, column in columns.roles.items()}
+        texts["answer"] = _find_answer(texts["answer"], columns.answer_pattern)
+        if texts["problem"] is None or texts["answer"] is None:
+            invalid.append(f"row {index} ({_reason(texts, row, columns)})")
+            continue
+        for role, text in {"index": index, **texts}.items():
+            selected[role].append(text)
+    _report_invalid(invalid, len(invalid) + len(selected["index"]), columns.invalid_rows, source)
+    if not selected["index"]:
+        raise UserError(f"{source} has no rows{' that can be used' if invalid else ''}.")
+    features = Features({role: Value("int64" if role == "index" else "string") for role in selected})
+    return Dataset.from_dict(selected, features=features)
+
+
+def _cell(row: Mapping[str, Any], column: str, index: int, source: str) -> str | None:
+    try:
+        text = as_text(row.get(column))
+    except TypeError as error:
+        raise UserError(f"Row {index} of {source} holds {error}, in column '{column}'.") from error
+    return text if text is not None and text.strip() else None
+
+
+def _find_answer(text: str | None, pattern: str) -> str | None:
+    if text is not None and pattern:
+        matches = re.findall(pattern, text)
+        text = matches[-1] if matches else None
+    return (text.strip() or None) if text is not None else None
+
+
+def _reason(texts: Mapping[str, str | None], row: Mapping[str, Any], columns: Columns) -> str:
+    if texts["problem"] is None:
+        return "no problem"
+    return "answer_pattern finds nothing" if as_text(row.get(columns.answer)) else "no answer"
+
+
+def _report_invalid(invalid: list[str], total: int, policy: InvalidRows, source: str) -> None:
+    if not invalid:
+        return
+    named = ", ".join(invalid[:_ROWS_NAMED])
+    more = f" and {len(invalid) - _ROWS_NAMED} more" if len(invalid) > _ROWS_NAMED else ""
+    message = f"{len(invalid)} of the {total} rows of {source} cannot be used: {named}{more}"
+    if policy == "refuse":
+        raise UserError(f"{message}. Mend them, or leave them out with invalid_rows: skip.")
+    rank_zero_warn(f"{message}. They are left out (invalid_rows: skip).")
+
+
+class HubSource(ProblemSource):
+    """A dataset of the Hugging Face hub, or whatever else ``datasets.load_dataset`` reads.
+
+    Args:
+        path: name of the dataset, e.g. ``openai/gsm8k``, or a local directory of data files.
+        split: split of the dataset; slices such as ``train[:1000]`` work.
+        name: configuration of the dataset, when it has several, e.g. ``main``.
+        problem_column: column with the problem.
+        answer_column: column with the gold answer. Numbers become text, and lists are joined with ``", "``.
+        solution_column: column with a worked solution (for the supervised stage); may be the answer's column.
+        kind_column: column with the kind of problem, for metrics per kind.
+        answer_pattern: regular expression with one group that finds the answer within its column; the last
+            match counts. GSM8K: ``####\\s*(.+)``.
+        max_rows: use only the first so many rows.
+        invalid_rows: what to do with rows that have no problem or no answer: ``refuse`` the dataset, or
+            ``skip`` them with a warning.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        split: str = "train",
+        name: str | None = None,
+        problem_column: str = "problem",
+        answer_column: str = "answer",
+        solution_column: str | None = None,
+        kind_column: str | None = None,
+        answer_pattern: str = "",
+        max_rows: int | None = None,
+        invalid_rows: InvalidRows = "refuse",
+    ) -> None:
+        self.path, self.split, self.name = path, split, name
+        self.columns = Columns(
+            problem_column,
+            answer_column,
+            solution_column,
+            kind_column,
+            answer_pattern,
+            max_rows,
+            invalid_rows,
+        )
+
+    def load(self) -> Dataset:
+        """Load the split (from the local cache when there is one) and select its columns.
+
+        Raises:
+            UserError: the dataset cannot be loaded, or ``select_columns`` refuses it.
+        """
+        source = f"dataset '{self.path}' (split '{self.split}')"
+        try:
+            dataset = load_dataset(self.path, self.name, split=self.split)
+        except (OSError, ValueError, DatasetsError) as error:
+            raise UserError(
+                f"The {source} could not be loaded: {error} Check path, name and split; without a network, "
+                "point a FileSource at a local copy."
+            ) from error
+        needed = [column for column in dataset.column_names if column in self.columns.roles.values()]
+        return select_columns(
+            dataset.select_columns(needed), dataset.column_names, self.columns, f"The {source}"
+        )
+
+
+class FileSource(ProblemSource):
+    """A local file: JSON lines, a JSON list of objects, CSV or Parquet.
+
+    CSV cells stay as they are written (``007`` and ``1.50`` are not turned into numbers).
+
+    Args:
+        path: the file, with the suffix ``.jsonl``, ``.json``, ``.csv`` or ``.parquet``.
+        problem_column: column with the problem.
+        answer_column: column with the gold answer. Numbers become text, and lists are joined with ``", "``.
+        solution_column: column with a worked solution (for the supervised stage); may be the answer's column.
+        kind_column: column with the kind of problem, for metrics per kind.
+        answer_pattern: regular expression with one group that finds the answer within its column; the last
+            match counts. GSM8K: ``####\\s*(.+)``.
+        max_rows: use only the first so many rows.
+        invalid_rows: what to do with rows that have no problem or no answer: ``refuse`` the file, or ``skip``
+            them with a warning.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        problem_column: str = "problem",
+        answer_column: str = "answer",
+        solution_column: str | None = None,
+        kind_column: str | None = None,
+        answer_pattern: str = "",
+        max_rows: int | None = None,
+        invalid_rows: InvalidRows = "refuse",
+    ) -> None:
+        self.path = path
+        self.columns = Columns(
+            problem_column,
+            answer_column,
+            solution_column,
+            kind_column,
+            answer_pattern,
+            max_rows,
+            invalid_rows,
+        )
+
+    def load(self) -> Dataset:
+        """Read the file and select its columns.
+
+        Raises:
+            UserError: there is no such file, it cannot be read, or ``select_columns`` refuses it.
+        """
+        path = Path(self.path).expanduser()
+        if not path.is_file():
+            raise UserError(f"There is no file '{self.path}' (looked for {path.absolute()}).")
+        reader = _READERS.get(path.suffix.lower())
+        if reader is None:
+            raise UserError(
+                f"'{self.path}' has none of the suffixes that can be read: {', '.join(_READERS)}."
+            )
+        rows = reader(path)
+        available = list(dict.fromkeys(name for row in rows for name in row))
+        return select_columns(rows, available, self.columns, f"'{self.path}'")
+
+
+# The readers below return rows with their values as they are written. `datasets` would guess one type per
+# column, turn CSV text into numbers, refuse JSON columns of mixed types, and leave a copy in its cache.
+
+
+def _read_jsonl(path: Path) -> list[Row]:
+    """Rows of a file with one JSON object per line; blank lines are not rows."""
+    rows = []
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        row = _parse_json(line, f"Line {number} of '{path}'")
+        if not isinstance(row, dict):
+            raise UserError(f"Line {number} of '{path}' is not a JSON object: write one {{...}} per line.")
+        rows.append(row)
+    return rows
+
+
+def _read_json(path: Path) -> list[Row]:
+    """Rows of a file that holds one JSON list of objects."""
+    rows = _parse_json(_text(path), f"'{path}'")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(
+            f"'{path}' is not a JSON list of objects: write [{{...}}, ...], or one object per line (.jsonl)."
+        )
+    return rows
+
+
+def _read_csv(path: Path) -> list[Row]:
+    """Rows of a comma-separated file whose first line names the columns; all values are text."""
+    with path.open(encoding=_ENCODING, newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            names = list(reader.fieldnames or [])
+            if len(set(names)) < len(names):
+                raise UserError(f"'{path}' names a column twice: {', '.join(names)}.")
+            rows = []
+            for row in reader:
+                if None in row:
+                    raise UserError(
+                        f"Line {reader.line_num} of '{path}' has more cells than the {len(names)} columns: "
+                        "put quotes around text with commas."
+                    )
+                rows.append(row)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise UserError(
+                f"'{path}' cannot be read as CSV, after line {reader.line_num}: {error}."
+            ) from error
+    return rows
+
+
+def _read_parquet(path: Path) -> list[Row]:
+    """Rows of a Parquet file."""
+    try:
+        return pq.read_table(path).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise UserError(f"'{path}' cannot be read as Parquet: {error}") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding=_ENCODING)
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{path}' is not UTF-8 text: {error}.") from error
+
+
+def _parse_json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON: {error}.") from error
+
+
+_READERS: dict[str, Callable[[Path], list[Row]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}

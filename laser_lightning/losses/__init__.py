@@ -1,0 +1,16 @@
+"""Policy losses and the KL term."""
+
+from laser_lightning.losses.clipped import ClippedPolicyLoss
+from laser_lightning.losses.kl import KLEstimator, kl_estimate
+from laser_lightning.losses.policy_loss import Aggregation, PolicyLoss, TokenLosses, solution_weights, weighted_sum
+
+__all__ = [
+    "Aggregation",
+    "ClippedPolicyLoss",
+    "KLEstimator",
+    "PolicyLoss",
+    "TokenLosses",
+    "kl_estimate",
+    "solution_weights",
+    "weighted_sum",
+]

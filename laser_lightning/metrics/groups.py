@@ -1,0 +1,195 @@
+"""Several sampled solutions per problem, regrouped by problem, and the base of the metrics over them."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from laser_lightning.metrics.base import ExactMetric
+
+
+def sort_rows(major: Tensor, minor: Tensor) -> Tensor:
+    """The order [N] that sorts rows by ``major`` and then by ``minor``, stable."""
+    order = minor.argsort(stable=True)
+    return order[major[order].argsort(stable=True)]
+
+
+def starts_run(major: Tensor, minor: Tensor) -> Tensor:
+    """Whether each row differs from the one before it in either column, [N] bool; the first row does."""
+    starts = torch.ones_like(major, dtype=torch.bool)
+    starts[1:] = (major[1:] != major[:-1]) | (minor[1:] != minor[:-1])
+    return starts
+
+
+@dataclass(frozen=True)
+class SampleGroups:
+    """P problems with N sampled solutions in all, sorted by problem id and then by sample index.
+
+    Attributes:
+        problem_ids: [P], ascending, int64.
+        sizes: [P], solutions of each problem, int64.
+        problem: [N], position in ``problem_ids`` of each solution's problem.
+        correct: [N], bool.
+        answer_ids: [N], int64, -1 for no answer.
+        self_rewards: [N], float32, not clamped.
+    """
+
+    problem_ids: Tensor
+    sizes: Tensor
+    problem: Tensor
+    correct: Tensor
+    answer_ids: Tensor
+    self_rewards: Tensor
+
+    @classmethod
+    def regroup(
+        cls,
+        problem_ids: Tensor,
+        sample_indices: Tensor,
+        rewards: Tensor,
+        answer_ids: Tensor,
+        self_rewards: Tensor,
+    ) -> Self:
+        """Group rows [N] in any order; of rows with the same problem id and sample index the first counts."""
+        order = sort_rows(problem_ids, sample_indices)
+        order = order[starts_run(problem_ids[order], sample_indices[order])]
+        unique_ids, problem, sizes = torch.unique_consecutive(
+            problem_ids[order], return_inverse=True, return_counts=True
+        )
+        return cls(unique_ids, sizes, problem, rewards[order] > 0.5, answer_ids[order], self_rewards[order])
+
+    def check_sizes(self, k: int) -> None:
+        """Refuse ``k`` if a problem has fewer solutions.
+
+        Raises:
+            ValueError: naming ``k``, the problem and its number of solutions.
+        """
+        short = (self.sizes < k).nonzero()
+        if len(short):
+            problem_id, size = self.problem_ids[short[0]].item(), self.sizes[short[0]].item()
+            raise ValueError(
+                f"k is {k}, but problem {problem_id} has only {size} sampled solutions "
+                f"({len(short)} of {len(self.sizes)} problems have fewer than {k}): "
+                f"sample at least {k} solutions per problem, or lower k."
+            )
+
+    def first(self, k: int) -> "SampleGroups":
+        """The first ``k`` solutions of every problem by sample index; refuses like ``check_sizes``."""
+        self.check_sizes(k)
+        starts = self.sizes.cumsum(0) - self.sizes
+        position = torch.arange(len(self.problem), device=self.problem.device) - starts[self.problem]
+        rows = position < k
+        return SampleGroups(
+            self.problem_ids,
+            self.sizes.clamp(max=k),
+            self.problem[rows],
+            self.correct[rows],
+            self.answer_ids[rows],
+            self.self_rewards[rows],
+        )
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sums [P] of ``values`` [N] over the solutions of each problem."""
+        return values.new_zeros(len(self.problem_ids)).index_add(0, self.problem, values)
+
+
+class GroupMetric(ExactMetric):
+    """Base of metrics over several sampled solutions per problem: one value per problem, then their mean.
+
+    Rows are regrouped by problem id in ``compute``, so the solutions of one problem may lie on several ranks,
+    and a row that a DistributedSampler repeated to fill up its last batch counts once: of rows with the same
+    problem id and sample index only the first is used. All subclasses hold the same states, so a
+    ``MetricCollection`` of them stores the rows once. ``compute`` without data gives NaN: the mean over no
+    problem is undefined.
+    """
+
+    higher_is_better: bool | None = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_list("problem_ids", torch.int64)
+        self.add_list("sample_indices", torch.int64)
+        self.add_list("rewards", torch.float32)
+        self.add_list("answer_ids", torch.int64)
+        self.add_list("self_rewards", torch.float32)
+
+    def update(
+        self,
+        problem_ids: Tensor,
+        sample_indices: Tensor,
+        rewards: Tensor,
+        answer_ids: Tensor,
+        self_rewards: Tensor,
+    ) -> None:
+        """Add solutions, in any order.
+
+        Args:
+            problem_ids: [N], integers that name the problem within the data set, the same on all ranks.
+            sample_indices: [N], integers: number of each solution within its problem.
+            rewards: [N], the verifier's rewards; a solution is correct if its reward is above 0.5.
+            answer_ids: [N], from ``answer_ids()``: equal ids are equal answers, -1 is no answer.
+            self_rewards: [N], scores as they are, not clamped.
+
+        Raises:
+            ValueError: if the shapes differ, ids are not integers, or a reward or a self-reward is NaN.
+        """
+        self.check_columns(
+            problem_ids=problem_ids,
+            sample_indices=sample_indices,
+            rewards=rewards,
+            answer_ids=answer_ids,
+            self_rewards=self_rewards,
+        )
+        self.check_integers(problem_ids=problem_ids, sample_indices=sample_indices, answer_ids=answer_ids)
+        self.check_numbers(rewards=rewards, self_rewards=self_rewards)
+        self.append("problem_ids", problem_ids)
+        self.append("sample_indices", sample_indices)
+        self.append("rewards", rewards)
+        self.append("answer_ids", answer_ids)
+        self.append("self_rewards", self_rewards)
+
+    def compute(self) -> Tensor:
+        """Mean over problems, over all ranks; NaN (undefined) without data.
+
+        Raises:
+            ValueError: if a problem has fewer solutions than the metric needs.
+        """
+        return self.problem_values(self._groups()).mean()
+
+    def per_problem(self) -> tuple[Tensor, Tensor]:
+        """The values whose mean is ``compute()``; gathers, so call it on every rank.
+
+        Returns:
+            The problem ids [P], ascending, and the value of each problem [P], float32. The values of two
+            metrics with the same data belong together row by row; see ``standard_error``.
+
+        Raises:
+            ValueError: if a problem has fewer solutions than the metric needs.
+        """
+        with self.gathered():
+            groups = self._groups()
+            return groups.problem_ids, self.problem_values(groups)
+
+    @abstractmethod
+    def problem_values(self, groups: SampleGroups) -> Tensor:
+        """The value of each problem, [P], float32."""
+
+    def check_k(self, k: int) -> None:
+        """Refuse a number of solutions below 1.
+
+        Raises:
+            ValueError: if it is.
+        """
+        if k < 1:
+            raise ValueError(f"{type(self).__name__} needs k of at least 1, but k is {k}.")
+
+    def _groups(self) -> SampleGroups:
+        return SampleGroups.regroup(
+            self.held("problem_ids"),
+            self.held("sample_indices"),
+            self.held("rewards"),
+            self.held("answer_ids"),
+            self.held("self_rewards"),
+        )

@@ -1,0 +1,51 @@
+"""How long responses are, and how many were cut off."""
+
+import torch
+from torch import Tensor
+
+from laser_lightning.metrics.base import ExactMetric
+
+
+class ResponseStatistics(ExactMetric):
+    """Mean length and truncation rate of responses.
+
+    ``compute`` returns a dict of scalars, both NaN (undefined) without responses:
+
+    - ``length_tokens``: mean number of tokens.
+    - ``truncation_rate``: share of the responses that were cut at the length limit.
+    """
+
+    tokens: Tensor
+    truncated: Tensor
+    responses: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_count("tokens")
+        self.add_count("truncated")
+        self.add_count("responses")
+
+    def update(self, lengths: Tensor, finished: Tensor) -> None:
+        """Add responses.
+
+        Args:
+            lengths: [N], integers: tokens of each response, its ``<eos>`` included.
+            finished: [N], bool: whether an ``<eos>`` was sampled.
+
+        Raises:
+            ValueError: if the shapes or the dtypes are not these.
+        """
+        self.check_columns(lengths=lengths, finished=finished)
+        self.check_integers(lengths=lengths)
+        if finished.dtype != torch.bool:
+            raise ValueError(f"finished must be a boolean tensor, but its dtype is {finished.dtype}.")
+        self.tokens = self.tokens + lengths.sum().to(self.device)
+        self.truncated = self.truncated + (~finished).sum().to(self.device)
+        self.responses = self.responses + len(lengths)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The values named above, over all ranks."""
+        return {
+            "length_tokens": self.tokens / self.responses,
+            "truncation_rate": self.truncated / self.responses,
+        }

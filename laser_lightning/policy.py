@@ -1,0 +1,213 @@
+"""The policy: a causal language model with its tokenizer, loaded from a path, and its optional frozen reference."""
+
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from laser_lightning.batching import MicroBatch
+from laser_lightning.errors import UserError
+from laser_lightning.logprobs import reward_token_log_probs, token_statistics
+
+EMBEDDED = "embedded"
+
+
+@dataclass
+class PolicySettings:
+    """Which model is trained, and how it is loaded.
+
+    Args:
+        path: directory or hub name of a transformers causal LM; ``embedded`` is the small arithmetic model
+            that ships with this package.
+        random_init: start from random weights of the same architecture (the supervised stage from nothing).
+        config_overrides: fields of the model's config to replace, e.g. ``{num_hidden_layers: 2}``; only with
+            ``random_init``, since pretrained weights have their shapes.
+        dtype: type of the weights.
+        attention: attention implementation of transformers (``sdpa``, ``eager``, ``flash_attention_2``, ...);
+            by default transformers chooses.
+        gradient_checkpointing: recompute activations in the backward pass, for less memory and more time.
+        trust_remote_code: run model code that comes with the weights.
+    """
+
+    path: str = EMBEDDED
+    random_init: bool = False
+    config_overrides: dict[str, Any] = field(default_factory=dict)
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attention: str | None = None
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False
+
+
+def model_path(path: str) -> str:
+    """The directory or hub name behind ``path`` (resolves ``embedded``)."""
+    return str(files("laser_lightning") / "assets" / "arithmetic") if path == EMBEDDED else path
+
+
+def load_tokenizer(settings: PolicySettings) -> PreTrainedTokenizerBase:
+    """Load the tokenizer; one without a pad token pads with ``<eos>``, since masks never look at token values."""
+    path = model_path(settings.path)
+    _refuse_missing_directory(settings.path, path)
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"The tokenizer of '{settings.path}' has no <eos> token, so no response could ever finish.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _refuse_missing_directory(name: str, path: str) -> None:
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
+    if looks_local and not Path(path).expanduser().is_dir():
+        raise UserError(f"policy.path is '{name}', and there is no such directory.")
+
+
+class PolicyOutputs(NamedTuple):
+    """What one forward pass over a micro-batch yields.
+
+    Attributes:
+        log_probs: [B, R] float32, of the response tokens at the sampling temperature; 0 outside the responses.
+        entropy: [B, R] float32, of the tempered distributions (nats); 0 where not asked for.
+        reward_token_log_probs: [B] float32, log pi(z_c) behind each response's last token, at temperature 1; only
+            meaningful for finished responses.
+    """
+
+    log_probs: Tensor
+    entropy: Tensor
+    reward_token_log_probs: Tensor
+
+
+class Policy(nn.Module):
+    """A causal LM split into its two halves: the decoder (token ids to hidden states) and the head (to logits).
+
+    The split lets the update put only the positions that need logits through the head.
+
+    Args:
+        settings: which model, and how to load it.
+
+    Attributes:
+        lm: the transformers model.
+        eos_token_ids: sorted ids that end a response: those of the generation config, else the tokenizer's.
+        pad_token_id: id that fills unused places; never used to tell what a place holds.
+    """
+
+    def __init__(self, settings: PolicySettings, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
+        if settings.config_overrides and not settings.random_init:
+            raise UserError("policy.config_overrides needs policy.random_init: pretrained weights have their shapes.")
+        path, dtype = model_path(settings.path), getattr(torch, settings.dtype)
+        options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
+        if settings.attention is not None:
+            options["attn_implementation"] = settings.attention
+        self.lm: PreTrainedModel
+        if settings.random_init:
+            config = AutoConfig.from_pretrained(path, **options)
+            for key, value in settings.config_overrides.items():
+                if not hasattr(config, key):
+                    raise UserError(f"policy.config_overrides has '{key}', which {type(config).__name__} does not know.")
+                setattr(config, key, value)
+            if "num_hidden_layers" in settings.config_overrides and hasattr(config, "layer_types"):
+                config.layer_types = (list(config.layer_types) * config.num_hidden_layers)[: config.num_hidden_layers]
+            self.lm = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        else:
+            self.lm = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
+        self.lm.train()  # from_pretrained leaves evaluation mode on
+        if settings.gradient_checkpointing:
+            self.lm.gradient_checkpointing_enable({"use_reentrant": False})
+        self.eos_token_ids = eos_token_ids(self.lm, tokenizer)
+        self.pad_token_id: int = tokenizer.pad_token_id
+        self.lm.generation_config.eos_token_id = list(self.eos_token_ids)
+        self.lm.generation_config.pad_token_id = self.pad_token_id
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.lm.device
+
+    def forward(
+        self, batch: MicroBatch, reward_token_id: int, temperature: float = 1.0, entropy: bool = False
+    ) -> PolicyOutputs:
+        """Log-probs of the response tokens and of the reward token, from one pass.
+
+        Args:
+            batch: B solutions.
+            reward_token_id: id of z_c.
+            temperature: the one that the responses were sampled at.
+            entropy: compute entropies too.
+        """
+        hidden = self.hidden_states(batch.input_ids)
+        mask = batch.response_mask
+        rows, places = mask.nonzero(as_tuple=True)
+        places = batch.prompt_lengths[rows] + places
+        # The hidden state at a place predicts the token at the next one.
+        statistics = token_statistics(
+            hidden[rows, places - 1], batch.input_ids[rows, places], self.head, temperature, entropy
+        )
+        last = batch.prompt_lengths + batch.response_lengths - 1
+        behind_last = hidden[torch.arange(len(last), device=last.device), last]
+        empty = torch.zeros(mask.shape, device=hidden.device)
+        return PolicyOutputs(
+            empty.masked_scatter(mask, statistics.log_probs),
+            empty.masked_scatter(mask, statistics.entropy),
+            reward_token_log_probs(self.head(behind_last), reward_token_id),
+        )
+
+    def hidden_states(self, input_ids: Tensor) -> Tensor:
+        """Last hidden states of right-padded sequences.
+
+        No attention mask is needed: with causal attention a real token never looks at the padding to its right.
+
+        Args:
+            input_ids: [B, L] token ids.
+
+        Returns:
+            [B, L, D]; rows' places behind their last token hold no meaning.
+        """
+        return self.lm.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Float32 logits [..., V] of hidden states [..., D], as the model's own forward computes them."""
+        logits = self.lm.get_output_embeddings()(hidden)
+        config = self.lm.config.get_text_config()
+        if scale := getattr(config, "logit_scale", None):
+            logits = logits * scale
+        if scaling := getattr(config, "logits_scaling", None):
+            logits = logits / scaling
+        if cap := getattr(config, "final_logit_softcapping", None):
+            logits = torch.tanh(logits / cap) * cap
+        return logits.float()
+
+    @torch.no_grad()
+    def check_head(self) -> None:
+        """Compare ``head(hidden_states(.))`` with the model's own logits, and refuse a model where they differ."""
+        probe = torch.arange(4, device=self.device)[None] % self.lm.get_input_embeddings().num_embeddings
+        ours, theirs = self.head(self.hidden_states(probe)), self.lm(input_ids=probe, use_cache=False).logits.float()
+        if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
+            raise UserError(
+                f"{type(self.lm).__name__} changes its logits after the output embedding in a way that is not known "
+                f"here (they differ by up to {(ours - theirs).abs().max():.3g}), so scores would be wrong."
+            )
+
+
+def eos_token_ids(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The ids that end a response, sorted: the generation config's set, else the tokenizer's one."""
+    ids = getattr(lm.generation_config, "eos_token_id", None)
+    if ids is None:
+        ids = tokenizer.eos_token_id
+    return tuple(sorted({ids} if isinstance(ids, int) else set(ids)))
+
+
+class FrozenPolicy(Policy):
+    """A copy of the initial policy that is never trained: the reference of KL terms and of exact scores."""
+
+    def __init__(self, settings: PolicySettings, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(settings, tokenizer)
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "FrozenPolicy":
+        """Stay in evaluation mode: Lightning switches every submodule to training, dropout included."""
+        super().train(False)
+        return self

@@ -1,0 +1,154 @@
+"""What the RL and the supervised module share: a policy, its optimizer, guarded steps, and exact resume."""
+
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.optim import Optimizer
+
+from laser_lightning.data.problem import Problem
+from laser_lightning.errors import UserError
+from laser_lightning.optimization import OptimizerSettings, build_optimizer, build_schedule
+from laser_lightning.policy import Policy, PolicySettings, load_tokenizer
+from laser_lightning.random_state import random_state, restore_random_state
+
+
+class PolicyModule(lightning.LightningModule):
+    """A LightningModule that trains a causal LM with manual optimization.
+
+    Args:
+        policy: which model.
+        optimizer: how gradients change weights.
+        max_skipped_steps: stop the run after this many optimizer steps in a row without a usable gradient.
+        seed: seed of all sampling; each rank adds its own number.
+
+    Attributes:
+        tokenizer: the policy's tokenizer.
+        policy: the model, from ``configure_model`` on.
+        generator: the source of all training randomness of this rank, saved in checkpoints.
+    """
+
+    policy: Policy
+    generator: torch.Generator
+
+    def __init__(
+        self, policy: PolicySettings, optimizer: OptimizerSettings, max_skipped_steps: int = 10, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.policy_settings, self.optimizer_settings = policy, optimizer
+        self.max_skipped_steps, self.seed = max_skipped_steps, seed
+        self.tokenizer = load_tokenizer(policy)
+        self._skipped_in_a_row = 0
+        self._restored_random_states: list[dict[str, Any]] | None = None
+
+    def configure_model(self) -> None:
+        """Load the weights (once, whichever of fit and validate comes first)."""
+        if not hasattr(self, "policy"):
+            self.policy = Policy(self.policy_settings, self.tokenizer)
+            self.policy.check_head()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimizer of the policy, and its schedule in optimizer steps."""
+        optimizer = build_optimizer(self.policy.parameters(), self.optimizer_settings)
+        schedule = build_schedule(optimizer, self.optimizer_settings, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def transfer_batch_to_device(self, batch: list[Problem], device: torch.device, index: int) -> list[Problem]:
+        """Problems are text and token lists: what goes to the device is made from them later."""
+        return batch
+
+    def on_fit_start(self) -> None:
+        """Create this rank's generator, on the policy's device."""
+        self.generator = torch.Generator(self.device).manual_seed(self.seed * 100_003 + self.global_rank)
+
+    def on_train_start(self) -> None:
+        """Continue the random streams of a resumed run."""
+        if self._restored_random_states is not None:
+            states = self._restored_random_states
+            if len(states) != self.trainer.world_size:
+                rank_zero_warn(
+                    f"The checkpoint was written by {len(states)} processes and {self.trainer.world_size} resume it: "
+                    "weights and step carry over, the random streams start anew."
+                )
+            else:
+                restore_random_state(states[self.global_rank], self.generator)
+            self._restored_random_states = None
+
+    def apply_gradients(self, loss: Tensor) -> float | None:
+        """Clip the gradients and take one optimizer step, unless loss or gradient is not finite.
+
+        Args:
+            loss: scalar, the loss that was differentiated.
+
+        Returns:
+            The gradient norm before clipping, or None if the step was skipped.
+        """
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        norm = self._clip(optimizer.optimizer)
+        if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
+            optimizer.zero_grad()
+            self.skip_step(f"the loss is {float(loss):.4g} and the gradient norm {float(norm):.4g}")
+            return None
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule = self.lr_schedulers()
+        assert not isinstance(schedule, list | None)
+        schedule.step()
+        self._skipped_in_a_row = 0
+        return float(norm)
+
+    def _clip(self, optimizer: Optimizer) -> Tensor:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        limit = self.optimizer_settings.max_grad_norm
+        return torch.nn.utils.clip_grad_norm_(parameters, torch.inf if limit is None else limit)
+
+    def skip_step(self, reason: str) -> None:
+        """Count a step that changed nothing; stop the run after too many in a row, with a checkpoint."""
+        self._skipped_in_a_row += 1
+        step = self.trainer.global_step
+        rank_zero_warn(f"Optimizer step {step} is skipped and no weight changed: {reason}.")
+        if self._skipped_in_a_row < self.max_skipped_steps:
+            return
+        path = f"{self.trainer.default_root_dir if self.trainer.log_dir is None else self.trainer.log_dir}/stopped.ckpt"
+        self.trainer.save_checkpoint(path)
+        raise UserError(
+            f"Stopped: {self._skipped_in_a_row} optimizer steps in a row were skipped (max_skipped_steps), "
+            f"the last one because {reason}. The last good state is in {path}."
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the random states of all ranks, and what the model is, so that another one is refused."""
+        states: list[Any] = [random_state(self.generator)] if hasattr(self, "generator") else []
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            gathered: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(gathered, states)
+            states = [state for rank_states in gathered for state in rank_states]
+        checkpoint["laser_random_states"] = states
+        checkpoint["laser_fingerprint"] = self.fingerprint()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another model, and keep the random states for the start of training."""
+        theirs, ours = checkpoint.get("laser_fingerprint"), self.fingerprint()
+        if theirs is None:
+            raise UserError("This checkpoint was not written by laser-lightning: it says nothing about its model.")
+        for key, value in ours.items():
+            if theirs.get(key) != value:
+                raise UserError(
+                    f"The checkpoint is of another model: its {key.replace('_', ' ')} is {theirs.get(key)!r}, and the "
+                    f"configured one is {value!r}. Set model.policy and model.self_reward to those of the checkpoint."
+                )
+        self._restored_random_states = checkpoint["laser_random_states"] or None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a checkpoint's model must have in common with the configured one."""
+        config = self.policy.lm.config.get_text_config()
+        return {
+            "architecture": type(self.policy.lm).__name__,
+            "vocabulary_size": config.vocab_size,
+            "hidden_size": config.hidden_size,
+            "number_of_layers": config.num_hidden_layers,
+        }

@@ -1,0 +1,6 @@
+"""Rollout engines: prompts in, solutions with their scores out."""
+
+from laser_lightning.rollout.engine import RolloutEngine, Sampling
+from laser_lightning.rollout.transformers_engine import TransformersEngine
+
+__all__ = ["RolloutEngine", "Sampling", "TransformersEngine"]

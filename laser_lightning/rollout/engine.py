@@ -1,0 +1,69 @@
+"""What a rollout engine is: prompts in, solutions with their scores out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from laser_lightning.batching import Rollouts
+from laser_lightning.errors import UserError
+from laser_lightning.policy import Policy
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn.
+
+    Args:
+        max_response_tokens: length limit of a response, ``<eos>`` included; a longer one is cut (truncated).
+        temperature: divides the logits; 0 takes the most likely token.
+        top_p: keep the smallest set of tokens whose probability is at least this much; 1 keeps all.
+        top_k: keep this many most likely tokens; 0 keeps all.
+        min_p: drop tokens less likely than this share of the most likely one; 0 drops none.
+    """
+
+    max_response_tokens: int = 512
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, good, rule in (
+            ("max_response_tokens", self.max_response_tokens >= 1, "at least 1"),
+            ("temperature", self.temperature >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("top_k", self.top_k >= 0, "0 or more"),
+            ("min_p", 0 <= self.min_p < 1, "at least 0 and below 1"),
+        ):
+            if not good:
+                raise UserError(f"sampling.{name} is {getattr(self, name)}, and must be {rule}.")
+
+
+class RolloutEngine(Protocol):
+    """Draws solutions and reads the reward token's log-prob off the same pass."""
+
+    def generate(
+        self,
+        policy: Policy,
+        prompts: Sequence[Sequence[int]],
+        group_size: int,
+        sampling: Sampling,
+        reward_token_id: int,
+        generator: torch.Generator,
+    ) -> Rollouts:
+        """Draw ``group_size`` responses for each prompt.
+
+        Args:
+            policy: the model as it is now.
+            prompts: P token id sequences, none of them empty.
+            group_size: responses per prompt, G.
+            sampling: how to draw.
+            reward_token_id: id of z_c.
+            generator: the source of all randomness, on the policy's device.
+
+        Returns:
+            P * G solutions, those of a prompt next to each other, on the policy's device.
+        """
+        ...

@@ -1,0 +1,96 @@
+"""The supervised stage before RL: next-token training on worked solutions."""
+
+import time
+
+import torch
+from torch import Tensor
+
+from laser_lightning.batching import length_mask, pad_rows
+from laser_lightning.data.problem import Problem
+from laser_lightning.errors import UserError
+from laser_lightning.logprobs import token_statistics
+from laser_lightning.optimization import OptimizerSettings
+from laser_lightning.policy import PolicySettings
+from laser_lightning.policy_module import PolicyModule
+
+
+class SupervisedModule(PolicyModule):
+    """Trains a causal LM to write the worked solution of each problem, and then ``<eos>``.
+
+    The position behind ``<eos>`` is trained too, with ``<eos>`` as its target. Language models see the next document
+    there; one whose distribution at that place was never trained gives every solution another log pi(z_c), and no
+    constant could stand for it.
+
+    Args:
+        policy: which model is trained.
+        micro_batch_sequences: sequences in a forward pass; it changes memory and speed, not results.
+        optimizer: how gradients change weights.
+        max_skipped_steps: stop after this many optimizer steps in a row without a usable gradient.
+        seed: seed of all randomness.
+    """
+
+    def __init__(
+        self,
+        policy: PolicySettings,
+        micro_batch_sequences: int = 64,
+        optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1e-3),  # noqa: B008 - frozen
+        max_skipped_steps: int = 10,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(policy, optimizer, max_skipped_steps, seed)
+        if micro_batch_sequences < 1:
+            raise UserError(f"micro_batch_sequences is {micro_batch_sequences}, and must be at least 1.")
+        self.micro_batch_sequences = micro_batch_sequences
+
+    def training_step(self, problems: list[Problem], batch_idx: int) -> None:
+        """One optimizer step: the mean loss over all target tokens of the step on all ranks."""
+        started = time.perf_counter()
+        prompts, targets = self.encode(problems)
+        local_tokens = torch.tensor(sum(len(target) for target in targets), device=self.device)
+        tokens = self.trainer.strategy.reduce(local_tokens, reduce_op="sum")
+        loss = torch.zeros((), device=self.device)
+        for start in range(0, len(problems), self.micro_batch_sequences):
+            part = slice(start, start + self.micro_batch_sequences)
+            share = self(prompts[part], targets[part]).sum() / tokens
+            self.manual_backward(share * self.trainer.world_size)
+            loss += share.detach()
+        norm = self.apply_gradients(loss)
+        loss = self.trainer.strategy.reduce(loss, reduce_op="sum")
+        seconds = time.perf_counter() - started
+        self.log_dict({"train/loss": loss, "train/tokens_per_second": float(tokens) / seconds}, prog_bar=True)
+        if norm is not None:
+            self.log("train/gradient_norm", norm)
+
+    def validation_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """The mean loss over target tokens, and the share of them that is the most likely one."""
+        if not problems:
+            return
+        prompts, targets = self.encode(problems)
+        losses = self(prompts, targets)
+        name = problems[0].dataset
+        self.log(
+            f"val/{name}/loss", losses.mean(), batch_size=len(losses), prog_bar=True, add_dataloader_idx=False, sync_dist=True
+        )
+
+    def encode(self, problems: list[Problem]) -> tuple[list[list[int]], list[list[int]]]:
+        """Token ids of the prompts, and of what is to follow: solution, ``<eos>``, and ``<eos>`` once more."""
+        missing = next((problem for problem in problems if problem.solution is None), None)
+        if missing is not None:
+            raise UserError(
+                f"Row {missing.index} of the set '{missing.dataset}' has no worked solution: "
+                "name the column that holds it (solution_column)."
+            )
+        eos = self.tokenizer.eos_token_id
+        solutions = self.tokenizer([problem.solution for problem in problems], add_special_tokens=False)["input_ids"]
+        return [problem.prompt_ids for problem in problems], [[*ids, eos, eos] for ids in solutions]
+
+    def forward(self, prompts: list[list[int]], targets: list[list[int]]) -> Tensor:
+        """[T] losses (nats) of all target tokens, given the prompt and the targets before them."""
+        rows = [prompt + target[:-1] for prompt, target in zip(prompts, targets, strict=True)]
+        input_ids, lengths = (t.to(self.device) for t in pad_rows(rows, self.policy.pad_token_id))
+        target_ids, target_lengths = (t.to(self.device) for t in pad_rows(targets, self.policy.pad_token_id))
+        hidden = self.policy.hidden_states(input_ids)
+        target_mask = length_mask(target_lengths, target_ids.shape[1])
+        places = torch.arange(input_ids.shape[1], device=self.device)
+        predicts = (places >= (lengths - target_lengths)[:, None]) & (places < lengths[:, None])
+        return -token_statistics(hidden[predicts], target_ids[target_mask], self.policy.head, temperature=1.0).log_probs

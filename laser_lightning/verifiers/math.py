@@ -1,0 +1,148 @@
+"""The verifier for mathematical answers, on math-verify."""
+
+import logging
+from functools import lru_cache
+from typing import Any
+
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+from sympy import Mul, Rational, UnevaluatedExpr
+
+from laser_lightning.verifiers.base import Verifier
+from laser_lightning.verifiers.latex import Number, clean, is_prose, last_boxed, squeeze, unwrap
+
+# Where a response without a box is searched for its final answer. Some of math-verify's patterns take
+# quadratic time.
+_TAIL_CHARACTERS = 4000
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Timeout is disabled")
+
+
+# math-verify's own time limits need the main thread and cannot interrupt C code. The pool sets a hard limit,
+# so the warning about their absence is false here; other messages pass.
+logging.getLogger("math_verify.parser").addFilter(_is_news)
+logging.getLogger("math_verify.grader").addFilter(_is_news)
+
+
+@lru_cache(maxsize=256)
+def _parse(text: str) -> list[Any]:
+    """Parses a cleaned answer: [sympy expression, text], or [text] if it is not mathematics."""
+    # "first_match": the whole answer or nothing, never the one part of it that happens to parse.
+    return parse(
+        f"\\boxed{{{text}}}", [LatexExtractionConfig()], extraction_mode="first_match", parsing_timeout=None
+    )
+
+
+def _is_percentage(expression: Any) -> bool:
+    return isinstance(expression, Mul) and UnevaluatedExpr(Rational(1, 100)) in expression.args
+
+
+class MathVerifier(Verifier):
+    r"""Judges answers that are numbers, expressions, tuples, sets, intervals, matrices, equations or words.
+
+    The final answer is the content of the last `\boxed{...}` with balanced braces. Equal spellings agree;
+    plain numbers are compared exactly, but a decimal agrees with a fraction to six places and a percentage
+    p% with the bare numbers p and p/100; words are compared without regard to case. Everything else is
+    decided by math-verify (https://github.com/huggingface/Math-Verify) in its strict mode: tuples keep their
+    order, lists and sets do not, units are dropped, an assignment `x=5` agrees with `5`.
+
+    Computer algebra can take forever; use a `VerifierPool` for anything that a model wrote.
+
+    Args:
+        require_box: Whether a response without a box has no answer. By default its answer is then the last
+            expression or number in its last 4,000 characters, as math-verify finds it.
+    """
+
+    def __init__(self, require_box: bool = False) -> None:
+        self.require_box = require_box
+
+    def extract(self, response: str) -> str | None:
+        """Finds the final answer of a response.
+
+        Args:
+            response: The text that the model wrote, without its prompt.
+
+        Returns:
+            The final answer as written, or None if there is none. What is in a box counts as an answer even
+            if it is no mathematics, because gold answers can be words.
+        """
+        boxed = last_boxed(response)
+        if boxed is not None and self.canonical(boxed):
+            return boxed
+        return None if self.require_box else self._last_expression(response[-_TAIL_CHARACTERS:])
+
+    def _last_expression(self, text: str) -> str | None:
+        found = parse(
+            text,
+            [LatexExtractionConfig(), ExprExtractionConfig()],
+            extraction_mode="first_match",
+            parsing_timeout=None,
+        )
+        answer = clean(found[-1]) if found else ""
+        if all(isinstance(part, str) for part in _parse(answer)):
+            return None
+        # math-verify leaves the percent sign out of the text that it reports.
+        return answer + r"\%" if _is_percentage(found[0]) and "%" not in answer else answer
+
+    def equivalent(self, answer: str, gold: str) -> bool:
+        r"""Decides whether an answer agrees with the gold answer.
+
+        Args:
+            answer: An extracted answer.
+            gold: The gold answer, bare or in a `\boxed{...}`, or another extracted answer. The two are not
+                quite interchangeable: an interval may answer an inequality, but not the other way round.
+
+        Returns:
+            True if they agree. What computer algebra cannot compare does not agree.
+        """
+        answer, gold = clean(answer), _bare(gold)
+        if self.canonical(answer) == self.canonical(gold):
+            return True
+        words, gold_words = unwrap(answer), unwrap(gold)
+        number, gold_number = Number.parse(words), Number.parse(gold_words)
+        if number and gold_number:
+            return number.agrees(gold_number)
+        if is_prose(words) and is_prose(gold_words):
+            return False
+        # A plain fraction goes in its canonical form: math-verify misreads "1 1/2".
+        readable = answer if number is None or number.decimal else str(number)
+        gold_readable = gold if gold_number is None or gold_number.decimal else str(gold_number)
+        return verify(_parse(gold_readable), _parse(readable), timeout_seconds=None)
+
+    def canonical(self, answer: str) -> str:
+        r"""Writes an answer in a canonical form: equal strings are equivalent answers.
+
+        Args:
+            answer: An extracted answer.
+
+        Returns:
+            A number as an integer or a fraction in lowest terms (0.5, `\frac{1}{2}` and 2/4 are all "1/2"),
+            words in lower case, anything else cleaned of differences in spelling.
+        """
+        text = unwrap(clean(answer))
+        if number := Number.parse(text):
+            return str(number)
+        return text.casefold() if is_prose(text) else squeeze(text)
+
+    def check_gold(self, gold: str) -> None:
+        r"""Refuses a gold answer that no response can match.
+
+        A gold answer that math-verify cannot read is kept: a response that spells it alike still matches.
+
+        Args:
+            gold: The gold answer, bare or in a `\boxed{...}`.
+
+        Raises:
+            ValueError: If it has neither a letter nor a digit, or its braces do not balance.
+        """
+        answer = _bare(gold)
+        if not any(character.isalnum() for character in self.canonical(answer)):
+            raise ValueError(f"The gold answer {gold!r} has neither a letter nor a digit.")
+        if "\\boxed" in answer or last_boxed(f"\\boxed{{{answer}}}") != answer:
+            raise ValueError(f"The gold answer {gold!r} has an empty box, or braces that do not balance.")
+
+
+def _bare(gold: str) -> str:
+    boxed = last_boxed(gold)
+    return clean(gold if boxed is None else boxed)

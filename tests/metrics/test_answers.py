@@ -1,0 +1,40 @@
+import subprocess
+import sys
+
+import torch
+
+from laser_lightning.metrics import answer_ids
+
+
+def test_equal_texts_share_an_id_and_none_is_minus_one() -> None:
+    ids = answer_ids(["1/2", None, "0.5", "1/2", ""])
+    assert ids.dtype == torch.int64
+    assert ids[0] == ids[3]
+    assert ids[1] == -1
+    assert len(set(ids.tolist())) == 4  # an empty text is an answer of its own, not the absence of one
+    assert (ids[[0, 2, 3, 4]] >= 0).all()
+
+
+def test_no_answers_give_an_empty_integer_tensor() -> None:
+    ids = answer_ids([])
+    assert ids.dtype == torch.int64
+    assert ids.shape == (0,)
+
+
+def test_ids_are_not_negative_and_distinct() -> None:
+    ids = answer_ids([str(number) for number in range(5000)])
+    assert (ids >= 0).all()
+    assert len(ids.unique()) == 5000
+
+
+def test_ids_do_not_depend_on_the_process() -> None:
+    # Each interpreter draws its own seed for hash(); the ids must not notice.
+    program = "from laser_lightning.metrics import answer_ids; print(answer_ids(['42', 'π']).tolist())"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert run.stdout.strip() == str(answer_ids(["42", "π"]).tolist())
+
+
+def test_half_a_surrogate_pair_is_an_answer() -> None:
+    assert answer_ids(["\ud83d"]).item() >= 0

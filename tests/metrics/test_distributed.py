@@ -1,0 +1,147 @@
+"""The metrics in two real processes over gloo, against metrics in one process that see all rows."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from laser_lightning.metrics import (
+    BestOfK,
+    MajorityVote,
+    PassAt1,
+    PassAt1ByKind,
+    PassAtK,
+    ResponseStatistics,
+    SelfVerification,
+    WeightedMajorityVote,
+)
+
+WORKER = """
+import json, os, sys
+import torch
+from torch import nn
+from torchmetrics import MetricCollection
+from laser_lightning.metrics import *
+
+rank = int(os.environ["RANK"])
+torch.distributed.init_process_group("gloo")
+rows = torch.load(sys.argv[1])
+everything = torch.arange(len(rows["rewards"]))
+splits = {
+    "every problem on both ranks": [everything[::3], everything[everything % 3 > 0]],
+    "one rank without data": [everything, everything[:0]],
+}
+results = {}
+for name, parts in splits.items():
+    groups = MetricCollection({
+        "pass@1": PassAt1(), "pass@4": PassAtK(4), "maj@8": MajorityVote(8),
+        "weighted_maj@4": WeightedMajorityVote(4), "best": BestOfK(),
+    })
+    verification, kinds, statistics = SelfVerification(), PassAt1ByKind(["a", "b"]), ResponseStatistics()
+    too_many = PassAtK(99)
+    nn.ModuleList([groups, verification, kinds, statistics, too_many]).to(torch.bfloat16)
+    for batch in parts[rank].split(50) if len(parts[rank]) else []:
+        part = {key: column[batch] for key, column in rows.items()}
+        groups.update(**part)
+        too_many.update(**part)
+        verification.update(part["self_rewards"], part["rewards"])
+        kinds.update(part["problem_ids"] % 2, part["rewards"])
+        statistics.update(part["problem_ids"], part["rewards"] > 0.5)
+    if len(parts[rank]):
+        # The last rows again, as a DistributedSampler repeats them: on the rank that has not seen them first.
+        groups.update(**{key: column[-20:] for key, column in rows.items()})
+
+    refused = ""
+    try:
+        too_many.per_problem()
+    except ValueError as error:
+        refused = str(error)
+    best_ids, best_values = groups["best"].per_problem()
+    scores, correct = verification.curves()
+    computed = [metric.compute() for metric in (groups, verification, kinds, statistics)]
+    results[name] = {
+        "values": {key: value.item() for values in computed for key, value in values.items()},
+        "best": [best_ids.tolist(), best_values.tolist()],
+        "curves": sorted(zip(scores.tolist(), correct.tolist())),
+        "refused": refused,
+        # What the rank itself holds, after all the gathering.
+        "own rows": [len(too_many.held("rewards")), len(verification.held("correct")), len(parts[rank])],
+    }
+with open(sys.argv[2] + str(rank), "w") as file:
+    json.dump(results, file)
+torch.distributed.destroy_process_group()
+"""
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def _run(tmp_path: Path, rows: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """Run the worker in two processes; the results of rank 0 and of rank 1."""
+    torch.save(rows, tmp_path / "rows.pt")
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2"}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(tmp_path / "rows.pt"), str(tmp_path / "result")],
+            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for worker in workers:
+            output, _ = worker.communicate(timeout=60)
+            assert worker.returncode == 0, output
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    return [json.loads((tmp_path / f"result{rank}").read_text()) for rank in range(2)]
+
+
+def test_two_processes_agree_with_one(tmp_path: Path, random_rows: Callable[..., dict[str, Tensor]]) -> None:
+    rows = random_rows(problems=30)
+    groups = {
+        "pass@1": PassAt1(),
+        "pass@4": PassAtK(4),
+        "maj@8": MajorityVote(8),
+        "weighted_maj@4": WeightedMajorityVote(4),
+        "best": BestOfK(),
+    }
+    expected: dict[str, Tensor] = {}
+    for name, metric in groups.items():
+        metric.update(**rows)
+        expected[name] = metric.compute()
+    verification, kinds, statistics = SelfVerification(), PassAt1ByKind(["a", "b"]), ResponseStatistics()
+    verification.update(rows["self_rewards"], rows["rewards"])
+    kinds.update(rows["problem_ids"] % 2, rows["rewards"])
+    statistics.update(rows["problem_ids"], rows["rewards"] > 0.5)
+    expected.update({**verification.compute(), **kinds.compute(), **statistics.compute()})
+    curves = [list(pair) for pair in zip(*(column.tolist() for column in verification.curves()), strict=True)]
+
+    best = [column.tolist() for column in groups["best"].per_problem()]
+
+    ranks = _run(tmp_path, rows)
+    for rank, results in enumerate(ranks):
+        for name, result in results.items():
+            values = {key: value.item() for key, value in expected.items()}
+            assert result["values"] == pytest.approx(values, abs=1e-6), (rank, name)
+            assert result["best"] == best, (rank, name)
+            assert result["curves"] == sorted(curves), (rank, name)
+            assert "k is 99, but problem 3 has only 8 sampled solutions" in result["refused"], (rank, name)
+            held, held_verification, given = result["own rows"]
+            assert held == held_verification == given, (rank, name)
