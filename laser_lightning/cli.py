@@ -13,7 +13,8 @@ from typing import Any
 
 import lightning.pytorch
 import torch
-from jsonargparse import ActionConfigFile, set_parsing_settings
+import yaml
+from jsonargparse import ActionConfigFile, set_loader, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -23,8 +24,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from laser_lightning import __version__
-from laser_lightning.cli_errors import command_line_origins, overridden, sentence
-from laser_lightning.config_files import load_configs, packaged_names
+from laser_lightning.cli_errors import command_line_origins, overridden, sentence, value_for_group
+from laser_lightning.config_files import load_configs, packaged_names, yaml_value
 from laser_lightning.errors import UserError
 
 PROGRAM = "laser-lightning"
@@ -83,9 +84,7 @@ class LaSeRCLI(LightningCLI):
             help="CPU threads for torch; small models are often faster on 1. Default: torch's own choice.",
         )
         for slot, text in CALLBACK_SLOTS.items():
-            parser.add_argument(
-                f"--{slot}", type=Callback | None, default=None, help=f"{text} null switches it off."
-            )
+            parser.add_argument(f"--{slot}", type=Callback | None, default=None, help=f"{text} null switches it off.")
             parser.callback_keys.append(slot)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -96,8 +95,11 @@ class LaSeRCLI(LightningCLI):
         self.origins = command_line_origins(args)
         try:
             given, rest = configs.parse_known_args(args)
-            if rest and rest[0] in self.subcommands():
-                known = list(self._subcommand_parsers[rest[0]].get_defaults().keys())
+            command = next(iter(rest), "nothing")
+            if command not in (*self.subcommands(), "-h", "--help", "--version"):
+                raise UserError(f"the first word is fit, validate, test or predict, not {command!r}")
+            if command in self.subcommands():
+                known = list(self._subcommand_parsers[command].get_defaults().keys())
                 config = load_configs(given.config, DEFAULT_CLASSES)
                 self.origins = overridden(config.origins, command_line_origins(rest))
                 self._check_trainer_is_mapping()
@@ -114,21 +116,15 @@ class LaSeRCLI(LightningCLI):
         """The parser passes over a scalar in the place of a group, in silence."""
         trainer = self.origins.get(("trainer",))
         if trainer is not None and trainer.value is not None:
-            raise UserError(
-                f"trainer ({trainer.where}): expected a mapping of keys to values, got {trainer.value}"
-            )
+            raise UserError(f"trainer ({trainer.where}): expected a mapping of keys to values, got {trainer.value}")
 
     def _parse_ckpt_path(self) -> None:
         """Checks the path; Lightning would let the checkpoint's hyper-parameters override the config here."""
         path = self.config[self.config.subcommand].ckpt_path
         where = self.origins[("ckpt_path",)].where if ("ckpt_path",) in self.origins else "default"
         if path == "best":
-            raise UserError(
-                f"ckpt_path ({where}): no best checkpoint is known to a new process; give its path"
-            )
-        special = (
-            path is None or path in ("last", "hpc") or str(path).startswith("registry") or "://" in str(path)
-        )
+            raise UserError(f"ckpt_path ({where}): no best checkpoint is known to a new process; give its path")
+        special = path is None or path in ("last", "hpc") or str(path).startswith("registry") or "://" in str(path)
         if not special and not Path(path).exists():
             raise UserError(f"ckpt_path ({where}): there is no checkpoint at {str(path)!r}")
 
@@ -143,16 +139,15 @@ class LaSeRCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except Exception as error:
-            raise _constructors_error(error) from None
+            misplaced = value_for_group(self.origins) if "argument after ** must be a mapping" in str(error) else None
+            raise (UserError(misplaced) if misplaced else _constructors_error(error)) from None
 
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback | None]) -> Trainer:
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         """Adds the slots in use, the run's directory, and its loggers."""
         slots = [callback for callback in callbacks if callback is not None]
         own = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
         if config["enable_checkpointing"] is None:
-            config["enable_checkpointing"] = any(
-                isinstance(callback, Checkpoint) for callback in [*own, *slots]
-            )
+            config["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in [*own, *slots])
         self._place_run(config)
         return super()._instantiate_trainer(config, slots)
 
@@ -164,14 +159,14 @@ class LaSeRCLI(LightningCLI):
         if own_logger or config["fast_dev_run"]:
             return
         directory = Path(given) if given is not None else claim_directory(Path("runs"))
-        if rank_zero_only.rank == 0:
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             keep_earlier_files(directory)
         if config["logger"] is not False:
-            place = {"save_dir": directory.parent, "name": "", "version": directory.name}
             # CSV first: it must find the directory empty, and the first logger names the trainer's directory.
+            parent, name = directory.parent, directory.name
             config["logger"] = [
-                CSVLogger(**place, flush_logs_every_n_steps=1),
-                TensorBoardLogger(**place, default_hp_metric=False),
+                CSVLogger(parent, name="", version=name, flush_logs_every_n_steps=1),
+                TensorBoardLogger(parent, name="", version=name, default_hp_metric=False),
             ]
         if config["default_root_dir"] is None:
             config["default_root_dir"] = str(directory)
@@ -203,7 +198,7 @@ def claim_directory(root: Path) -> Path:
         number += 1
         if directory.exists():
             continue
-        if rank_zero_only.rank != 0:
+        if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
             return directory
         with suppress(FileExistsError):  # another run took it this moment
             directory.mkdir(parents=True)
@@ -242,6 +237,7 @@ def main(args: Sequence[str] | None = None) -> int:
     # Said of a directory in use, although what it held was renamed.
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
     args = list(sys.argv[1:] if args is None else args)
+    set_loader("yaml", yaml_value, exceptions=(yaml.YAMLError,))
     # Refuses a null where a value is needed. Printing such a namespace goes wrong in jsonargparse 4.53.
     set_parsing_settings(unset_sentinel=not any(arg.startswith("--print_config") for arg in args))
     try:

@@ -56,9 +56,7 @@ def command_line_origins(args: Sequence[str]) -> dict[Key, Origin]:
     for arg, following in zip(args, [*args[1:], None], strict=False):
         if arg.startswith("--"):
             name, equals, value = arg[2:].partition("=")
-            origins[tuple(name.removesuffix("+").split("."))] = Origin(
-                COMMAND_LINE, value if equals else following
-            )
+            origins[tuple(name.removesuffix("+").split("."))] = Origin(COMMAND_LINE, value if equals else following)
     return origins
 
 
@@ -94,6 +92,28 @@ def sentence(message: str, origins: Mapping[Key, Origin], known_keys: Sequence[s
     key, where = _place(mistake, origins)
     place = f"{'.'.join(key)} ({where})" if where else ".".join(key)
     return " ".join(f"{place}: {reason}".split()) if place else " ".join(reason.split())
+
+
+def value_for_group(origins: Mapping[Key, Origin]) -> str | None:
+    """Finds a single value or a list where a class has a group of keys, which the parser lets pass.
+
+    Args:
+        origins: where each key was given.
+
+    Returns:
+        The mistake in one line; None if there is no such value.
+    """
+    mappings = {key[:-1] for key in origins if not key[-1].isdigit()}
+    for key, origin in origins.items():
+        if "init_args" not in key or key in mappings:
+            continue
+        start = len(key) - 1 - key[::-1].index("init_args")
+        class_path = origins.get((*key[:start], "class_path"))
+        known = _arguments(class_path.value) if class_path and class_path.value else []
+        name = ".".join(key[start + 1 :])
+        if name not in known and any(other.startswith(f"{name}.") for other in known):
+            return f"{'.'.join(key)} ({origin.where}): {EXPECTED}a mapping of keys to values"
+    return None
 
 
 def _tree(message: str) -> list[_Line]:
@@ -165,9 +185,7 @@ def _leaf(lines: list[_Line]) -> Mistake:
     if match := re.fullmatch(r"the following arguments are required: (.+)", text):
         names = [re.sub(r"^(fit|validate|test|predict)\.", "", name) for name in match[1].split(", ")]
         also = f", and so is {' and '.join(names[1:])}" if names[1:] else ""
-        return Mistake(
-            tuple(names[0].split(".")), f"is required{also}; set it in a config or on the command line"
-        )
+        return Mistake(tuple(names[0].split(".")), f"is required{also}; set it in a config or on the command line")
     if match := re.match(r"Expected an? (.+?)(?:\. Got value: (.*))?$|Expected (<.+>)$", text):
         return Mistake(reason=f"{EXPECTED}{_type_name(match[1] or match[3])}", value=match[2])
     if match := re.match(r"Not a valid subclass of (\w+)(?:\. Got value: (\S+))?", text):
@@ -199,16 +217,14 @@ def _type_name(text: str) -> str:
 def _unknown_key(mistake: Mistake, known_keys: Sequence[str]) -> str:
     owner = f" of {mistake.class_path}" if mistake.class_path else ""
     known = _arguments(mistake.class_path) if mistake.class_path else list(known_keys)
-    if not known:
+    if not known and owner:
         return f"unknown key{owner}, which takes none; is the class_path missing?"
     first_words = sorted({key.split(".")[0] for key in known})
     if mistake.unknown[0] in first_words:
         close = get_close_matches(".".join(mistake.unknown), known, n=1)
     else:
         close = get_close_matches(mistake.unknown[0], first_words, n=1)
-    return f"unknown key{owner}; " + (
-        f"did you mean {close[0]}?" if close else f"known are {', '.join(first_words)}"
-    )
+    return f"unknown key{owner}; " + (f"did you mean {close[0]}?" if close else f"known are {', '.join(first_words)}")
 
 
 def _arguments(class_path: str) -> list[str]:

@@ -13,6 +13,7 @@ from pydoc import ErrorDuringImport, locate
 from typing import Any, NamedTuple
 
 import yaml
+from jsonargparse import get_loader
 from yaml import MappingNode, Node, ScalarNode, SequenceNode
 
 from laser_lightning.errors import UserError
@@ -20,6 +21,7 @@ from laser_lightning.errors import UserError
 Key = tuple[str, ...]
 Entries = dict[str, tuple[Node, Node]]
 
+_JSONARGPARSE_YAML = get_loader("yaml")
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 
 
@@ -98,6 +100,22 @@ def read_config(name: str) -> str:
     )
 
 
+def yaml_value(text: str) -> Any:
+    """Reads one value, and keeps what YAML takes for nothing, such as `#(.+)` or a space, as the text it is.
+
+    The parser of jsonargparse 4.53 reads strings a second time and turns these into null, in silence, where both
+    a string and null are allowed.
+
+    Args:
+        text: the value, as YAML.
+
+    Returns:
+        The value.
+    """
+    value = _JSONARGPARSE_YAML(text)
+    return text if value is None and text.strip().lower() not in ("null", "~") else value
+
+
 def _yaml_names(folder: Traversable, prefix: str) -> Iterator[str]:
     for item in folder.iterdir():
         if item.is_dir():
@@ -170,9 +188,7 @@ def _spelled_out(entries: Entries, key: Key) -> Entries:
             return {}
         pairs = list(entries.values())
         arguments = MappingNode("tag:yaml.org,2002:map", pairs, pairs[0][0].start_mark)
-        return {
-            "init_args": (ScalarNode("tag:yaml.org,2002:str", "init_args", arguments.start_mark), arguments)
-        }
+        return {"init_args": (ScalarNode("tag:yaml.org,2002:str", "init_args", arguments.start_mark), arguments)}
     for name in entries.keys() - CLASS_KEYS:
         raise UserError(
             f"{'.'.join((*key, name))} ({_where(entries[name][0])}): unknown key beside class_path; "

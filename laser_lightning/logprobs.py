@@ -24,7 +24,12 @@ class TokenStatistics(NamedTuple):
 
 
 def token_statistics(
-    hidden: Tensor, targets: Tensor, head: Head, temperature: float, entropy: bool = False, chunk_size: int = 1024
+    hidden: Tensor,
+    targets: Tensor,
+    head: Head,
+    temperature: float,
+    entropy: bool = False,
+    chunk_size: int = 1024,
 ) -> TokenStatistics:
     """Log-probs (and entropies) of target tokens, in chunks whose logits are recomputed in the backward pass.
 

@@ -23,7 +23,15 @@ from laser_lightning.policy_module import PolicyModule
 from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
 from laser_lightning.rounds import Round
 from laser_lightning.self_reward import LastTokenSelfReward, class_counts, settled_scores
+from laser_lightning.training_log import TrainingLog, mismatch_terms
 from laser_lightning.verifiers import Verifier, VerifierPool
+
+PROGRESS_BAR = (
+    "train/reward",
+    "train/self_reward/f1",
+    "train/response_length_tokens",
+    "train/tokens_per_second",
+)
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,8 @@ class LaSeRModule(PolicyModule):
         last_round: the latest training or evaluation round, for callbacks.
     """
 
+    evaluation_metrics: nn.ModuleDict
+
     def __init__(
         self,
         policy: PolicySettings,
@@ -97,28 +107,34 @@ class LaSeRModule(PolicyModule):
         phases: Phases = Phases(),  # noqa: B008
         update: UpdateSettings = UpdateSettings(),  # noqa: B008
         optimizer: OptimizerSettings = OptimizerSettings(),  # noqa: B008
-        verification: VerificationSettings = VerificationSettings(),  # noqa: B008
-        evaluation: EvaluationSettings = EvaluationSettings(),  # noqa: B008
+        verification: VerificationSettings = VerificationSettings(),
+        evaluation: EvaluationSettings = EvaluationSettings(),
         max_skipped_steps: int = 10,
         seed: int = 0,
     ) -> None:
         super().__init__(policy, optimizer, max_skipped_steps, seed)
         if group_size < 2:
-            raise UserError(f"group_size is {group_size}: advantages compare solutions of one prompt, so at least 2.")
+            raise UserError(
+                f"group_size is {group_size}: advantages compare solutions of one prompt, so at least 2."
+            )
         if sampling.temperature == 0:
-            raise UserError("sampling.temperature is 0: all solutions of a prompt would be the same; training needs more.")
+            raise UserError(
+                "sampling.temperature is 0: all solutions of a prompt would be the same; training needs more."
+            )
         self.self_reward, self.verifier, self.group_size = self_reward, verifier, group_size
         self.engine = TransformersEngine() if engine is None else engine
         self.sampling, self.advantage, self.phases, self.update = sampling, advantage, phases, update
         self.evaluation = evaluation
-        self.objective = Objective(ClippedPolicyLoss() if policy_loss is None else policy_loss, self_reward, update)
+        self.objective = Objective(
+            ClippedPolicyLoss() if policy_loss is None else policy_loss, self_reward, update
+        )
         self.verifier_pool = VerifierPool(verifier, verification.workers, verification.timeout_seconds)
         self.reference: FrozenPolicy | None = None
         self.evaluation_metrics = nn.ModuleDict()
         self.last_round: Round | None = None
         # The reference is the policy of before training, which a resumed run rebuilds from policy.path.
         self.strict_loading = False
-        self.seconds: dict[str, float] = {}
+        self.log_of_step = TrainingLog(self.all_sum)
         self._last_evaluated_step = -1
 
     # ------------------------------------------------------------------ set-up
@@ -154,7 +170,9 @@ class LaSeRModule(PolicyModule):
             self.evaluation_metrics[name] = EvaluationMetrics(samples, data.kinds(name)).to(self.device)
         unknown = set(self.evaluation.samples_per_set) - set(self.evaluation_metrics)
         if unknown and data.evaluation_problems:
-            raise UserError(f"evaluation.samples_per_set names {sorted(unknown)}, which no data set has as its key.")
+            raise UserError(
+                f"evaluation.samples_per_set names {sorted(unknown)}, which no data set has as its key."
+            )
 
     def _check_gold(self, name: str, problems: Sequence[Problem]) -> None:
         bad: list[str] = []
@@ -179,16 +197,19 @@ class LaSeRModule(PolicyModule):
     def training_step(self, problems: list[Problem], batch_idx: int) -> None:
         """One round of LaSeR (ALGORITHM steps 1 to 6)."""
         started = time.perf_counter()
+        self.log_of_step = TrainingLog(self.all_sum)
         phase = self.phases.at(self.trainer.global_step)
         round_ = self.play(problems, self.group_size, self.sampling, self.generator)
         advantages = self.advantages(round_, phase)
         old_log_probs = self.token_log_probs(self.policy, round_) if self.update.reuses_rollouts else None
-        reference_log_probs = self.token_log_probs(self.reference, round_) if self.update.kl_coef > 0 else None
+        reference_log_probs = (
+            self.token_log_probs(self.reference, round_) if self.update.kl_coef > 0 else None
+        )
         for rows in self.mini_batches(round_):
             targets = self.targets(round_, rows, advantages, phase)
             targets.old_log_probs, targets.reference_log_probs = old_log_probs, reference_log_probs
             self.update_policy(round_, rows, targets)
-        self._log_round(round_, phase, time.perf_counter() - started)
+        self._log_step(round_, phase, time.perf_counter() - started)
 
     def play(
         self, problems: Sequence[Problem], group_size: int, sampling: Sampling, generator: torch.Generator
@@ -203,12 +224,12 @@ class LaSeRModule(PolicyModule):
         """
         started = time.perf_counter()
         rollouts = self.sample(problems, group_size, sampling, generator)
-        self.seconds["rollout"] = time.perf_counter() - started
+        self.log_of_step.seconds["rollout"] += time.perf_counter() - started
         texts = self.tokenizer.batch_decode(rollouts.responses(), skip_special_tokens=True)
         golds = [problem.answer for problem in problems for _ in range(group_size)]
         started = time.perf_counter()
         verifications = self.verifier_pool.verify(list(zip(texts, golds, strict=True)))
-        self.seconds["verification"] = time.perf_counter() - started
+        self.log_of_step.seconds["verification"] += time.perf_counter() - started
         rewards = torch.tensor([v.reward for v in verifications], dtype=torch.float32, device=self.device)
         references = self.reference_scores(rollouts) if self.self_reward.is_exact else None
         scores = self.self_reward.score(rollouts.reward_token_log_probs, references)
@@ -250,7 +271,13 @@ class LaSeRModule(PolicyModule):
         rollouts, rewards = round_.rollouts, round_.rewards
         lengths, finished = rollouts.response_lengths, rollouts.finished
         totals = self.all_sum(
-            torch.cat((lengths[rows].sum()[None], rows.new_tensor([len(rows)]), class_counts(rewards[rows], finished[rows])))
+            torch.cat(
+                (
+                    lengths[rows].sum()[None],
+                    rows.new_tensor([len(rows)]),
+                    class_counts(rewards[rows], finished[rows]),
+                )
+            )
         )
         trains_score = phase >= Phase.SELF_REWARDING
         return Targets(
@@ -266,7 +293,9 @@ class LaSeRModule(PolicyModule):
         started = time.perf_counter()
         needed = rows[self.objective.contributing(targets)[rows]]
         if self.all_sum(torch.tensor(len(needed), device=self.device)) == 0:
-            self.skip_step("no solution has a signal: all rewards are equal in every group, and nothing else is trained")
+            self.skip_step(
+                "no solution has a signal: all rewards are equal in every group, and nothing else is trained"
+            )
             return
         terms: dict[str, Tensor] = {}
         for batch in micro_batches(
@@ -276,12 +305,14 @@ class LaSeRModule(PolicyModule):
             parts = self.objective(outputs, batch, targets)
             # Lightning's strategies average gradients over ranks; shares of one loss are to be added up.
             self.manual_backward(parts["loss"] * self.trainer.world_size)
-            for name, value in (parts | self._mismatch(outputs, batch, round_, targets)).items():
+            if not self.update.reuses_rollouts:
+                parts |= mismatch_terms(outputs, batch, round_)
+            for name, value in parts.items():
                 terms[name] = terms.get(name, 0.0) + value.detach()
         norm = self.apply_gradients(terms["loss"])
         if norm is not None:
-            self._log_update(terms, norm)
-        self.seconds["update"] = self.seconds.get("update", 0.0) + time.perf_counter() - started
+            self.log_of_step.add_update(terms, norm)
+        self.log_of_step.seconds["update"] += time.perf_counter() - started
 
     def forward(self, batch: MicroBatch) -> PolicyOutputs:
         """The one differentiable pass: log-probs of a micro-batch's responses and of the reward token."""
@@ -349,9 +380,15 @@ class LaSeRModule(PolicyModule):
         """Sample each problem k times; callbacks write the solutions."""
         return self._play_evaluation(problems, batch_idx)
 
+    def metrics_of(self, dataset: str) -> EvaluationMetrics:
+        """The metrics of one evaluation set."""
+        metrics = self.evaluation_metrics[dataset]
+        assert isinstance(metrics, EvaluationMetrics)
+        return metrics
+
     def _evaluate(self, problems: list[Problem], batch_idx: int) -> None:
         if problems:
-            metrics = self.evaluation_metrics[problems[0].dataset]
+            metrics = self.metrics_of(problems[0].dataset)
             metrics.update(self._play_evaluation(problems, batch_idx), self.verifier.equivalent)
 
     def _play_evaluation(self, problems: list[Problem], batch_idx: int) -> Round:
@@ -372,91 +409,28 @@ class LaSeRModule(PolicyModule):
         self._log_evaluation("test")
 
     def _log_evaluation(self, stage: str) -> None:
-        for name, metrics in self.evaluation_metrics.items():
+        for name in self.evaluation_metrics:
+            metrics = self.metrics_of(name)
             values = metrics.compute()
             self.log_dict({f"{stage}/{name}/{key}": value.float() for key, value in values.items()})
             metrics.reset()
 
     # ----------------------------------------------------------------- logging
 
-    def _mismatch(self, outputs: PolicyOutputs, batch: MicroBatch, round_: Round, targets: Targets) -> dict[str, Tensor]:
-        """How far the engine's log-probs are from the trainer's, summed over the batch; only where both are of
-        the same weights, in the first optimizer step of a round."""
-        if targets.old_log_probs is not None:
-            return {}
-        rows, mask, rollouts = batch.rows, batch.response_mask, round_.rollouts
-        tokens = (outputs.log_probs.detach() - rollouts.sampling_log_probs[rows, : mask.shape[1]]).abs()
-        scores = (outputs.reward_token_log_probs.detach() - rollouts.reward_token_log_probs[rows]).abs()
-        finished = rollouts.finished[rows]
-        return {
-            "mismatch_tokens": tokens.where(mask, 0.0).sum(),
-            "compared_tokens": mask.sum(),
-            "mismatch_scores": scores.where(finished, 0.0).sum(),
-            "compared_scores": finished.sum(),
-        }
-
-    def _log_update(self, terms: dict[str, Tensor], norm: float) -> None:
-        names = ("loss", "policy_loss", "self_reward_loss", "kl", "entropy", "clip_fraction")
-        totals = self.all_sum(torch.stack([value.float() for value in terms.values()]))
-        terms = dict(zip(terms, totals, strict=True))
-        values = {f"train/{name}": terms[name] for name in names}
-        if "compared_tokens" in terms:
-            values["train/mismatch/token_log_prob"] = terms["mismatch_tokens"] / terms["compared_tokens"]
-            values["train/mismatch/reward_token_log_prob"] = terms["mismatch_scores"] / terms["compared_scores"]
-        self.log_dict(values | {"train/gradient_norm": torch.tensor(norm)})
-
-    def _log_round(self, round_: Round, phase: Phase, seconds: float) -> None:
-        rollouts = round_.rollouts
-        metric = self.self_reward.metrics
-        metric.update(round_.self_rewards, round_.rewards)
-        verification = metric.compute()
-        metric.reset()
-        tokens, solutions, finished, emitted, mixed_groups, groups, failed = self.all_sum(
-            torch.stack(
-                (
-                    rollouts.response_lengths.sum(),
-                    rollouts.finished.new_tensor(len(rollouts), dtype=torch.long),
-                    rollouts.finished.sum(),
-                    rollouts.contains(self.self_reward.token_id).sum(),
-                    self.mixed_groups.sum(),
-                    rollouts.finished.new_tensor(len(round_.problems), dtype=torch.long),
-                    rollouts.finished.new_tensor(sum(v.error is not None for v in round_.verifications), dtype=torch.long),
-                )
-            )
-        ).tolist()
-        reward = self.all_sum(round_.rewards.double().sum()) / solutions
-        if finished == 0:
-            rank_zero_warn(
-                f"All {solutions} responses of step {self.trainer.global_step} were cut at sampling.max_response_tokens "
-                f"= {self.sampling.max_response_tokens}: none has a self-reward to learn from."
-            )
-        if emitted:
-            rank_zero_warn(
-                f"{emitted} responses contain the reward token '{self.self_reward.token}', which normal text should not."
-            )
+    def _log_step(self, round_: Round, phase: Phase, seconds: float) -> None:
+        values = self.log_of_step.round_values(
+            round_, self.self_reward, phase, self.mixed_groups, self.trainer.global_step
+        )
+        values |= self.log_of_step.update_values()
+        values |= self.log_of_step.time_values(seconds, float(values["train/response_tokens"]))
+        shown = {name: values.pop(name) for name in PROGRESS_BAR}
         self.log_dict(
-            {
-                "train/reward": reward,
-                "train/response_length_tokens": tokens / solutions,
-                "train/tokens_per_second": tokens / seconds,
-                "train/self_reward/f1": verification["f1"],
-            },
+            {name: torch.as_tensor(value, dtype=torch.float32) for name, value in shown.items()},
             prog_bar=True,
         )
-        self.log_dict(
-            {f"train/self_reward/{name}": verification[name] for name in ("accuracy_on_correct", "accuracy_on_incorrect", "auroc", "ece")}
-            | {
-                "train/self_reward/mean": round_.self_rewards.mean(),
-                "train/reward_token_emitted": emitted / solutions,
-                "train/truncation_rate": 1 - finished / solutions,
-                "train/mixed_groups": mixed_groups / groups,
-                "train/verifier_failures": float(failed),
-                "train/phase": float(phase),
-                "train/step_seconds": seconds,
-            }
-            | {f"train/{name}_seconds": value for name, value in self.seconds.items()}
-        )
-        self.seconds = {}
+        self.log_dict({name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()})
+        for error in self.verifier_pool.last_errors[: int(values["train/verifier_failures"])]:
+            rank_zero_warn(f"The verifier failed: {error}.")
 
     def teardown(self, stage: str) -> None:
         """Stop the verifier's processes."""

@@ -7,7 +7,13 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from laser_lightning.batching import MicroBatch
 from laser_lightning.errors import UserError
@@ -53,7 +59,9 @@ def load_tokenizer(settings: PolicySettings) -> PreTrainedTokenizerBase:
     _refuse_missing_directory(settings.path, path)
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
     if tokenizer.eos_token_id is None:
-        raise UserError(f"The tokenizer of '{settings.path}' has no <eos> token, so no response could ever finish.")
+        raise UserError(
+            f"The tokenizer of '{settings.path}' has no <eos> token, so no response could ever finish."
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -97,7 +105,9 @@ class Policy(nn.Module):
     def __init__(self, settings: PolicySettings, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
         if settings.config_overrides and not settings.random_init:
-            raise UserError("policy.config_overrides needs policy.random_init: pretrained weights have their shapes.")
+            raise UserError(
+                "policy.config_overrides needs policy.random_init: pretrained weights have their shapes."
+            )
         path, dtype = model_path(settings.path), getattr(torch, settings.dtype)
         options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
         if settings.attention is not None:
@@ -107,10 +117,14 @@ class Policy(nn.Module):
             config = AutoConfig.from_pretrained(path, **options)
             for key, value in settings.config_overrides.items():
                 if not hasattr(config, key):
-                    raise UserError(f"policy.config_overrides has '{key}', which {type(config).__name__} does not know.")
+                    raise UserError(
+                        f"policy.config_overrides has '{key}', which {type(config).__name__} does not know."
+                    )
                 setattr(config, key, value)
             if "num_hidden_layers" in settings.config_overrides and hasattr(config, "layer_types"):
-                config.layer_types = (list(config.layer_types) * config.num_hidden_layers)[: config.num_hidden_layers]
+                config.layer_types = (list(config.layer_types) * config.num_hidden_layers)[
+                    : config.num_hidden_layers
+                ]
             self.lm = AutoModelForCausalLM.from_config(config, dtype=dtype)
         else:
             self.lm = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
@@ -183,8 +197,11 @@ class Policy(nn.Module):
     @torch.no_grad()
     def check_head(self) -> None:
         """Compare ``head(hidden_states(.))`` with the model's own logits, and refuse a model where they differ."""
-        probe = torch.arange(4, device=self.device)[None] % self.lm.get_input_embeddings().num_embeddings
-        ours, theirs = self.head(self.hidden_states(probe)), self.lm(input_ids=probe, use_cache=False).logits.float()
+        probe = torch.arange(4, device=self.device)[None] % self.lm.config.get_text_config().vocab_size
+        ours, theirs = (
+            self.head(self.hidden_states(probe)),
+            self.lm(input_ids=probe, use_cache=False).logits.float(),
+        )
         if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
             raise UserError(
                 f"{type(self.lm).__name__} changes its logits after the output embedding in a way that is not known "

@@ -5,10 +5,10 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
 
-from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
 from laser_lightning.optimization import OptimizerSettings, build_optimizer, build_schedule
 from laser_lightning.policy import Policy, PolicySettings, load_tokenizer
@@ -50,15 +50,11 @@ class PolicyModule(lightning.LightningModule):
             self.policy = Policy(self.policy_settings, self.tokenizer)
             self.policy.check_head()
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer of the policy, and its schedule in optimizer steps."""
         optimizer = build_optimizer(self.policy.parameters(), self.optimizer_settings)
         schedule = build_schedule(optimizer, self.optimizer_settings, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
-
-    def transfer_batch_to_device(self, batch: list[Problem], device: torch.device, index: int) -> list[Problem]:
-        """Problems are text and token lists: what goes to the device is made from them later."""
-        return batch
 
     def on_fit_start(self) -> None:
         """Create this rank's generator, on the policy's device."""
@@ -134,7 +130,9 @@ class PolicyModule(lightning.LightningModule):
         """Refuse the checkpoint of another model, and keep the random states for the start of training."""
         theirs, ours = checkpoint.get("laser_fingerprint"), self.fingerprint()
         if theirs is None:
-            raise UserError("This checkpoint was not written by laser-lightning: it says nothing about its model.")
+            raise UserError(
+                "This checkpoint was not written by laser-lightning: it says nothing about its model."
+            )
         for key, value in ours.items():
             if theirs.get(key) != value:
                 raise UserError(

@@ -13,7 +13,13 @@ def random_state(generator: torch.Generator) -> dict[str, Any]:
     name, numpy_words, position, has_gauss, gauss = np.random.get_state()
     return {
         "python": (version, list(python_words), python_gauss),
-        "numpy": (str(name), torch.from_numpy(np.asarray(numpy_words, dtype=np.int64)), position, has_gauss, gauss),
+        "numpy": (
+            str(name),
+            torch.from_numpy(np.asarray(numpy_words, dtype=np.int64)),
+            position,
+            has_gauss,
+            gauss,
+        ),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         "generator": generator.get_state(),

@@ -88,12 +88,14 @@ class LastTokenSelfReward(nn.Module):
                 f"self_reward.token is '{self.token}', which the tokenizer splits into {len(ids)} tokens: "
                 "choose one token of its vocabulary that normal text does not contain, such as an unused special token."
             )
-        token_id = tokenizer.convert_tokens_to_ids(self.token) if known else ids[0]
+        token_id = tokenizer.get_vocab()[self.token] if known else ids[0]
         if token_id == tokenizer.unk_token_id:
             raise UserError(f"self_reward.token is '{self.token}', which the tokenizer does not know.")
         if token_id in (*eos_token_ids, tokenizer.pad_token_id):
-            raise UserError(f"self_reward.token is '{self.token}', which ends or pads responses: choose another token.")
-        self.token_id = int(token_id)
+            raise UserError(
+                f"self_reward.token is '{self.token}', which ends or pads responses: choose another token."
+            )
+        self.token_id = token_id
 
     def check_reachable(self) -> None:
         """Refuse a beta with which a self-reward of 1 lies above probability 1 (beta * -constant at most 1)."""

@@ -18,7 +18,7 @@ class Problem(NamedTuple):
     """
 
     dataset: str
-    index: int
+    index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody needs here
     problem: str
     prompt: str
     prompt_ids: list[int]

@@ -2,7 +2,13 @@
 
 from laser_lightning.losses.clipped import ClippedPolicyLoss
 from laser_lightning.losses.kl import KLEstimator, kl_estimate
-from laser_lightning.losses.policy_loss import Aggregation, PolicyLoss, TokenLosses, solution_weights, weighted_sum
+from laser_lightning.losses.policy_loss import (
+    Aggregation,
+    PolicyLoss,
+    TokenLosses,
+    solution_weights,
+    weighted_sum,
+)
 
 __all__ = [
     "Aggregation",

@@ -25,7 +25,9 @@ class PolicyLoss(ABC):
     """The policy-gradient part of the objective, for one micro-batch."""
 
     @abstractmethod
-    def __call__(self, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> TokenLosses:
+    def __call__(
+        self, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor
+    ) -> TokenLosses:
         """Per-token losses.
 
         Args:
@@ -36,7 +38,9 @@ class PolicyLoss(ABC):
         """
 
 
-def solution_weights(lengths: Tensor, aggregation: Aggregation, total_tokens: Tensor, total_solutions: Tensor) -> Tensor:
+def solution_weights(
+    lengths: Tensor, aggregation: Aggregation, total_tokens: Tensor, total_solutions: Tensor
+) -> Tensor:
     """What every token of a solution weighs in the optimizer step's loss.
 
     ``token_mean`` averages over all response tokens of the step; ``sequence_mean`` averages within each solution,

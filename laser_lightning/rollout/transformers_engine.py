@@ -29,7 +29,9 @@ class TransformersEngine:
 
     def __init__(self, max_batch_size: int = 1024, drop_fraction: float = 0.125) -> None:
         if max_batch_size < 1 or not 0 <= drop_fraction <= 1:
-            raise UserError("engine.max_batch_size must be at least 1 and engine.drop_fraction between 0 and 1.")
+            raise UserError(
+                "engine.max_batch_size must be at least 1 and engine.drop_fraction between 0 and 1."
+            )
         self.max_batch_size = max_batch_size
         self.drop_fraction = drop_fraction
 
@@ -45,7 +47,9 @@ class TransformersEngine:
     ) -> Rollouts:
         """Draw ``group_size`` responses for each prompt (see ``RolloutEngine``)."""
         if group_size > self.max_batch_size:
-            raise UserError(f"A group of {group_size} is larger than engine.max_batch_size = {self.max_batch_size}.")
+            raise UserError(
+                f"A group of {group_size} is larger than engine.max_batch_size = {self.max_batch_size}."
+            )
         was_training = policy.lm.training
         policy.lm.eval()
         try:
@@ -55,8 +59,10 @@ class TransformersEngine:
             width = sampling.max_response_tokens
             total = len(prompts) * group_size
             device = policy.device
+            prompt_ids, prompt_lengths = pad_rows(prompts, policy.pad_token_id)
             out = Rollouts(
-                *(t.to(device) for t in pad_rows(prompts, policy.pad_token_id)),
+                prompt_ids=prompt_ids.to(device),
+                prompt_lengths=prompt_lengths.to(device),
                 response_ids=torch.full((total, width), policy.pad_token_id, device=device),
                 response_lengths=torch.zeros(total, dtype=torch.long, device=device),
                 finished=torch.zeros(total, dtype=torch.bool, device=device),
@@ -65,7 +71,9 @@ class TransformersEngine:
             )
             for start in range(0, len(order), per_part):
                 part = order[start : start + per_part]
-                slots = torch.tensor([p * group_size + g for p in part for g in range(group_size)], device=device)
+                slots = torch.tensor(
+                    [p * group_size + g for p in part for g in range(group_size)], device=device
+                )
                 batch = [prompts[p] for p in part]
                 _Decoding(policy, out, slots, sampling, reward_token_id, generator, self.drop_fraction).run(
                     batch, group_size
@@ -124,14 +132,20 @@ class _Decoding:
 
     def _prefill(self, prompts: Sequence[Sequence[int]], group_size: int) -> Tensor:
         """Run each prompt once; return the logits [B, V] of its last token, repeated for the group."""
-        ids, lengths = (t.to(self.slots.device) for t in pad_rows(prompts, self.policy.pad_token_id, left=True))
+        ids, lengths = (
+            t.to(self.slots.device) for t in pad_rows(prompts, self.policy.pad_token_id, left=True)
+        )
         mask = length_mask(lengths, ids.shape[1]).flip(1)
         self.padded = not bool(mask.all())
         hidden = self._forward(ids, mask, (mask.cumsum(1) - 1).clamp(min=0))
         self.cache.batch_repeat_interleave(group_size)
         self.prompt_lengths = lengths.repeat_interleave(group_size)
         self.mask = torch.cat(
-            (mask.repeat_interleave(group_size, 0), mask.new_ones(len(self.slots), self.sampling.max_response_tokens)), 1
+            (
+                mask.repeat_interleave(group_size, 0),
+                mask.new_ones(len(self.slots), self.sampling.max_response_tokens),
+            ),
+            1,
         )
         self.prompt_width = ids.shape[1]
         return self.policy.head(hidden).repeat_interleave(group_size, 0)
@@ -169,4 +183,8 @@ class _Decoding:
     def _keep(self, rows: Tensor) -> None:
         """Drop the other rows from the running batch."""
         self.cache.batch_select_indices(rows.nonzero().squeeze(-1))
-        self.slots, self.mask, self.prompt_lengths = self.slots[rows], self.mask[rows], self.prompt_lengths[rows]
+        self.slots, self.mask, self.prompt_lengths = (
+            self.slots[rows],
+            self.mask[rows],
+            self.prompt_lengths[rows],
+        )

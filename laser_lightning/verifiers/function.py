@@ -19,9 +19,7 @@ class FunctionVerifier(Verifier):
     def __init__(self, function: str) -> None:
         module, _, name = function.rpartition(".")
         if not all(part.isidentifier() for part in (*module.split("."), name)):
-            raise ValueError(
-                f"`function` must be an import path such as 'my_module.reward', not {function!r}."
-            )
+            raise ValueError(f"`function` must be an import path such as 'my_module.reward', not {function!r}.")
         self.function = function
         self._function: Callable[[str, str], float] | None = None
 

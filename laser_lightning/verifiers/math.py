@@ -13,6 +13,8 @@ from laser_lightning.verifiers.latex import Number, clean, is_prose, last_boxed,
 # Where a response without a box is searched for its final answer. Some of math-verify's patterns take
 # quadratic time.
 _TAIL_CHARACTERS = 4000
+# Longer ones are degenerate text, over which a parser can brood for minutes.
+_LONGEST_ANSWER = 1000
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -29,9 +31,7 @@ logging.getLogger("math_verify.grader").addFilter(_is_news)
 def _parse(text: str) -> list[Any]:
     """Parses a cleaned answer: [sympy expression, text], or [text] if it is not mathematics."""
     # "first_match": the whole answer or nothing, never the one part of it that happens to parse.
-    return parse(
-        f"\\boxed{{{text}}}", [LatexExtractionConfig()], extraction_mode="first_match", parsing_timeout=None
-    )
+    return parse(f"\\boxed{{{text}}}", [LatexExtractionConfig()], extraction_mode="first_match", parsing_timeout=None)
 
 
 def _is_percentage(expression: Any) -> bool:
@@ -68,8 +68,8 @@ class MathVerifier(Verifier):
             if it is no mathematics, because gold answers can be words.
         """
         boxed = last_boxed(response)
-        if boxed is not None and self.canonical(boxed):
-            return boxed
+        if boxed is not None:
+            return boxed if self.canonical(boxed) else None
         return None if self.require_box else self._last_expression(response[-_TAIL_CHARACTERS:])
 
     def _last_expression(self, text: str) -> str | None:
@@ -80,7 +80,7 @@ class MathVerifier(Verifier):
             parsing_timeout=None,
         )
         answer = clean(found[-1]) if found else ""
-        if all(isinstance(part, str) for part in _parse(answer)):
+        if len(answer) > _LONGEST_ANSWER or all(isinstance(part, str) for part in _parse(answer)):
             return None
         # math-verify leaves the percent sign out of the text that it reports.
         return answer + r"\%" if _is_percentage(found[0]) and "%" not in answer else answer
@@ -94,7 +94,8 @@ class MathVerifier(Verifier):
                 quite interchangeable: an interval may answer an inequality, but not the other way round.
 
         Returns:
-            True if they agree. What computer algebra cannot compare does not agree.
+            True if they agree. An answer that computer algebra cannot compare, or of more than 1,000
+            characters, agrees only with an equal spelling.
         """
         answer, gold = clean(answer), _bare(gold)
         if self.canonical(answer) == self.canonical(gold):
@@ -103,7 +104,7 @@ class MathVerifier(Verifier):
         number, gold_number = Number.parse(words), Number.parse(gold_words)
         if number and gold_number:
             return number.agrees(gold_number)
-        if is_prose(words) and is_prose(gold_words):
+        if len(answer) > _LONGEST_ANSWER or (is_prose(words) and is_prose(gold_words)):
             return False
         # A plain fraction goes in its canonical form: math-verify misreads "1 1/2".
         readable = answer if number is None or number.decimal else str(number)

@@ -25,9 +25,7 @@ class MultipleChoiceVerifier(Verifier):
     def __init__(self, choices: str = "ABCD") -> None:
         self.choices = choices.upper()
         if not re.fullmatch("[A-Z]{2,}", self.choices) or len(set(self.choices)) < len(self.choices):
-            raise ValueError(
-                f"`choices` must be two or more different letters, such as 'ABCD', not {choices!r}."
-            )
+            raise ValueError(f"`choices` must be two or more different letters, such as 'ABCD', not {choices!r}.")
 
     def extract(self, response: str) -> str | None:
         """Finds the chosen letter.

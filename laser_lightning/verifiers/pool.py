@@ -147,9 +147,7 @@ class VerifierPool:
                         selector.unregister(worker.socket)
                         self._bury(worker, waiting, results)
                         self._running[place] = self._new_worker()
-                        selector.register(
-                            self._running[place].socket, selectors.EVENT_READ, self._running[place]
-                        )
+                        selector.register(self._running[place].socket, selectors.EVENT_READ, self._running[place])
         return [results[number] for number in range(len(pairs))]
 
     def _read(self, worker: WorkerProcess, results: dict[int, Verification]) -> None:

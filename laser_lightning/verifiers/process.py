@@ -20,8 +20,7 @@ _START_SECONDS = 300.0
 # the main module again, with torch. The import path is set first, so that a worker finds what this process
 # finds.
 _START = (
-    "import sys; sys.path[:] = sys.argv[2:]; "
-    "from laser_lightning.verifiers.worker import main; main(int(sys.argv[1]))"
+    "import sys; sys.path[:] = sys.argv[2:]; from laser_lightning.verifiers.worker import main; main(int(sys.argv[1]))"
 )
 
 

@@ -1,0 +1,115 @@
+"""What a training step reports: the ``train/...`` metrics, right over all ranks and micro-batches."""
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from laser_lightning.batching import MicroBatch
+from laser_lightning.phases import Phase
+from laser_lightning.policy import PolicyOutputs
+from laser_lightning.rounds import Round
+from laser_lightning.self_reward import LastTokenSelfReward
+
+AllSum = Callable[[Tensor], Tensor]
+
+TERMS = ("loss", "policy_loss", "self_reward_loss", "kl", "entropy", "clip_fraction")
+
+
+def mismatch_terms(outputs: PolicyOutputs, batch: MicroBatch, round_: Round) -> dict[str, Tensor]:
+    """How far the engine's log-probs are from the trainer's own of the same tokens and weights, as sums and counts."""
+    rows, mask, rollouts = batch.rows, batch.response_mask, round_.rollouts
+    tokens = (outputs.log_probs.detach() - rollouts.sampling_log_probs[rows, : mask.shape[1]]).abs()
+    scores = (outputs.reward_token_log_probs.detach() - rollouts.reward_token_log_probs[rows]).abs()
+    finished = rollouts.finished[rows]
+    return {
+        "mismatch_tokens": tokens.where(mask, 0.0).sum(),
+        "compared_tokens": mask.sum(),
+        "mismatch_scores": scores.where(finished, 0.0).sum(),
+        "compared_scores": finished.sum(),
+    }
+
+
+class TrainingLog:
+    """Gathers what happens in one training step.
+
+    Args:
+        all_sum: sums a tensor over the ranks.
+
+    Attributes:
+        seconds: time spent in each part of the step.
+    """
+
+    def __init__(self, all_sum: AllSum) -> None:
+        self.all_sum = all_sum
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._updates: list[dict[str, float]] = []
+
+    def add_update(self, terms: dict[str, Tensor], gradient_norm: float) -> None:
+        """Count an optimizer step: the shares of its loss on this rank, summed over micro-batches."""
+        totals = self.all_sum(torch.stack([value.double() for value in terms.values()])).tolist()
+        sums = dict(zip(terms, totals, strict=True))
+        values = {name: sums[name] for name in TERMS} | {"gradient_norm": gradient_norm}
+        if "compared_tokens" in sums:
+            values["mismatch/token_log_prob"] = sums["mismatch_tokens"] / max(sums["compared_tokens"], 1)
+            values["mismatch/reward_token_log_prob"] = sums["mismatch_scores"] / max(
+                sums["compared_scores"], 1
+            )
+        self._updates.append(values)
+
+    def update_values(self) -> dict[str, float]:
+        """Means over the optimizer steps of the round; nothing when all were skipped."""
+        names = {name for values in self._updates for name in values}
+        found = {name: [values[name] for values in self._updates if name in values] for name in sorted(names)}
+        return {f"train/{name}": sum(values) / len(values) for name, values in found.items()}
+
+    def round_values(
+        self, round_: Round, head: LastTokenSelfReward, phase: Phase, mixed_groups: Tensor, step: int
+    ) -> dict[str, float | Tensor]:
+        """What was sampled, and how well the model judged it."""
+        rollouts = round_.rollouts
+        head.metrics.update(round_.self_rewards, round_.rewards)
+        verification = head.metrics.compute()
+        head.metrics.reset()
+        counts: dict[str, Tensor | int] = {
+            "tokens": rollouts.response_lengths.sum(),
+            "solutions": len(rollouts),
+            "finished": rollouts.finished.sum(),
+            "emitted": rollouts.contains(head.token_id).sum(),
+            "groups": len(round_.problems),
+            "mixed": mixed_groups.sum(),
+            "failed": sum(verification.error is not None for verification in round_.verifications),
+            "rewards": round_.rewards.sum(),
+            "self_rewards": round_.self_rewards.sum(),
+        }
+        row = torch.tensor([float(value) for value in counts.values()], dtype=torch.float64)
+        total = dict(zip(counts, self.all_sum(row.to(round_.rewards.device)).tolist(), strict=True))
+        if not total["finished"]:
+            rank_zero_warn(
+                f"All {len(rollouts)} responses of step {step} were cut at sampling.max_response_tokens: "
+                "none has a self-reward to learn from."
+            )
+        if total["emitted"]:
+            rank_zero_warn(
+                f"{total['emitted']:.0f} responses of step {step} contain the reward token '{head.token}', "
+                "which normal text should not."
+            )
+        names = ("f1", "accuracy_on_correct", "accuracy_on_incorrect", "auroc", "ece")
+        return {f"train/self_reward/{name}": verification[name] for name in names} | {
+            "train/self_reward/mean": total["self_rewards"] / total["solutions"],
+            "train/reward": total["rewards"] / total["solutions"],
+            "train/response_length_tokens": total["tokens"] / total["solutions"],
+            "train/response_tokens": total["tokens"],
+            "train/truncation_rate": 1 - total["finished"] / total["solutions"],
+            "train/reward_token_emitted": total["emitted"] / total["solutions"],
+            "train/mixed_groups": total["mixed"] / total["groups"],
+            "train/verifier_failures": total["failed"],
+            "train/phase": float(phase),
+        }
+
+    def time_values(self, seconds: float, tokens: float) -> dict[str, float]:
+        """Seconds of the step and of its parts, and response tokens per second of the whole step."""
+        parts = {f"train/{name}_seconds": value for name, value in self.seconds.items()}
+        return {"train/step_seconds": seconds, "train/tokens_per_second": tokens / seconds, **parts}

@@ -1,0 +1,394 @@
+"""The training step as a whole, on a tiny random model."""
+
+import importlib
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor
+
+from laser_lightning.advantages import AdvantageSettings
+from laser_lightning.batching import Rollouts
+from laser_lightning.callbacks import ReferenceConstantCalibration
+from laser_lightning.data import ArithmeticSource, PromptDataModule
+from laser_lightning.errors import UserError
+from laser_lightning.losses import PolicyLoss, TokenLosses
+from laser_lightning.module import EvaluationSettings, LaSeRModule, VerificationSettings
+from laser_lightning.objective import UpdateSettings
+from laser_lightning.optimization import OptimizerSettings
+from laser_lightning.phases import Phases
+from laser_lightning.policy import PolicySettings
+from laser_lightning.rollout import Sampling, TransformersEngine
+from laser_lightning.self_reward import LastTokenSelfReward
+from laser_lightning.verifiers import Verifier
+
+TINY = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
+
+
+class HashVerifier(Verifier):
+    """Rewards responses at random, by a hash of their text: a random model needs luck to be right."""
+
+    def extract(self, response: str) -> str | None:
+        return response or None
+
+    def equivalent(self, answer: str, gold: str) -> bool:
+        return answer == gold
+
+    def reward(self, response: str, gold: str) -> float:
+        return float(zlib.crc32(response.encode()) % 2)
+
+
+class ConstantVerifier(HashVerifier):
+    """Gives every response the same reward."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def reward(self, response: str, gold: str) -> float:
+        return self.value
+
+
+FAILING_VERIFIER = """
+import zlib
+from laser_lightning.verifiers import Verifier
+
+class FailingVerifier(Verifier):
+    def extract(self, response):
+        return response or None
+
+    def equivalent(self, answer, gold):
+        return answer == gold
+
+    def reward(self, response, gold):
+        number = zlib.crc32(response.encode()) % 8
+        if number == 0:
+            raise KeyError("no such answer")
+        while number == 1:
+            pass
+        return float(number % 2)
+"""
+
+
+class NeverEndingEngine(TransformersEngine):
+    """An engine whose responses all look truncated."""
+
+    def generate(self, *args: Any, **options: Any) -> Rollouts:
+        rollouts = super().generate(*args, **options)
+        rollouts.finished[:] = False
+        rollouts.reward_token_log_probs[:] = torch.nan
+        return rollouts
+
+
+class RewardTokenEngine(TransformersEngine):
+    """An engine that draws the reward token as the first token of every response."""
+
+    def generate(self, policy: Any, prompts: Sequence[Sequence[int]], *args: Any, **options: Any) -> Rollouts:
+        rollouts = super().generate(policy, prompts, *args, **options)
+        rollouts.response_ids[:, 0] = 3
+        return rollouts
+
+
+class NaNLoss(PolicyLoss):
+    """A policy loss that is not a number, in given calls only."""
+
+    def __init__(self, calls: set[int] | None = None) -> None:
+        self.calls, self.count = calls, 0
+
+    def __call__(self, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> TokenLosses:
+        self.count += 1
+        bad = self.calls is None or self.count - 1 in self.calls
+        losses = log_probs * advantages[:, None] * (math.nan if bad else -1.0)
+        return TokenLosses(losses, torch.zeros_like(mask))
+
+
+def module(**options: Any) -> LaSeRModule:
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {
+        "policy": PolicySettings(random_init=True, config_overrides={**TINY, "num_hidden_layers": 1}),
+        "self_reward": LastTokenSelfReward("<|reward|>", beta=0.1, reference=-20.0),
+        "verifier": HashVerifier(),
+        "group_size": 4,
+        "sampling": Sampling(max_response_tokens=24),
+        "verification": VerificationSettings(workers=0),
+        "evaluation": EvaluationSettings(samples=2),
+        "optimizer": OptimizerSettings(learning_rate=1e-2, algorithm="sgd", max_grad_norm=None),
+    }
+    return LaSeRModule(**{**settings, **options})
+
+
+def data(**options: Any) -> PromptDataModule:
+    settings: dict[str, Any] = {
+        "train": ArithmeticSource("train", size=64),
+        "val": {"sums": ArithmeticSource("val", size=6)},
+        "prompts_per_step": 8,
+    }
+    return PromptDataModule(**{**settings, **options})
+
+
+def trainer(tmp_path: Path, steps: int = 1, **options: Any) -> lightning.Trainer:
+    settings: dict[str, Any] = {
+        "max_steps": steps,
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": CSVLogger(tmp_path, name="", version="run"),
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "num_sanity_val_steps": 0,
+        "limit_val_batches": 0,
+        "use_distributed_sampler": False,
+        "default_root_dir": tmp_path,
+    }
+    return lightning.Trainer(**{**settings, **options})
+
+
+def fit(tmp_path: Path, model: LaSeRModule, steps: int = 1, **options: Any) -> dict[str, float]:
+    run = trainer(tmp_path, steps, **options)
+    run.fit(model, datamodule=data())
+    return {name: float(value) for name, value in run.callback_metrics.items()}
+
+
+def weights(model: LaSeRModule) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.policy.parameters()])
+
+
+@pytest.fixture
+def initial() -> Iterator[Tensor]:
+    """The weights that `module()` starts from."""
+    model = module()
+    torch.manual_seed(0)
+    model.configure_model()
+    yield weights(model)
+
+
+def fresh(**options: Any) -> LaSeRModule:
+    model = module(**options)
+    torch.manual_seed(0)
+    model.configure_model()
+    return model
+
+
+def test_a_step_changes_the_weights_and_reports(tmp_path: Path, initial: Tensor) -> None:
+    model = fresh()
+    values = fit(tmp_path, model, steps=2)
+    assert not torch.equal(weights(model), initial)
+    assert values["train/phase"] == 2
+    assert 0 < values["train/reward"] < 1
+    assert 0 < values["train/truncation_rate"] < 1, "the test needs finished and truncated responses"
+    # The engine decodes with a cache and left padding, the trainer without: the same log-probs up to rounding.
+    assert values["train/mismatch/token_log_prob"] < 1e-5
+    assert values["train/mismatch/reward_token_log_prob"] < 1e-5
+    assert model.reference is None, "a constant reference needs no reference model"
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+def test_the_micro_batch_budget_does_not_change_the_step(tmp_path: Path, aggregation: Any) -> None:
+    results = []
+    for budget in (100_000, 200, 64):
+        update = UpdateSettings(
+            micro_batch_tokens=budget, aggregation=aggregation, kl_coef=0.1, entropy_coef=0.01
+        )
+        model = fresh(update=update)
+        fit(tmp_path, model)
+        results.append(weights(model))
+    assert not torch.equal(results[0], results[2])
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=0, atol=1e-6)
+
+
+def test_global_step_counts_optimizer_steps(tmp_path: Path) -> None:
+    # 2 mini-batches in each of 2 epochs: 4 optimizer steps per rollout.
+    model = fresh(update=UpdateSettings(mini_batches=2, epochs=2))
+    run = trainer(tmp_path, steps=8)
+    run.fit(model, datamodule=data())
+    assert run.global_step == 8
+    assert run.fit_loop.total_batch_idx + 1 == 2
+
+
+def test_the_ratio_of_reused_rollouts_is_the_true_one(tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    class Spy(PolicyLoss):
+        def __call__(self, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> TokenLosses:
+            seen.append(float((log_probs - old_log_probs).detach()[mask].abs().max()))
+            return TokenLosses(-(log_probs - old_log_probs).exp() * advantages[:, None], torch.zeros_like(mask))
+
+    fit(tmp_path, fresh(update=UpdateSettings(epochs=3), policy_loss=Spy()), steps=3)
+    assert seen[0] == pytest.approx(0, abs=1e-6)
+    assert min(seen[1:]) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("step", "loss_weight", "phases", "changes"),
+    [(0, 0.5, Phases(reasoning_steps=5), False), (0, 0.5, Phases(), True), (0, 0.0, Phases(), False)],
+)
+def test_without_a_policy_signal_only_the_self_rewarding_loss_moves_weights(
+    tmp_path: Path, initial: Tensor, step: int, loss_weight: float, phases: Phases, changes: bool
+) -> None:
+    head = LastTokenSelfReward("<|reward|>", reference=-20.0, loss_weight=loss_weight)
+    model = fresh(
+        verifier=ConstantVerifier(0.0), self_reward=head, phases=phases, advantage=AdvantageSettings(self_reward_mix=0)
+    )
+    if changes:
+        fit(tmp_path, model)
+        assert not torch.equal(weights(model), initial)
+        return
+    model.max_skipped_steps = 3
+    with pytest.raises(UserError, match="3 optimizer steps in a row were skipped.*all rewards are equal"):
+        fit(tmp_path, model)
+    assert torch.equal(weights(model), initial)
+
+
+def test_one_class_only(tmp_path: Path) -> None:
+    values = fit(tmp_path, fresh(verifier=ConstantVerifier(1.0), advantage=AdvantageSettings(self_reward_mix=0)))
+    assert values["train/self_reward/f1"] == 0.0
+    assert math.isnan(values["train/self_reward/auroc"])
+    assert math.isfinite(values["train/self_reward_loss"])
+
+
+def test_all_responses_truncated(tmp_path: Path) -> None:
+    model = fresh(engine=NeverEndingEngine())
+    with pytest.warns(UserWarning, match="All 32 responses of step 1 were cut"):
+        values = fit(tmp_path, model)
+    assert values["train/self_reward_loss"] == 0.0
+    assert values["train/self_reward/mean"] == 0.0
+    assert torch.isfinite(weights(model)).all()
+
+
+def test_a_response_with_the_reward_token_is_reported(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="32 responses of step 1 contain the reward token"):
+        values = fit(tmp_path, fresh(engine=RewardTokenEngine()))
+    assert values["train/reward_token_emitted"] == 1.0
+
+
+def test_a_loss_that_is_not_finite_skips_the_step(tmp_path: Path) -> None:
+    healthy, spoiled = fresh(policy_loss=NaNLoss(set())), fresh(policy_loss=NaNLoss({1}))
+    fit(tmp_path, healthy, steps=1)
+    with pytest.warns(UserWarning, match="Optimizer step 1 is skipped and no weight changed: the loss is nan"):
+        run = trainer(tmp_path, steps=1, max_steps=-1, limit_train_batches=2, max_epochs=1)
+        run.fit(spoiled, datamodule=data())
+    assert run.global_step == 1
+    assert torch.equal(weights(healthy), weights(spoiled))
+
+
+def test_many_bad_steps_stop_the_run_with_a_checkpoint(tmp_path: Path, initial: Tensor) -> None:
+    model = fresh(policy_loss=NaNLoss(), max_skipped_steps=2)
+    with pytest.raises(UserError, match="Stopped: 2 optimizer steps in a row were skipped"):
+        fit(tmp_path, model, steps=5)
+    assert torch.equal(weights(model), initial)
+    saved = torch.load(tmp_path / "run/stopped.ckpt", weights_only=True)["state_dict"]
+    key = "policy.lm.model.embed_tokens.weight"
+    assert torch.equal(saved[key], model.state_dict()[key])
+
+
+def test_a_verifier_that_raises_or_hangs_costs_one_solution_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Worker processes import the verifier, so it lives in a module of its own.
+    (tmp_path / "failing_verifier.py").write_text(FAILING_VERIFIER)
+    monkeypatch.syspath_prepend(tmp_path)
+    verifier = importlib.import_module("failing_verifier").FailingVerifier()
+    model = fresh(verifier=verifier, verification=VerificationSettings(workers=2, timeout_seconds=0.3))
+    with pytest.warns(UserWarning, match="The verifier failed"):
+        values = fit(tmp_path, model)
+    assert 0 < values["train/verifier_failures"] < 32
+    assert model.last_round is not None
+    errors = {v.error for v in model.last_round.verifications if v.error}
+    assert "timed out after 0.3 s" in errors
+    assert any(error.startswith("KeyError") for error in errors)
+
+
+def test_an_exact_reference_and_a_kl_term_run_the_frozen_reference(tmp_path: Path) -> None:
+    head = LastTokenSelfReward("<|reward|>", reference="exact", loss_weight=0.5)
+    model = fresh(self_reward=head, update=UpdateSettings(kl_coef=0.1))
+    assert model.reference is not None
+    model.reference.load_state_dict(model.policy.state_dict())
+    before = torch.cat([p.flatten() for p in model.reference.parameters()]).clone()
+    values = fit(tmp_path, model)
+    # Policy and reference are the same in the first step: r_s is 0 and so is every KL estimate.
+    assert values["train/self_reward/mean"] == pytest.approx(0, abs=1e-5)
+    assert values["train/kl"] == pytest.approx(0, abs=1e-6)
+    assert torch.equal(before, torch.cat([p.flatten() for p in model.reference.parameters()]))
+    assert not model.reference.training
+
+
+def test_evaluation_at_start_and_end(tmp_path: Path) -> None:
+    run = trainer(tmp_path, steps=2, limit_val_batches=1.0, val_check_interval=100, check_val_every_n_epoch=None)
+    run.fit(fresh(), datamodule=data(train=ArithmeticSource("train", size=800)))
+    lines = (tmp_path / "run/metrics.csv").read_text().splitlines()
+    column = lines[0].split(",").index("val/sums/pass@1")
+    steps = lines[0].split(",").index("step")
+    evaluated = [line.split(",")[steps] for line in lines[1:] if line.split(",")[column]]
+    assert len(evaluated) == 2
+    assert {"val/sums/maj@2", "val/sums/weighted_maj@2", "val/sums/self_verification/f1"} <= set(lines[0].split(","))
+
+
+def test_evaluation_does_not_disturb_training(tmp_path: Path) -> None:
+    quiet, busy = fresh(), fresh()
+    fit(tmp_path, quiet, steps=3)
+    fit(tmp_path, busy, steps=3, limit_val_batches=1.0, val_check_interval=1)
+    assert torch.equal(weights(quiet), weights(busy))
+
+
+def test_phases_follow_the_optimizer_steps(tmp_path: Path) -> None:
+    fit(tmp_path, fresh(phases=Phases(1, 1)), steps=3, log_every_n_steps=1)
+    lines = (tmp_path / "run/metrics.csv").read_text().splitlines()
+    column = lines[0].split(",").index("train/phase")
+    assert [line.split(",")[column] for line in lines[1:]] == ["0.0", "1.0", "2.0"]
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    run.fit(fresh(), datamodule=data())
+    run.save_checkpoint(tmp_path / "one.ckpt")
+    other = {**TINY, "hidden_size": 16, "num_hidden_layers": 1}
+    model = module(policy=PolicySettings(random_init=True, config_overrides=other))
+    with pytest.raises(UserError, match="checkpoint is of another model: its hidden size is 32.*is 16"):
+        trainer(tmp_path, 2).fit(model, datamodule=data(), ckpt_path=tmp_path / "one.ckpt", weights_only=True)
+
+
+def test_a_constant_is_saved_and_not_calibrated_again(tmp_path: Path) -> None:
+    model = fresh(self_reward=LastTokenSelfReward("<|reward|>", beta=0.5))
+    run = trainer(tmp_path, callbacks=[ReferenceConstantCalibration(prompts=4, max_emission_rate=1)])
+    run.fit(model, datamodule=data())
+    run.save_checkpoint(tmp_path / "one.ckpt")
+    resumed = fresh(self_reward=LastTokenSelfReward("<|reward|>", beta=0.5))
+    calibration = ReferenceConstantCalibration(prompts=8, max_emission_rate=1)
+    trainer(tmp_path, 2, callbacks=[calibration]).fit(
+        resumed, datamodule=data(), ckpt_path=tmp_path / "one.ckpt", weights_only=True
+    )
+    assert calibration.result is None
+    assert torch.equal(resumed.self_reward.reference_constant, model.self_reward.reference_constant)
+
+
+def test_what_does_not_divide_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="mini_batches = 3 does not divide the 8 prompts"):
+        fit(tmp_path, fresh(update=UpdateSettings(mini_batches=3)))
+
+
+def test_a_gold_answer_that_cannot_match_is_refused_with_its_row(tmp_path: Path) -> None:
+    class Picky(HashVerifier):
+        def check_gold(self, gold: str) -> None:
+            if int(gold) > 100:
+                raise ValueError("too large")
+
+    with pytest.raises(UserError, match=r"gold answers of the set 'train' can never be matched: row \d+ \(too large\)"):
+        fit(tmp_path, fresh(verifier=Picky()))
+
+
+def test_a_sequence_over_the_token_budget_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="micro_batch_tokens = 16"):
+        fit(tmp_path, fresh(update=UpdateSettings(micro_batch_tokens=16)))
+
+
+def test_settings_that_cannot_train_are_refused() -> None:
+    with pytest.raises(UserError, match="group_size is 1"):
+        module(group_size=1)
+    with pytest.raises(UserError, match="temperature is 0"):
+        module(sampling=Sampling(temperature=0.0))
