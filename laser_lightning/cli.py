@@ -238,8 +238,9 @@ def main(args: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
     args = list(sys.argv[1:] if args is None else args)
     set_loader("yaml", yaml_value, exceptions=(yaml.YAMLError,))
-    # Refuses a null where a value is needed. Printing such a namespace goes wrong in jsonargparse 4.53.
-    set_parsing_settings(unset_sentinel=not any(arg.startswith("--print_config") for arg in args))
+    # Refuses a null where a value is needed. What is printed, though, goes wrong with it (jsonargparse 4.53).
+    prints = any(arg.split("=")[0].endswith(("print_config", "help")) or arg == "-h" for arg in args)
+    set_parsing_settings(unset_sentinel=not prints)
     try:
         LaSeRCLI(
             LightningModule,

@@ -250,7 +250,7 @@ def _place(mistake: Mistake, origins: Mapping[Key, Origin]) -> tuple[Key, str]:
 
 
 def _bare(key: Key) -> Key:
-    return tuple(word for word in key if word not in CLASS_KEYS and not word.isdigit())
+    return tuple(word.removesuffix("+") for word in key if word not in CLASS_KEYS and not word.isdigit())
 
 
 def _is_inside(key: Key) -> bool:

@@ -26,12 +26,13 @@ from laser_lightning.self_reward import LastTokenSelfReward, class_counts, settl
 from laser_lightning.training_log import TrainingLog, mismatch_terms
 from laser_lightning.verifiers import Verifier, VerifierPool
 
-PROGRESS_BAR = (
-    "train/reward",
-    "train/self_reward/f1",
-    "train/response_length_tokens",
-    "train/tokens_per_second",
-)
+PROGRESS_BAR = {
+    "reward": "train/reward",
+    "f1": "train/self_reward/f1",
+    "length": "train/response_length_tokens",
+    "tokens/s": "train/tokens_per_second",
+}
+"""Short names under which the progress bar shows the most telling metrics."""
 
 
 @dataclass(frozen=True)
@@ -423,12 +424,9 @@ class LaSeRModule(PolicyModule):
         )
         values |= self.log_of_step.update_values()
         values |= self.log_of_step.time_values(seconds, float(values["train/response_tokens"]))
-        shown = {name: values.pop(name) for name in PROGRESS_BAR}
-        self.log_dict(
-            {name: torch.as_tensor(value, dtype=torch.float32) for name, value in shown.items()},
-            prog_bar=True,
-        )
-        self.log_dict({name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()})
+        numbers = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()}
+        self.log_dict(numbers)
+        self.log_dict({short: numbers[name] for short, name in PROGRESS_BAR.items()}, prog_bar=True, logger=False)
         for error in self.verifier_pool.last_errors[: int(values["train/verifier_failures"])]:
             rank_zero_warn(f"The verifier failed: {error}.")
 

@@ -1,0 +1,292 @@
+"""The figures themselves, drawn from numbers without any global state of matplotlib."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from laser_lightning.metrics.functional import (
+    auroc,
+    expected_calibration_error,
+    harmonic_mean,
+    reliability_curve,
+)
+from laser_lightning.self_reward import CORRECT_THRESHOLD
+
+Points = Sequence[tuple[int, float]]
+Series = Mapping[str, Points]
+
+# Of the palette of Okabe and Ito, which people with any colour vision tell apart.
+BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
+SCORE_LIMITS = (-1.0, 2.0)
+HISTOGRAM_BINS = 40
+MEAN_OF_STEPS = 10
+
+
+def self_reward_figure(name: str, step: int, scores: Tensor, correct: Tensor) -> Figure:
+    """How well self-rewards tell correct solutions from incorrect ones: distribution, ROC, reliability.
+
+    Args:
+        name: the set's name, for the title.
+        step: optimizer steps behind the weights, for the title.
+        scores: [N] self-rewards, not clamped.
+        correct: [N] bool.
+    """
+    figure = _figure(13.5, 4.6)
+    figure.suptitle(f"{name}: self-rewards of {len(scores):,} solutions at step {step}", fontsize=13)
+    distribution, roc, reliability = figure.subplots(1, 3)
+    _draw_distribution(distribution, scores, correct)
+    _draw_roc(roc, scores, correct)
+    _draw_reliability(reliability, scores, correct)
+    return figure
+
+
+def training_figure(step: int, training: Series, evaluations: Mapping[str, Series]) -> Figure:
+    """Training curves, and a panel for each evaluation set, against the optimizer step.
+
+    Args:
+        step: the latest step, for the title.
+        training: (step, value) points of ``train/...`` metrics.
+        evaluations: of each set, the points of its metrics; pass@1 and the votes are drawn.
+    """
+    panels = 3 + len(evaluations)
+    columns = 2 if panels <= 4 else 3
+    rows = -(-panels // columns)
+    figure = _figure(5.2 * columns, 3.5 * rows)
+    figure.suptitle(f"Training up to step {step}", fontsize=13)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for unused in axes[panels:]:
+        unused.set_axis_off()
+    reward, verification, length = axes[:3]
+    _decorate(reward, "Reward in training", "optimizer step", "mean verifier reward")
+    _draw_curves(reward, {"reward": training.get("train/reward", [])}, "no training step yet")
+    _decorate(verification, "Self-verification in training", "optimizer step", "F1, AUROC")
+    _draw_curves(
+        verification,
+        {
+            "F1": training.get("train/self_reward/f1", []),
+            "AUROC": training.get("train/self_reward/auroc", []),
+        },
+        "no training step yet",
+    )
+    verification.set_ylim(-0.03, 1.03)
+    _decorate(length, "Response length in training", "optimizer step", "mean response length (tokens)")
+    _draw_curves(
+        length, {"length": training.get("train/response_length_tokens", [])}, "no training step yet"
+    )
+    for panel, (name, series) in zip(axes[3:], evaluations.items(), strict=False):
+        _decorate(panel, f"Evaluation on {name}", "optimizer step", "share of problems solved")
+        _draw_evaluation(panel, series)
+    return figure
+
+
+def render(figure: Figure) -> NDArray[np.uint8]:
+    """The figure as an image, [height, width, 4] bytes of red, green, blue and opacity."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba()).copy()
+
+
+def roc_curve(scores: NDArray[np.float32], correct: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
+    """The ROC curve of "a score at or above t says correct", for every t; solutions of equal score count together.
+
+    Args:
+        scores: [N], real, without NaN.
+        correct: [N].
+
+    Returns:
+        False and true positive rates [T], both from 0 to 1.
+    """
+    order = np.argsort(-scores, kind="stable")
+    last_of_level = np.append(np.diff(scores[order]) != 0, True)
+    true_positives = np.cumsum(correct[order])[last_of_level]
+    false_positives = np.cumsum(~correct[order])[last_of_level]
+    return (
+        np.append(0, false_positives) / false_positives[-1],
+        np.append(0, true_positives) / true_positives[-1],
+    )
+
+
+def trailing_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """The mean of each value and those before it, ``window`` in all; NaN entries are left out.
+
+    Args:
+        values: [N].
+        window: at least 1.
+
+    Returns:
+        [N], NaN where there is nothing to average.
+    """
+    known = np.isfinite(values)
+    sums = np.cumsum(np.where(known, values, 0.0))
+    counts = np.cumsum(known).astype(float)
+    sums[window:], counts[window:] = sums[window:] - sums[:-window], counts[window:] - counts[:-window]
+    return np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def _decorate(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _say(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=11)
+
+
+def _draw_distribution(axes: Axes, scores: Tensor, correct: Tensor) -> None:
+    says_correct = scores > CORRECT_THRESHOLD
+    right, wrong = says_correct[correct].float().mean(), (~says_correct[~correct]).float().mean()
+    f1 = float(harmonic_mean(right.nan_to_num(0), wrong.nan_to_num(0)))
+    title = f"Distribution, F1 {f1:.2f}" if len(scores) else "Distribution"
+    _decorate(axes, title, "self-reward", "share of the class (%)")
+    if not len(scores):
+        return _say(axes, "no solutions")
+    low = float(np.clip(scores.min().item(), SCORE_LIMITS[0], 0))
+    high = float(np.clip(scores.max().item(), 1, SCORE_LIMITS[1]))
+    outside = int(((scores < low) | (scores > high)).sum())
+    if outside:
+        axes.set_xlabel(f"self-reward ({outside:,} beyond the axis are in its outer bins)")
+    edges = np.linspace(low, high, HISTOGRAM_BINS + 1)
+    classes = ((~correct, "incorrect", VERMILLION, "--", wrong), (correct, "correct", BLUE, "-", right))
+    for rows, label, color, line, accuracy in classes:
+        values = scores[rows].clamp(low, high).numpy()
+        if not len(values):
+            axes.plot([], [], color=color, linestyle=line, label=f"{label}: none")
+            continue
+        shares = 100 * np.histogram(values, edges)[0] / len(values)
+        text = f"{label}: {len(values):,}, verdict right for {float(accuracy):.0%}"
+        axes.stairs(shares, edges, color=color, linewidth=1.6, linestyle=line, label=text)
+        axes.stairs(shares, edges, color=color, alpha=0.15, fill=True)
+    axes.axvline(
+        CORRECT_THRESHOLD, color=GREY, linestyle=":", linewidth=1.5, label=f"threshold {CORRECT_THRESHOLD}"
+    )
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.3)  # room for the legend
+    axes.legend(fontsize=8.5, loc="upper center", framealpha=0.9)
+
+
+def _draw_roc(axes: Axes, scores: Tensor, correct: Tensor) -> None:
+    value = float(auroc(scores, correct))
+    known = np.isfinite(value)
+    title = f"ROC, AUROC {value:.3f}" if known else "ROC, AUROC undefined"
+    _decorate(axes, title, "share of incorrect solutions above", "share of correct solutions above")
+    _unit_square(axes)
+    if not len(scores):
+        return _say(axes, "no solutions")
+    if not known:
+        return _say(axes, f"no {'incorrect' if correct.all() else 'correct'} solutions")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="chance")
+    axes.plot(*roc_curve(scores.numpy(), correct.numpy()), color=BLUE, linewidth=1.8, label="self-reward")
+    above = scores > CORRECT_THRESHOLD
+    axes.plot(
+        float(above[~correct].float().mean()),
+        float(above[correct].float().mean()),
+        marker="o",
+        markersize=8,
+        color=VERMILLION,
+        linestyle="none",
+        clip_on=False,
+        label=f"threshold {CORRECT_THRESHOLD}",
+    )
+    axes.legend(fontsize=8.5, loc="lower right")
+
+
+def _draw_reliability(axes: Axes, scores: Tensor, correct: Tensor) -> None:
+    error = float(expected_calibration_error(scores, correct))
+    title = f"Reliability, ECE {error:.3f}" if len(scores) else "Reliability"
+    _decorate(axes, title, "self-reward, clamped to [0, 1]", "share of correct solutions")
+    _unit_square(axes)
+    if not len(scores):
+        return _say(axes, "no solutions")
+    curve = reliability_curve(scores, correct)
+    bins = len(curve.solutions)
+    centres = (np.arange(bins) + 0.5) / bins
+    shares = (curve.solutions / curve.solutions.sum()).numpy()
+    axes.bar(centres, shares, width=0.9 / bins, color="0.85", label="share of solutions in the bin")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfect calibration")
+    filled = curve.solutions.numpy() > 0
+    axes.plot(
+        curve.confidence.numpy()[filled],
+        curve.accuracy.numpy()[filled],
+        color=BLUE,
+        marker="o",
+        linewidth=1.6,
+        clip_on=False,
+        label="mean of each bin",
+    )
+    axes.legend(fontsize=8.5, loc="upper left", framealpha=0.9)
+
+
+def _unit_square(axes: Axes) -> None:
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_aspect("equal", adjustable="box")
+
+
+def _draw_curves(axes: Axes, curves: Series, if_empty: str) -> None:
+    """Noisy curves: each step faintly, their trailing mean on top."""
+    if not any(curves.values()):
+        return _say(axes, if_empty)
+    for (label, points), color, line in zip(curves.items(), (BLUE, VERMILLION), ("-", "--"), strict=False):
+        steps, values = (np.array(column, dtype=float) for column in zip(*points, strict=True))
+        smooth = len(steps) > 2 * MEAN_OF_STEPS
+        axes.plot(
+            steps,
+            values,
+            color=color,
+            linestyle=line,
+            linewidth=1,
+            marker="." if len(steps) == 1 else None,
+            alpha=0.3 if smooth else 1,
+            label=None if smooth else label,
+        )
+        if smooth:
+            axes.plot(
+                steps,
+                trailing_mean(values, MEAN_OF_STEPS),
+                color=color,
+                linestyle=line,
+                linewidth=1.8,
+                label=f"{label}, mean of {MEAN_OF_STEPS} steps",
+            )
+    axes.legend(fontsize=8.5)
+
+
+def _draw_evaluation(axes: Axes, series: Series) -> None:
+    styles = (
+        ("pass@1", BLUE, "o", "-"),
+        ("maj@", VERMILLION, "s", "--"),
+        ("weighted_maj@", GREEN, "^", "-."),
+        ("best_of@", PURPLE, "v", ":"),
+    )
+    drawn = False
+    for start, color, marker, line in styles:
+        for name, points in series.items():
+            exact = name == start if not start.endswith("@") else name.startswith(start)
+            if exact and points:
+                steps, values = zip(*points, strict=True)
+                axes.plot(
+                    steps,
+                    values,
+                    color=color,
+                    marker=marker,
+                    linestyle=line,
+                    markersize=5,
+                    linewidth=1.6,
+                    label=name.replace("_", " "),
+                )
+                drawn = True
+    if not drawn:
+        return _say(axes, "no evaluation yet")
+    axes.legend(fontsize=8.5)

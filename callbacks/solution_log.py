@@ -1,0 +1,296 @@
+"""A log of sampled solutions, as JSON lines and on the console."""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from rich.table import Table
+from rich.text import Text
+
+from laser_lightning.callbacks.base import RunCallback, fits, show
+from laser_lightning.errors import UserError
+from laser_lightning.rounds import Round
+
+PROBLEM_CHARACTERS, RESPONSE_CHARACTERS, ANSWER_CHARACTERS = 40, 60, 20
+
+
+class SolutionLog(RunCallback):
+    """Writes every sampled solution with its reward and self-reward, and shows a few of them on the console.
+
+    The files are ``<run>/<filename>/train.jsonl`` and ``val.jsonl`` (the evaluations of ``fit``), or
+    ``validate.jsonl``, ``test.jsonl`` and ``predict.jsonl`` (those that stand alone); with several processes each
+    writes its own, ``train.rank1.jsonl``. A line is an object with these keys:
+
+    - ``stage``: the file's name; ``dataset``, ``index``, ``kind``, ``problem``, ``gold``: the problem.
+    - ``step``: optimizer steps behind the weights that wrote the solution; the first training step has 0.
+    - ``response``: text without special tokens; ``response_tokens``: its length, ``<eos>`` included.
+    - ``answer``: extracted final answer, null if there is none; ``error``: why the verifier failed, else null.
+    - ``reward``, ``self_reward``: as they were used (0 for a self-reward of a truncated solution); null if not finite.
+    - ``finished``: false if the response was cut at the length limit.
+
+    Lines are on disk after each step, so a killed run keeps them. A resumed run in the same directory appends, and
+    first removes the lines that it will write anew: solutions of the checkpoint's step and later ones, and
+    evaluations behind it. Files of an earlier run that is not resumed are kept under another name (``train.1.jsonl``).
+
+    Args:
+        every_n_steps: log training solutions of every n-th optimizer step.
+        evaluation: log the solutions of evaluations too.
+        console_rows: solutions in the table on the console; 0 shows none.
+        console_every_n_steps: show the table at every n-th optimizer step; a stand-alone evaluation shows one for
+            each set.
+        filename: name of the folder in the run's directory.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int = 1,
+        evaluation: bool = True,
+        console_rows: int = 3,
+        console_every_n_steps: int = 50,
+        filename: str = "solutions",
+    ) -> None:
+        if every_n_steps < 1 or console_every_n_steps < 1 or console_rows < 0:
+            raise UserError(
+                f"solution_log.every_n_steps ({every_n_steps}) and console_every_n_steps ({console_every_n_steps}) must "
+                f"be at least 1, and console_rows ({console_rows}) at least 0."
+            )
+        if not filename:
+            raise UserError("solution_log.filename is empty: name the folder of the solutions.")
+        self.every_n_steps, self.evaluation = every_n_steps, evaluation
+        self.console_rows, self.console_every_n_steps = console_rows, console_every_n_steps
+        self.filename = filename
+
+    @property
+    def directory(self) -> Path:
+        """Where the files are."""
+        return self.run_directory / self.filename
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a module without solutions."""
+        super().setup(trainer, pl_module, stage)
+        self.needs_laser_module(pl_module, "solution_log")
+        self._shown: set[str] = set()
+
+    # ---------------------------------------------------------------- training
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make room for the lines of this run."""
+        train, val = self._path(trainer, "train"), self._path(trainer, "val")
+        if self.checkpoint_step is None:
+            set_aside(train)
+            set_aside(val)
+        else:
+            drop_steps_from(train, self.checkpoint_step)
+            drop_steps_from(val, self.checkpoint_step + 1)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the step: the solutions are those of the weights as they are now."""
+        self._first_step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log the round."""
+        # A round may be several optimizer steps, or none when its step was skipped.
+        steps = range(self._first_step, max(trainer.global_step, self._first_step + 1))
+        round_ = self.needs_laser_module(pl_module, "solution_log").last_round
+        assert round_ is not None
+        if _any_multiple(steps, self.every_n_steps):
+            self._write(trainer, round_, "train", self._first_step)
+        if _any_multiple(steps, self.console_every_n_steps):
+            self._show(trainer, round_, f"Solutions of step {self._first_step}")
+
+    # -------------------------------------------------------------- evaluation
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make room for the lines of a stand-alone evaluation."""
+        if not fits(trainer):
+            set_aside(self._path(trainer, _stage(trainer)))
+
+    on_test_start = on_validation_start
+    on_predict_start = on_validation_start
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Log an evaluation's solutions."""
+        if trainer.sanity_checking or not batch:  # a rank's batch is empty where a set has too few problems
+            return
+        round_ = self.needs_laser_module(pl_module, "solution_log").last_round
+        assert round_ is not None
+        if self.evaluation:
+            self._write(trainer, round_, _stage(trainer), self.step(trainer))
+        dataset = batch[0].dataset
+        if not fits(trainer) and dataset not in self._shown:
+            self._shown.add(dataset)
+            self._show(trainer, round_, f"Solutions of '{dataset}'")
+
+    on_test_batch_end = on_validation_batch_end
+    on_predict_batch_end = on_validation_batch_end
+
+    # ------------------------------------------------------------------ output
+
+    def _path(self, trainer: Trainer, stage: str) -> Path:
+        rank = f".rank{trainer.global_rank}" if trainer.world_size > 1 else ""
+        return self.directory / f"{stage}{rank}.jsonl"
+
+    def _write(self, trainer: Trainer, round_: Round, stage: str, step: int) -> None:
+        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows(round_, stage, step))
+        path = self._path(trainer, stage)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # What UTF-8 cannot hold (half a surrogate pair in the data) becomes the escape that JSON has for it.
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+
+    def _show(self, trainer: Trainer, round_: Round, title: str) -> None:
+        if self.console_rows and trainer.is_global_zero:
+            show(solution_table(round_, self.console_rows, title))
+
+
+def rows(round_: Round, stage: str, step: int) -> Iterable[dict[str, Any]]:
+    """The solutions of a round as objects for JSON.
+
+    Args:
+        round_: N solutions.
+        stage: what they were sampled for.
+        step: optimizer steps behind the weights.
+    """
+    rollouts = round_.rollouts
+    columns = (
+        round_.texts,
+        round_.verifications,
+        round_.rewards.tolist(),
+        round_.self_rewards.tolist(),
+        rollouts.finished.tolist(),
+        rollouts.response_lengths.tolist(),
+    )
+    for row, (text, verification, reward, self_reward, finished, tokens) in enumerate(
+        zip(*columns, strict=True)
+    ):
+        problem = round_.problem_of(row)
+        yield {
+            "stage": stage,
+            "dataset": problem.dataset,
+            "step": step,
+            "index": problem.index,
+            "kind": problem.kind,
+            "problem": problem.problem,
+            "response": text,
+            "answer": verification.answer,
+            "gold": problem.answer,
+            "reward": _finite(reward),
+            "self_reward": _finite(self_reward),
+            "finished": finished,
+            "response_tokens": tokens,
+            "error": verification.error,
+        }
+
+
+def solution_table(round_: Round, count: int, title: str) -> Table:
+    """Some solutions for the console, spread evenly over the round, long texts shortened.
+
+    Args:
+        round_: N solutions.
+        count: how many to show, at most.
+        title: heading of the table.
+    """
+    table = Table(title=title, title_justify="left")
+    for heading in ("problem", "end of response", "answer", "gold"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("reward", "self-reward"):
+        table.add_column(heading, justify="right")
+    solutions = list(rows(round_, "", 0))
+    for number in range(min(count, len(solutions))):
+        row = solutions[number * len(solutions) // min(count, len(solutions))]
+        table.add_row(
+            Text(shortened(row["problem"], PROBLEM_CHARACTERS)),
+            Text(shortened(row["response"], RESPONSE_CHARACTERS, keep_end=True)),
+            Text("-" if row["answer"] is None else shortened(row["answer"], ANSWER_CHARACTERS)),
+            Text(shortened(row["gold"], ANSWER_CHARACTERS)),
+            _number(row["reward"]),
+            _number(row["self_reward"]) if row["finished"] else "truncated",
+        )
+    return table
+
+
+def shortened(text: str, limit: int, keep_end: bool = False) -> str:
+    """The text in one line of at most ``limit`` characters, with an ellipsis where something is left out.
+
+    Args:
+        text: any text.
+        limit: number of characters, at least 1.
+        keep_end: leave out the beginning rather than the end.
+    """
+    line = " ".join(text.split())
+    if len(line) <= limit:
+        return line
+    return "…" + line[len(line) - limit + 1 :] if keep_end else line[: limit - 1] + "…"
+
+
+def drop_steps_from(path: Path, step: int) -> None:
+    """Cut off the lines of ``step`` and later ones, and a last line that a killed run left unfinished.
+
+    Args:
+        path: a file of lines in the order of their steps; it need not exist.
+        step: first step to drop.
+
+    Raises:
+        UserError: if a line is not a solution.
+    """
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        kept = 0
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n") or _step_of(line, path, number) >= step:
+                break
+            kept += len(line)
+        file.truncate(kept)
+
+
+def _step_of(line: bytes, path: Path, number: int) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"Line {number} of {path} is not a logged solution, so the resumed run cannot append to the file: "
+            "move it away, or mend the line."
+        ) from error
+
+
+def set_aside(path: Path) -> None:
+    """Rename an earlier run's file to the next free ``<stem>.<number><suffix>``; nothing if there is none."""
+    if not path.exists():
+        return
+    number = 1
+    while (kept := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(kept)
+
+
+def _stage(trainer: Trainer) -> str:
+    assert trainer.state.fn is not None
+    return "val" if fits(trainer) else trainer.state.fn.value
+
+
+def _any_multiple(steps: range, n: int) -> bool:
+    return any(step % n == 0 for step in steps)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3g}"

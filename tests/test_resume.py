@@ -1,0 +1,136 @@
+"""A run killed with SIGKILL and resumed is, bit for bit, the run that was not."""
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+CONFIG = """
+seed_everything: 0
+torch_threads: 1
+model:
+  class_path: laser_lightning.LaSeRModule
+  init_args:
+    policy:
+      path: embedded
+      random_init: true
+      config_overrides: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 1}
+    self_reward:
+      class_path: laser_lightning.LastTokenSelfReward
+      init_args: {token: <|reward|>, beta: 0.5, loss_weight: 0.5, reference: calibrate}
+    verifier: {class_path: length_verifier.LengthVerifier}
+    group_size: 4
+    sampling: {max_response_tokens: 16}
+    optimizer: {learning_rate: 1.0e-3, warmup_steps: 4, schedule: linear}
+    phases: {reasoning_steps: 1, self_reward_steps: 2}
+    update: {mini_batches: 2}
+    evaluation: {samples: 2}
+data:
+  train: {class_path: laser_lightning.data.ArithmeticSource, init_args: {split: train, size: 20}}
+  val:
+    sums: {class_path: laser_lightning.data.ArithmeticSource, init_args: {split: val, size: 4}}
+  prompts_per_step: 8
+trainer:
+  max_steps: 16
+  val_check_interval: 4
+  check_val_every_n_epoch: null
+  accelerator: cpu
+  devices: 1
+  enable_progress_bar: false
+calibration:
+  class_path: laser_lightning.callbacks.ReferenceConstantCalibration
+  init_args: {prompts: 4, max_emission_rate: 1.0}
+checkpoint:
+  class_path: lightning.pytorch.callbacks.ModelCheckpoint
+  init_args: {every_n_train_steps: 2, save_top_k: -1, filename: "{step}"}
+"""
+
+VERIFIER = """
+from laser_lightning.verifiers import Verifier
+
+class LengthVerifier(Verifier):
+    def extract(self, response):
+        return response or None
+
+    def equivalent(self, answer, gold):
+        return answer == gold
+
+    def reward(self, response, gold):
+        return float(len(response) % 2)
+"""
+
+
+def start(directory: Path, run: str, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "laser_lightning", "fit", "--config", "run.yaml", "--run_dir", run, *options]
+    return subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finish(process: subprocess.Popen[bytes]) -> None:
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors.decode()[-3000:]
+
+
+def checkpoint(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step={step}.ckpt"
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 200
+    while not path.exists():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, f"{path.name} did not appear"
+        time.sleep(0.005)
+
+
+def metrics(run: Path) -> dict[tuple[str, str], str]:
+    """(step, name) -> value, of everything that is not a time, over all files that the run left."""
+    found: dict[tuple[str, str], str] = {}
+    for path in sorted(run.glob("metrics*.csv")):
+        for row in csv.DictReader(path.open()):
+            for name, value in row.items():
+                if value and "second" not in name and name != "step":
+                    assert found.setdefault((row["step"], name), value) == value, (path.name, row["step"], name)
+    return found
+
+
+def assert_equal(ours: Any, theirs: Any, where: str = "") -> None:
+    if isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs) or bool(ours.isnan().all() and theirs.isnan().all()), where
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key in ours:
+            assert_equal(ours[key], theirs[key], f"{where}/{key}")
+    elif isinstance(ours, list | tuple):
+        assert len(ours) == len(theirs), where
+        for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            assert_equal(one, other, f"{where}/{index}")
+    else:
+        assert ours == theirs, where
+
+
+def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    (tmp_path / "length_verifier.py").write_text(VERIFIER)
+    finish(start(tmp_path, "whole"))
+
+    # 20 problems and 8 prompts a step: an epoch has 2 rounds, 4 optimizer steps. Step 6 is in the middle of one.
+    killed = start(tmp_path, "killed")
+    wait_for(checkpoint(tmp_path / "killed", 6), killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    finish(start(tmp_path, "killed", "--ckpt_path", str(checkpoint(tmp_path / "killed", 6))))
+
+    whole, resumed = (
+        torch.load(checkpoint(tmp_path / run, 16), weights_only=True) for run in ("whole", "killed")
+    )
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "laser_random_states", "global_step", "epoch"):
+        assert_equal(resumed[part], whole[part], part)
+    expected = metrics(tmp_path / "whole")
+    assert {name for _, name in expected} >= {"train/loss", "train/reward", "val/sums/pass@1", "train/self_reward/mean"}
+    assert metrics(tmp_path / "killed") == expected
