@@ -1,5 +1,17 @@
 """Callbacks for LaSeR runs, imported as ``laser_lightning.callbacks``."""
 
 from laser_lightning.callbacks.calibration import Calibration, ReferenceConstantCalibration
+from laser_lightning.callbacks.export import HuggingFaceExport, SelfRewardSettings
+from laser_lightning.callbacks.figures import SelfRewardFigures
+from laser_lightning.callbacks.solution_log import SolutionLog
+from laser_lightning.callbacks.summary import RunSummary
 
-__all__ = ["Calibration", "ReferenceConstantCalibration"]
+__all__ = [
+    "Calibration",
+    "HuggingFaceExport",
+    "ReferenceConstantCalibration",
+    "RunSummary",
+    "SelfRewardFigures",
+    "SelfRewardSettings",
+    "SolutionLog",
+]

@@ -27,9 +27,7 @@ class RunCallback(Callback):
         self.run_directory = Path(trainer.log_dir or trainer.default_root_dir)
         self.checkpoint_step: int | None = None
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember whose weights these are."""
         self.checkpoint_step = checkpoint["global_step"]
 

@@ -64,9 +64,7 @@ class SelfRewardFigures(RunCallback):
 
     # ---------------------------------------------------------------- training
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Note the step: the metrics are of the weights as they are now."""
         self._first_step = trainer.global_step
 
@@ -131,6 +129,4 @@ class SelfRewardFigures(RunCallback):
         imsave(self.directory / f"{name}.png", image)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(
-                    f"figures/{name}", torch.from_numpy(image), step, dataformats="HWC"
-                )
+                logger.experiment.add_image(f"figures/{name}", torch.from_numpy(image), step, dataformats="HWC")

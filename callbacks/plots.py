@@ -75,9 +75,7 @@ def training_figure(step: int, training: Series, evaluations: Mapping[str, Serie
     )
     verification.set_ylim(-0.03, 1.03)
     _decorate(length, "Response length in training", "optimizer step", "mean response length (tokens)")
-    _draw_curves(
-        length, {"length": training.get("train/response_length_tokens", [])}, "no training step yet"
-    )
+    _draw_curves(length, {"length": training.get("train/response_length_tokens", [])}, "no training step yet")
     for panel, (name, series) in zip(axes[3:], evaluations.items(), strict=False):
         _decorate(panel, f"Evaluation on {name}", "optimizer step", "share of problems solved")
         _draw_evaluation(panel, series)
@@ -169,9 +167,7 @@ def _draw_distribution(axes: Axes, scores: Tensor, correct: Tensor) -> None:
         text = f"{label}: {len(values):,}, verdict right for {float(accuracy):.0%}"
         axes.stairs(shares, edges, color=color, linewidth=1.6, linestyle=line, label=text)
         axes.stairs(shares, edges, color=color, alpha=0.15, fill=True)
-    axes.axvline(
-        CORRECT_THRESHOLD, color=GREY, linestyle=":", linewidth=1.5, label=f"threshold {CORRECT_THRESHOLD}"
-    )
+    axes.axvline(CORRECT_THRESHOLD, color=GREY, linestyle=":", linewidth=1.5, label=f"threshold {CORRECT_THRESHOLD}")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.3)  # room for the legend
     axes.legend(fontsize=8.5, loc="upper center", framealpha=0.9)
 

@@ -86,9 +86,7 @@ class SolutionLog(RunCallback):
             drop_steps_from(train, self.checkpoint_step)
             drop_steps_from(val, self.checkpoint_step + 1)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Note the step: the solutions are those of the weights as they are now."""
         self._first_step = trainer.global_step
 
@@ -175,9 +173,7 @@ def rows(round_: Round, stage: str, step: int) -> Iterable[dict[str, Any]]:
         rollouts.finished.tolist(),
         rollouts.response_lengths.tolist(),
     )
-    for row, (text, verification, reward, self_reward, finished, tokens) in enumerate(
-        zip(*columns, strict=True)
-    ):
+    for row, (text, verification, reward, self_reward, finished, tokens) in enumerate(zip(*columns, strict=True)):
         problem = round_.problem_of(row)
         yield {
             "stage": stage,

@@ -1,6 +1,7 @@
 """What is measured on an evaluation set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import combinations
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ from laser_lightning.metrics import (
 )
 from laser_lightning.rounds import Round
 
-Equivalent = Callable[[str, str], bool]
+Compare = Callable[[Sequence[tuple[str, str]]], list[bool]]
+"""Says of pairs of answers whether they are equivalent."""
 
 
 class EvaluationMetrics(nn.Module):
@@ -44,24 +46,25 @@ class EvaluationMetrics(nn.Module):
         self.kind_names = kinds
         self.by_kind = PassAt1ByKind(kinds) if kinds else None
 
-    def update(self, round_: Round, equivalent: Equivalent) -> None:
+    def update(self, round_: Round, compare: Compare | None) -> None:
         """Count the solutions of one round.
 
         Args:
             round_: the solutions.
-            equivalent: the verifier's equivalence of two answers, which decides who votes together.
+            compare: the verifier's equivalence of answers, which decides who votes together; None if answers with
+                different canonical texts are never equivalent.
         """
         size, device = round_.rollouts.group_size, round_.rewards.device
         indices = torch.tensor([problem.index for problem in round_.problems], device=device)
-        answers: list[str | None] = []
-        for start in range(0, len(round_.texts), size):
-            group = round_.verifications[start : start + size]
-            answers += representatives([verification.answer for verification in group], equivalent)
+        answers = [verification.answer for verification in round_.verifications]
+        groups = [answers[start : start + size] for start in range(0, len(answers), size)]
+        if compare is not None:
+            groups = representatives(groups, compare)
         self.groups.update(
             problem_ids=indices.repeat_interleave(size),
             sample_indices=torch.arange(size, device=device).repeat(len(indices)),
             rewards=round_.rewards,
-            answer_ids=answer_ids(answers).to(device),
+            answer_ids=answer_ids([answer for group in groups for answer in group]).to(device),
             self_rewards=round_.self_rewards,
         )
         self.self_verification.update(round_.self_rewards, round_.rewards)
@@ -88,18 +91,20 @@ class EvaluationMetrics(nn.Module):
                 metric.reset()
 
 
-def representatives(answers: list[str | None], equivalent: Equivalent) -> list[str | None]:
-    """Replace each answer by the first one it is equivalent to, so that equal answers become equal strings.
+def representatives(groups: list[list[str | None]], compare: Compare) -> list[list[str | None]]:
+    """Replace each answer by the first one of its group that it is equivalent to: equal answers become equal strings.
 
     Args:
-        answers: canonical answers to one problem; None stays None.
-        equivalent: decides on the strings that differ.
+        groups: canonical answers to each problem; None (no answer) stays None.
+        compare: decides on the strings that differ.
     """
-    first_of: dict[str, str] = {}
-    classes: list[str] = []
-    for answer in sorted({a for a in answers if a is not None}):
-        match = next((known for known in classes if equivalent(answer, known)), None)
-        if match is None:
-            classes.append(answer)
-        first_of[answer] = match or answer
-    return [None if answer is None else first_of[answer] for answer in answers]
+    distinct = [sorted({answer for answer in group if answer is not None}) for group in groups]
+    pairs = list(dict.fromkeys(pair for answers in distinct for pair in combinations(answers, 2)))
+    equal = {pair for pair, same in zip(pairs, compare(pairs), strict=True) if same}
+    replaced = []
+    for group, answers in zip(groups, distinct, strict=True):
+        first: dict[str | None, str | None] = {None: None}
+        for number, answer in enumerate(answers):
+            first[answer] = next((known for known in answers[:number] if (known, answer) in equal), answer)
+        replaced.append([first[answer] for answer in group])
+    return replaced

@@ -390,7 +390,8 @@ class LaSeRModule(PolicyModule):
     def _evaluate(self, problems: list[Problem], batch_idx: int) -> None:
         if problems:
             metrics = self.metrics_of(problems[0].dataset)
-            metrics.update(self._play_evaluation(problems, batch_idx), self.verifier.equivalent)
+            compare = None if self.verifier.canonical_decides else self.verifier_pool.equivalent
+            metrics.update(self._play_evaluation(problems, batch_idx), compare)
 
     def _play_evaluation(self, problems: list[Problem], batch_idx: int) -> Round:
         # A stream of its own: an evaluation is the same at every step, and training is the same without it.
@@ -427,8 +428,12 @@ class LaSeRModule(PolicyModule):
         numbers = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()}
         self.log_dict(numbers)
         self.log_dict({short: numbers[name] for short, name in PROGRESS_BAR.items()}, prog_bar=True, logger=False)
-        for error in self.verifier_pool.last_errors[: int(values["train/verifier_failures"])]:
-            rank_zero_warn(f"The verifier failed: {error}.")
+        if values["train/verifier_failures"]:
+            errors = self.verifier_pool.last_errors or ["on another rank"]
+            rank_zero_warn(
+                f"The verifier failed on {values['train/verifier_failures']:.0f} responses of step "
+                f"{self.trainer.global_step}, which get reward 0; the last one here: {errors[-1]}."
+            )
 
     def teardown(self, stage: str) -> None:
         """Stop the verifier's processes."""

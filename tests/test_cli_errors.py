@@ -142,7 +142,8 @@ def test_a_mistake_in_a_config_names_key_file_and_line(
         ("--trainer.max_steps", "argument --trainer.max_steps: expected one argument"),
         (
             "--config=bse",
-            "config 'bse': there is no file at this path and no packaged config of this name (did you mean base?); packaged are: base",
+            "config 'bse': there is no file at this path and no packaged config of this name "
+            "(did you mean base?); packaged are: base",
         ),
         ("--config", "argument -c/--config: expected one argument"),
     ],

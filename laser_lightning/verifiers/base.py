@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,15 @@ class Verification:
 class Verifier(ABC):
     """Judges the final answer of a response. Instances are pickled into worker processes.
 
+    Attributes:
+        canonical_decides: Whether answers with different canonical texts are never equivalent, so that voting needs no
+            comparison of pairs.
+
     A subclass says how to find the final answer (`extract`) and when two answers agree (`equivalent`). One
     whose reward is not simply right or wrong overrides `reward` as well.
     """
+
+    canonical_decides: ClassVar[bool] = False
 
     @abstractmethod
     def extract(self, response: str) -> str | None:

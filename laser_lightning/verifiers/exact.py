@@ -14,10 +14,12 @@ class ExactVerifier(Verifier):
         ignore_case: Whether answers that differ only in case agree.
     """
 
-    def __init__(self, pattern: str | None = None, ignore_case: bool = False) -> None:
+    canonical_decides = True
+
+    def __init__(self, pattern: str = "", ignore_case: bool = False) -> None:
         self.pattern = pattern
         self.ignore_case = ignore_case
-        if pattern is None:
+        if not pattern:
             return
         try:
             groups = re.compile(pattern).groups
@@ -38,7 +40,7 @@ class ExactVerifier(Verifier):
         Returns:
             The stripped answer, or None if the pattern does not match or there is no text in its group.
         """
-        if self.pattern is None:
+        if not self.pattern:
             return response.strip() or None
         answer = None
         for match in re.finditer(self.pattern, response):

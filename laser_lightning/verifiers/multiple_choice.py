@@ -22,6 +22,8 @@ class MultipleChoiceVerifier(Verifier):
         choices: The letters to choose from, for instance "ABCD".
     """
 
+    canonical_decides = True
+
     def __init__(self, choices: str = "ABCD") -> None:
         self.choices = choices.upper()
         if not re.fullmatch("[A-Z]{2,}", self.choices) or len(set(self.choices)) < len(self.choices):

@@ -118,7 +118,7 @@ class Data(lightning.LightningDataModule):
         self.source, self.batch = train, batch
 
     def train_dataloader(self) -> DataLoader[Tensor]:
-        return DataLoader(torch.ones(self.source.size, 1), batch_size=self.batch)
+        return DataLoader(torch.ones(self.source.size, 1), batch_size=self.batch)  # type: ignore[arg-type]
 
     val_dataloader = test_dataloader = predict_dataloader = train_dataloader
 

@@ -1,0 +1,66 @@
+"""Evaluation metrics fed from rounds, and the grouping of equivalent answers."""
+
+import torch
+
+from laser_lightning.batching import Rollouts
+from laser_lightning.data.problem import Problem
+from laser_lightning.evaluation import EvaluationMetrics, representatives
+from laser_lightning.rounds import Round
+from laser_lightning.verifiers import Verification
+
+
+def compare_numbers(pairs: object) -> list[bool]:
+    return [float(one) == float(other) for one, other in pairs]  # type: ignore[attr-defined]
+
+
+def test_equal_answers_become_equal_strings_within_their_group() -> None:
+    groups = [["1", "1.0", None, "2"], ["1.0", "2.0", "2", "3"]]
+    assert representatives(groups, compare_numbers) == [["1", "1", None, "2"], ["1.0", "2", "2", "3"]]
+
+
+def test_every_differing_pair_is_compared_once_and_in_one_call() -> None:
+    calls: list[list[tuple[str, str]]] = []
+
+    def spy(pairs: object) -> list[bool]:
+        calls.append(list(pairs))  # type: ignore[call-overload]
+        return [False] * len(calls[-1])
+
+    representatives([["a", "b", "a"], ["b", "a"], [None]], spy)
+    assert calls == [[("a", "b")]]
+
+
+def round_of(rewards: list[float], self_rewards: list[float], answers: list[str | None]) -> Round:
+    size = len(rewards)
+    zeros = torch.zeros(size, 1, dtype=torch.long)
+    rollouts = Rollouts(
+        zeros[:2], torch.ones(2).long(), zeros, torch.arange(size), torch.ones(size).bool(), zeros.float(), torch.zeros(size)
+    )
+    problems = [Problem("set", row, "", "", [1], "", kind) for row, kind in enumerate(["easy", "hard"])]
+    verifications = [Verification(r, a) for r, a in zip(rewards, answers, strict=True)]
+    return Round(problems, rollouts, [""] * size, verifications, torch.tensor(rewards), None, torch.tensor(self_rewards))
+
+
+def test_values_by_hand() -> None:
+    # Problem 0: answers 4, 4.0, 5, 7: with the verifier's equivalence two votes for 4 (correct), one each for 5 and 7.
+    # Problem 1: answers 1, 1, 1, 2, and only 2 is correct, with the highest score.
+    round_ = round_of(
+        [1, 1, 0, 0, 0, 0, 0, 1], [0.2, 0.1, 0.9, 0.0, 0.1, 0.1, 0.1, 0.8], ["4", "4.0", "5", "7", "1", "1", "1", "2"]
+    )
+    metrics = EvaluationMetrics(4, ["easy", "hard"])
+    metrics.update(round_, compare_numbers)
+    values = {name: float(value) for name, value in metrics.compute().items()}
+    assert values["pass@1"] == (0.5 + 0.25) / 2
+    assert values["pass@4"] == 1.0
+    assert values["maj@4"] == 0.5  # problem 0 right (2 votes), problem 1 wrong (3 votes for 1)
+    # Weights: problem 0: 4 -> 0.3, 5 -> 0.9: wrong. Problem 1: 1 -> 0.3, 2 -> 0.8: right.
+    assert values["weighted_maj@4"] == 0.5
+    assert values["best_of@4"] == 0.5
+    assert values["pass@1/easy"] == 0.5
+    assert values["pass@1/hard"] == 0.25
+    # Verdicts: 1 of 3 correct ones accepted (0.8), 4 of 5 incorrect ones rejected: F1 = 2 * 1/3 * 4/5 / (1/3 + 4/5).
+    assert abs(values["self_verification/f1"] - 8 / 17) < 1e-6
+    assert values["response/length_tokens"] == 3.5
+
+    metrics.reset()
+    metrics.update(round_, None)  # by strings alone all of problem 0's answers differ: four classes tie
+    assert float(metrics.compute()["maj@4"]) == 0.25  # (2 of 4 classes correct + 0) / 2
