@@ -100,10 +100,11 @@ class ReferenceConstantCalibration(Callback):
             )
         mean = float(module.all_sum(log_probs.sum())) / finished
         variance = float(module.all_sum((log_probs - mean).square().sum())) / max(finished - 1, 1)
-        extremes = module.all_gather(
+        gathered = module.all_gather(
             torch.stack((_or(log_probs, torch.inf).min(), _or(log_probs, -torch.inf).max()))
         )
-        extremes = extremes.view(-1, 2)
+        assert isinstance(gathered, Tensor)
+        extremes = gathered.view(-1, 2)
         return Calibration(
             mean, variance**0.5, float(extremes[:, 0].min()), float(extremes[:, 1].max()), finished
         )

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from laser_lightning.callbacks.base import RunCallback, fits
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from laser_lightning.callbacks.base import RunCallback, fits
 from laser_lightning.errors import UserError
 from laser_lightning.module import LaSeRModule
 from laser_lightning.policy_module import PolicyModule
@@ -80,8 +80,8 @@ class SelfRewardSettings:
         names = {field.name for field in fields(cls)}
         if values.get("format_version") != FORMAT_VERSION or set(values) != names:
             raise UserError(
-                f"{path} is of format version {values.get('format_version')} with the keys {', '.join(values)}, and this "
-                f"release reads version {FORMAT_VERSION} with {', '.join(sorted(names))}."
+                f"{path} is of format version {values.get('format_version')} with the keys {', '.join(values)}, and "
+                f"this release reads version {FORMAT_VERSION} with the keys {', '.join(sorted(names))}."
             )
         settings = cls(**values)
         if tokenizer is None:

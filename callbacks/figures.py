@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from laser_lightning.callbacks.base import RunCallback, file_name, fits, values_by_set
+from laser_lightning.callbacks.plots import render, self_reward_figure, training_figure
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from torch import Tensor
 
-from laser_lightning.callbacks.base import RunCallback, file_name, fits, values_by_set
-from laser_lightning.callbacks.plots import render, self_reward_figure, training_figure
 from laser_lightning.errors import UserError
 
 TRAINING_CURVES = (
@@ -89,9 +89,9 @@ class SelfRewardFigures(RunCallback):
         """Take the scores, which the module forgets right after this hook, and draw them."""
         if trainer.sanity_checking:
             return
-        metrics = self.needs_laser_module(pl_module, "figures").evaluation_metrics
+        module = self.needs_laser_module(pl_module, "figures")
         for name in trainer.datamodule.evaluation_problems:  # type: ignore[attr-defined]
-            scores, correct = metrics[name].self_verification.curves()
+            scores, correct = module.metrics_of(name).self_verification.curves()
             self._latest[name] = (self.step(trainer), scores.cpu(), correct.cpu())
         if self.every_validation or not fits(trainer):
             self._draw_self_rewards(trainer)

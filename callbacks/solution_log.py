@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from laser_lightning.callbacks.base import RunCallback, fits, show
 from lightning.pytorch import LightningModule, Trainer
 from rich.table import Table
 from rich.text import Text
 
-from laser_lightning.callbacks.base import RunCallback, fits, show
 from laser_lightning.errors import UserError
 from laser_lightning.rounds import Round
 
@@ -54,8 +54,8 @@ class SolutionLog(RunCallback):
     ) -> None:
         if every_n_steps < 1 or console_every_n_steps < 1 or console_rows < 0:
             raise UserError(
-                f"solution_log.every_n_steps ({every_n_steps}) and console_every_n_steps ({console_every_n_steps}) must "
-                f"be at least 1, and console_rows ({console_rows}) at least 0."
+                f"solution_log.every_n_steps ({every_n_steps}) and console_every_n_steps ({console_every_n_steps}) "
+                f"must be at least 1, and console_rows ({console_rows}) at least 0."
             )
         if not filename:
             raise UserError("solution_log.filename is empty: name the folder of the solutions.")

@@ -53,6 +53,13 @@ on the command line override them all. Arguments of a class: --model.help laser_
 """
 
 
+class ExactParser(LightningArgumentParser):
+    """A parser without abbreviated options: not its own, nor those of the parsers it makes for class arguments."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+
 class LaSeRCLI(LightningCLI):
     """LightningCLI with configs by name, callback slots, one directory per run, and errors in one line."""
 
@@ -256,6 +263,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 "use_distributed_sampler": False,
                 "log_every_n_steps": 1,
             },
+            parser_class=ExactParser,
             parser_kwargs=_parser_settings(),
             args=args,
         )
@@ -267,7 +275,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _parser_settings() -> dict[str, Any]:
     epilog = HELP.format(names=", ".join(packaged_names()))
-    shared = {"exit_on_error": False, "allow_abbrev": False}
+    shared = {"exit_on_error": False}
     program = {
         "prog": PROGRAM,
         "version": __version__,

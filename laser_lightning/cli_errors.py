@@ -131,6 +131,8 @@ def _tree(message: str) -> list[_Line]:
 
 def _mistake(lines: list[_Line]) -> Mistake:
     """Follows a message, a tree of indented lines, to the mistake at its bottom."""
+    # A class may also be given by a file that describes it, which is not what a wrong name meant.
+    lines = [line for line in lines if not line.text.startswith("Expected a path but")] or lines
     if any(line.text.startswith("Does not validate against any of the Union") for line in lines):
         return _of_union(lines)
     for position, line in enumerate(lines):
@@ -195,7 +197,9 @@ def _leaf(lines: list[_Line]) -> Mistake:
     if match := re.match(r"Unable to load config '(.*?)'", text):
         return Mistake(reason=f"{EXPECTED}a mapping of keys to values", value=match[1])
     if match := re.fullmatch(r"module '(.+)' has no attribute '(.+)'", text):
-        close = get_close_matches(match[2], dir(locate(match[1])), n=1)
+        module = locate(match[1])
+        classes = [name for name, value in vars(module).items() if inspect.isclass(value)]
+        close = get_close_matches(match[2], {*classes, *getattr(module, "__all__", ())}, n=1)
         return Mistake(reason=f"{text}; did you mean {close[0]}?" if close else text)
     return Mistake(reason=text)
 

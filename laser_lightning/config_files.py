@@ -26,7 +26,7 @@ CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 
 
 class Origin(NamedTuple):
-    """Where a key was given, and its value if that is a scalar."""
+    """Where a key was given (nowhere, if it is a default), and its value if that is a scalar."""
 
     where: str
     value: str | None
@@ -67,7 +67,7 @@ def load_configs(names: Sequence[str], base: str = "") -> Config:
         UserError: A name is unknown, or a file is not a YAML mapping.
     """
     merged: Node = MappingNode("tag:yaml.org,2002:map", [])
-    for name, text in [("defaults", base), *((name, read_config(name)) for name in names)]:
+    for name, text in [("", base), *((name, read_config(name)) for name in names)]:
         node = _compose(name, text)
         if node is not None:
             merged = _merge(merged, node, ())
@@ -229,7 +229,7 @@ def _origin(node: Node) -> Origin:
 
 
 def _where(node: Node) -> str:
-    return f"{node.start_mark.name}, line {node.start_mark.line + 1}"
+    return f"{node.start_mark.name}, line {node.start_mark.line + 1}" if node.start_mark.name else ""
 
 
 def _shown(node: Node) -> str:

@@ -6,17 +6,52 @@ strongly on everything in front of it: a wrong mask, position or cache then show
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
-from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast, Qwen2Config
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 from laser_lightning.batching import Rollouts
 from laser_lightning.character_tokenizer import character_tokenizer
 from laser_lightning.policy import Policy, PolicySettings, load_tokenizer
 
 EOS, PAD, VOCABULARY = 1, 0, 100  # of the character tokenizer
+
+
+class PlainPass(NamedTuple):
+    """What transformers itself says of one solution, from one unpadded sequence and all of its logits."""
+
+    log_probs: Tensor  # [R] of the response's tokens, at the temperature
+    entropies: Tensor  # [R] of the tempered distributions that they were drawn from
+    after_last: Tensor  # [V] log-probs behind the last token, at temperature 1
+
+
+def plain_forward(
+    lm: PreTrainedModel, prompt: list[int], response: list[int], temperature: float = 1.0
+) -> PlainPass:
+    """One plain forward pass over a single sequence: the reference of every test of log-probs and scores."""
+    logits = lm(input_ids=torch.tensor([prompt + response]), use_cache=False).logits[0]
+    tempered = torch.log_softmax(logits / temperature, dim=-1)
+    log_probs, entropies = [], []
+    for offset, token in enumerate(response):
+        distribution = tempered[len(prompt) - 1 + offset]  # a position predicts the next one
+        log_probs.append(distribution[token])
+        entropies.append(-(distribution.exp() * distribution).sum())
+    return PlainPass(torch.stack(log_probs), torch.stack(entropies), torch.log_softmax(logits[-1], dim=-1))
+
+
+@pytest.fixture(scope="session")
+def plain_pass() -> Callable[..., PlainPass]:
+    """``plain_pass(lm, prompt, response, temperature=1.0)`` runs transformers plainly on one solution."""
+    return plain_forward
 
 
 def save_random_model(path: Path, config: PretrainedConfig, seed: int = 0) -> Path:

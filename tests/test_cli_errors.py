@@ -116,6 +116,15 @@ def test_a_mistake_in_a_config_names_key_file_and_line(
     [
         ("--trainer.max_stepss=3", "trainer.max_stepss (command line): unknown key; did you mean trainer.max_steps?"),
         ("--trainer.max_step=3", "trainer.max_step (command line): unknown key; did you mean trainer.max_steps?"),
+        # An abbreviation is a misspelt key, on every level.
+        (
+            "--model.settings.rat=3",
+            "model.settings.rat (command line): unknown key of stand_ins.Net; did you mean settings.rate?",
+        ),
+        (
+            "--model.score=Scor",
+            "model.score (command line): expected a class_path such as my_file.MyClass, got Scor",
+        ),
         ("--modl.alpha=3", "modl.alpha (command line): unknown key; did you mean model?"),
         ("--model.score.bta=3", "model.score.bta (command line): unknown key of stand_ins.Score; did you mean beta?"),
         ("--model.scor.beta=3", "model.scor.beta (command line): unknown key of stand_ins.Net; did you mean score?"),
