@@ -289,4 +289,6 @@ def _draw_evaluation(axes: Axes, series: Series) -> None:
                 drawn = True
     if not drawn:
         return _say(axes, "no evaluation yet")
-    axes.legend(fontsize=8.5)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.25 * (high - low))  # room for the legend
+    axes.legend(fontsize=8.5, loc="upper center", ncols=2)

@@ -4,6 +4,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -133,8 +134,7 @@ class LaSeRModule(PolicyModule):
         self.reference: FrozenPolicy | None = None
         self.evaluation_metrics = nn.ModuleDict()
         self.last_round: Round | None = None
-        # The reference is the policy of before training, which a resumed run rebuilds from policy.path.
-        self.strict_loading = False
+        self.strict_loading = False  # checkpoints lack the reference, see saved_weights
         self.log_of_step = TrainingLog(self.all_sum)
         self._last_evaluated_step = -1
 
@@ -150,7 +150,20 @@ class LaSeRModule(PolicyModule):
         super().configure_model()
         self.self_reward.bind(self.tokenizer, self.policy.eos_token_ids)
         if self.needs_reference and self.reference is None:
+            if self.policy_settings.random_init:
+                raise UserError(
+                    "policy.random_init has no reference model to be held to: a KL term (update.kl_coef) and "
+                    "self_reward.reference 'exact' need pretrained weights."
+                )
             self.reference = FrozenPolicy(self.policy_settings, self.tokenizer)
+
+    def saved_weights(self, state: dict[str, Any]) -> dict[str, Any]:
+        """All but the frozen reference, which a resumed run loads from ``policy.path`` as the first run did."""
+        return {name: value for name, value in state.items() if not name.startswith("reference.")}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The model's, and the reward token that the constant was measured for."""
+        return super().fingerprint() | {"reward_token": self.self_reward.token}
 
     def setup(self, stage: str) -> None:
         """Check the gold answers and the batch arithmetic before anything is sampled."""

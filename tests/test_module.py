@@ -167,6 +167,16 @@ def initial() -> Iterator[Tensor]:
     yield weights(model)
 
 
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> PolicySettings:
+    """A tiny model on disk, for what needs a reference."""
+    directory = tmp_path_factory.mktemp("pretrained")
+    model = fresh()
+    model.policy.lm.save_pretrained(directory)
+    model.tokenizer.save_pretrained(directory)
+    return PolicySettings(path=str(directory))
+
+
 def fresh(**options: Any) -> LaSeRModule:
     model = module(**options)
     torch.manual_seed(0)
@@ -188,13 +198,13 @@ def test_a_step_changes_the_weights_and_reports(tmp_path: Path, initial: Tensor)
 
 
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
-def test_the_micro_batch_budget_does_not_change_the_step(tmp_path: Path, aggregation: Any) -> None:
+def test_the_micro_batch_budget_does_not_change_the_step(
+    tmp_path: Path, pretrained: PolicySettings, aggregation: Any
+) -> None:
     results = []
     for budget in (100_000, 200, 64):
-        update = UpdateSettings(
-            micro_batch_tokens=budget, aggregation=aggregation, kl_coef=0.1, entropy_coef=0.01
-        )
-        model = fresh(update=update)
+        update = UpdateSettings(micro_batch_tokens=budget, aggregation=aggregation, kl_coef=0.1, entropy_coef=0.01)
+        model = fresh(policy=pretrained, update=update)
         fit(tmp_path, model)
         results.append(weights(model))
     assert not torch.equal(results[0], results[2])
@@ -304,11 +314,10 @@ def test_a_verifier_that_raises_or_hangs_costs_one_solution_each(
     assert any(error.startswith("KeyError") for error in errors)
 
 
-def test_an_exact_reference_and_a_kl_term_run_the_frozen_reference(tmp_path: Path) -> None:
+def test_an_exact_reference_and_a_kl_term_run_the_frozen_reference(tmp_path: Path, pretrained: PolicySettings) -> None:
     head = LastTokenSelfReward("<|reward|>", reference="exact", loss_weight=0.5)
-    model = fresh(self_reward=head, update=UpdateSettings(kl_coef=0.1))
+    model = fresh(policy=pretrained, self_reward=head, update=UpdateSettings(kl_coef=0.1))
     assert model.reference is not None
-    model.reference.load_state_dict(model.policy.state_dict())
     before = torch.cat([p.flatten() for p in model.reference.parameters()]).clone()
     values = fit(tmp_path, model)
     # Policy and reference are the same in the first step: r_s is 0 and so is every KL estimate.
@@ -316,6 +325,35 @@ def test_an_exact_reference_and_a_kl_term_run_the_frozen_reference(tmp_path: Pat
     assert values["train/kl"] == pytest.approx(0, abs=1e-6)
     assert torch.equal(before, torch.cat([p.flatten() for p in model.reference.parameters()]))
     assert not model.reference.training
+
+
+def test_a_reference_needs_pretrained_weights() -> None:
+    with pytest.raises(UserError, match=r"policy\.random_init has no reference model"):
+        fresh(update=UpdateSettings(kl_coef=0.1))
+
+
+def test_the_reference_is_not_saved_and_is_there_after_a_resume(tmp_path: Path, pretrained: PolicySettings) -> None:
+    update = UpdateSettings(kl_coef=0.1)
+    run = trainer(tmp_path)
+    run.fit(fresh(policy=pretrained, update=update), datamodule=data())
+    run.save_checkpoint(tmp_path / "one.ckpt")
+    saved = torch.load(tmp_path / "one.ckpt", weights_only=True)["state_dict"]
+    assert not any(name.startswith("reference.") for name in saved)
+    whole, resumed = fresh(policy=pretrained, update=update), fresh(policy=pretrained, update=update)
+    fit(tmp_path, whole, steps=2)
+    trainer(tmp_path, 2).fit(resumed, datamodule=data(), ckpt_path=tmp_path / "one.ckpt", weights_only=True)
+    assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    run.fit(fresh(), datamodule=data())
+    run.save_checkpoint(tmp_path / "one.ckpt")
+    checkpoint = torch.load(tmp_path / "one.ckpt", weights_only=True)
+    del checkpoint["state_dict"]["self_reward.reference_constant"]
+    torch.save(checkpoint, tmp_path / "one.ckpt")
+    with pytest.raises(UserError, match=r"lacks 1 of the model's tensors, such as self_reward\.reference_constant"):
+        trainer(tmp_path, 2).fit(fresh(), datamodule=data(), ckpt_path=tmp_path / "one.ckpt", weights_only=True)
 
 
 def test_evaluation_at_start_and_end(tmp_path: Path) -> None:

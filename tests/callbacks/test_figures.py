@@ -113,6 +113,13 @@ def test_a_sanity_check_draws_nothing(make_run: Callable[..., Any], drawn: Drawn
     assert [step for _, step, *_ in drawn.self_rewards] == [0, 1]
 
 
+def test_a_repeated_step_replaces_its_point() -> None:
+    series: dict[str, list[tuple[int, float]]] = {}
+    for step, value in ((0, 0.1), (2, 0.2), (2, 0.3), (4, 0.4)):
+        figures.add_point(series, "pass@1", step, value)
+    assert series == {"pass@1": [(0, 0.1), (2, 0.3), (4, 0.4)]}
+
+
 def test_refusals(make_run: Callable[..., Any], policy_dir: Path) -> None:
     with pytest.raises(UserError, match=r"figures\.dpi is 0"):
         SelfRewardFigures(dpi=0)

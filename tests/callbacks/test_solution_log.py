@@ -12,6 +12,7 @@ from laser_lightning.callbacks import SolutionLog
 from laser_lightning.callbacks.solution_log import drop_steps_from, rows, set_aside, shortened, solution_table
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
 from laser_lightning.data.problem import Problem
@@ -134,6 +135,25 @@ def test_a_resumed_run_leaves_the_lines_of_one_that_was_not_killed(
     assert [line["step"] for line in read(train)[::8]] == [0, 1, 2, 3, 4]
     assert train.read_text() == (tmp_path / "whole" / "solutions" / "train.jsonl").read_text()
     assert val.read_text() == (tmp_path / "whole" / "solutions" / "val.jsonl").read_text()
+
+
+def test_a_repeated_evaluation_is_logged_once(tmp_path: Path) -> None:
+    log = SolutionLog()
+    log.run_directory, log.checkpoint_step = tmp_path, 2
+    path = tmp_path / "solutions" / "val.jsonl"
+    path.parent.mkdir()
+    path.write_text('{"step": 0}\n{"step": 2}\n{"step": 4}\n')
+    state = SimpleNamespace(fn=TrainerFn.FITTING)
+    trainer: Any = SimpleNamespace(world_size=1, global_rank=0, global_step=2, sanity_checking=False, state=state)
+    module: Any = None
+
+    log.on_train_start(trainer, module)
+    assert path.read_text() == '{"step": 0}\n{"step": 2}\n{"step": 4}\n'  # perhaps step 2 is not evaluated again
+    log.on_validation_start(trainer, module)
+    assert path.read_text() == '{"step": 0}\n'
+    path.write_text('{"step": 0}\n{"step": 2}\n')
+    log.on_validation_start(trainer, module)
+    assert path.read_text() == '{"step": 0}\n{"step": 2}\n'
 
 
 def test_another_runs_lines_are_kept(make_run: Callable[..., Any], tmp_path: Path) -> None:
