@@ -51,7 +51,9 @@ class Alternate(lightning.Callback):
         self.seconds: dict[bool, list[float]] = {True: [], False: []}
         self.tokens: list[float] = []
 
-    def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: LaSeRModule, batch: object, index: int) -> None:
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: LaSeRModule, batch: object, index: int
+    ) -> None:
         """Switch."""
         pl_module.self_reward.loss_weight = self.weight if index % 2 else 0.0
         # Both steps of a pair draw the same solutions.
@@ -131,7 +133,9 @@ def main() -> None:
 
     print("| | with, ms | without, ms | ratio (median of pairs) | range |\n| --- | --- | --- | --- | --- |")
     report("decoding, with and without the score", seconds[True][2:], seconds[False][2:])
-    report("training step, with and without the self-rewarding loss", timing.seconds[True][2:], timing.seconds[False][2:])
+    report(
+        "training step, with and without the self-rewarding loss", timing.seconds[True][2:], timing.seconds[False][2:]
+    )
 
 
 if __name__ == "__main__":

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from laser_lightning.callbacks.base import RunCallback, file_name, fits, values_by_set
-from laser_lightning.callbacks.plots import render, self_reward_figure, training_figure
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from torch import Tensor
 
+from laser_lightning.callbacks.base import RunCallback, file_name, fits, values_by_set
+from laser_lightning.callbacks.plots import render, self_reward_figure, training_figure
 from laser_lightning.errors import UserError
 
 TRAINING_CURVES = (

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from laser_lightning.callbacks.base import RunCallback, fits, show
 from lightning.pytorch import LightningModule, Trainer
 from rich.table import Table
 from rich.text import Text
 
+from laser_lightning.callbacks.base import RunCallback, fits, show
 from laser_lightning.errors import UserError
 from laser_lightning.rounds import Round
 

@@ -6,15 +6,16 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from laser_lightning.callbacks.base import RunCallback, fits, show, values_by_set
-from laser_lightning.callbacks.export import HuggingFaceExport
-from laser_lightning.callbacks.figures import SelfRewardFigures
-from laser_lightning.callbacks.solution_log import SolutionLog
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.table import Table
 from rich.text import Text
+
+from laser_lightning.callbacks.base import RunCallback, fits, show, values_by_set
+from laser_lightning.callbacks.export import HuggingFaceExport
+from laser_lightning.callbacks.figures import SelfRewardFigures
+from laser_lightning.callbacks.solution_log import SolutionLog
 
 COUNTS = ("self_verification/correct", "self_verification/incorrect")
 # Rows of the table in this order; a name that ends in "*" stands for all that begin so.

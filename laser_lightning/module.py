@@ -116,9 +116,7 @@ class LaSeRModule(PolicyModule):
     ) -> None:
         super().__init__(policy, optimizer, max_skipped_steps, seed)
         if group_size < 2:
-            raise UserError(
-                f"group_size is {group_size}: advantages compare solutions of one prompt, so at least 2."
-            )
+            raise UserError(f"group_size is {group_size}: advantages compare solutions of one prompt, so at least 2.")
         if sampling.temperature == 0:
             raise UserError(
                 "sampling.temperature is 0: all solutions of a prompt would be the same; training needs more."
@@ -127,9 +125,7 @@ class LaSeRModule(PolicyModule):
         self.engine = TransformersEngine() if engine is None else engine
         self.sampling, self.advantage, self.phases, self.update = sampling, advantage, phases, update
         self.evaluation = evaluation
-        self.objective = Objective(
-            ClippedPolicyLoss() if policy_loss is None else policy_loss, self_reward, update
-        )
+        self.objective = Objective(ClippedPolicyLoss() if policy_loss is None else policy_loss, self_reward, update)
         self.verifier_pool = VerifierPool(verifier, verification.workers, verification.timeout_seconds)
         self.reference: FrozenPolicy | None = None
         self.evaluation_metrics = nn.ModuleDict()
@@ -161,6 +157,16 @@ class LaSeRModule(PolicyModule):
         """All but the frozen reference, which a resumed run loads from ``policy.path`` as the first run did."""
         return {name: value for name, value in state.items() if not name.startswith("reference.")}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add which step was evaluated last."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["laser_last_evaluated_step"] = self._last_evaluated_step
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore which step was evaluated last."""
+        super().on_load_checkpoint(checkpoint)
+        self._last_evaluated_step = checkpoint["laser_last_evaluated_step"]
+
     def fingerprint(self) -> dict[str, Any]:
         """The model's, and the reward token that the constant was measured for."""
         return super().fingerprint() | {"reward_token": self.self_reward.token}
@@ -178,15 +184,14 @@ class LaSeRModule(PolicyModule):
                     f"process (data.prompts_per_step = {data.prompts_per_step} over {self.trainer.world_size})."
                 )
             self._check_gold("train", data.train_problems)
+        self.evaluation_metrics = nn.ModuleDict()
         for name, problems in data.evaluation_problems.items():
             self._check_gold(name, problems)
             samples = self.evaluation.samples_per_set.get(name, self.evaluation.samples)
             self.evaluation_metrics[name] = EvaluationMetrics(samples, data.kinds(name)).to(self.device)
         unknown = set(self.evaluation.samples_per_set) - set(self.evaluation_metrics)
         if unknown and data.evaluation_problems:
-            raise UserError(
-                f"evaluation.samples_per_set names {sorted(unknown)}, which no data set has as its key."
-            )
+            raise UserError(f"evaluation.samples_per_set names {sorted(unknown)}, which no data set has as its key.")
 
     def _check_gold(self, name: str, problems: Sequence[Problem]) -> None:
         bad: list[str] = []
@@ -216,9 +221,7 @@ class LaSeRModule(PolicyModule):
         round_ = self.play(problems, self.group_size, self.sampling, self.generator)
         advantages = self.advantages(round_, phase)
         old_log_probs = self.token_log_probs(self.policy, round_) if self.update.reuses_rollouts else None
-        reference_log_probs = (
-            self.token_log_probs(self.reference, round_) if self.update.kl_coef > 0 else None
-        )
+        reference_log_probs = self.token_log_probs(self.reference, round_) if self.update.kl_coef > 0 else None
         for rows in self.mini_batches(round_):
             targets = self.targets(round_, rows, advantages, phase)
             targets.old_log_probs, targets.reference_log_probs = old_log_probs, reference_log_probs
@@ -256,9 +259,7 @@ class LaSeRModule(PolicyModule):
     ) -> Rollouts:
         """Draw solutions with the reward token's log-prob, from the policy as it is now."""
         prompts = [problem.prompt_ids for problem in problems]
-        return self.engine.generate(
-            self.policy, prompts, group_size, sampling, self.self_reward.token_id, generator
-        )
+        return self.engine.generate(self.policy, prompts, group_size, sampling, self.self_reward.token_id, generator)
 
     def advantages(self, round_: Round, phase: Phase) -> Tensor:
         """[N] advantages: of the verifier's rewards, mixed with self-rewards in the integrated phase."""
@@ -312,9 +313,7 @@ class LaSeRModule(PolicyModule):
             )
             return
         terms: dict[str, Tensor] = {}
-        for batch in micro_batches(
-            round_.rollouts, needed, self.update.micro_batch_tokens, self.policy.pad_token_id
-        ):
+        for batch in micro_batches(round_.rollouts, needed, self.update.micro_batch_tokens, self.policy.pad_token_id):
             outputs = self(batch)
             parts = self.objective(outputs, batch, targets)
             # Lightning's strategies average gradients over ranks; shares of one loss are to be added up.
@@ -330,9 +329,7 @@ class LaSeRModule(PolicyModule):
 
     def forward(self, batch: MicroBatch) -> PolicyOutputs:
         """The one differentiable pass: log-probs of a micro-batch's responses and of the reward token."""
-        return self.policy(
-            batch, self.self_reward.token_id, self.sampling.temperature, self.update.entropy_coef > 0
-        )
+        return self.policy(batch, self.self_reward.token_id, self.sampling.temperature, self.update.entropy_coef > 0)
 
     @torch.no_grad()
     def token_log_probs(self, model: Policy | None, round_: Round) -> Tensor:
@@ -362,9 +359,18 @@ class LaSeRModule(PolicyModule):
     # -------------------------------------------------------------- evaluation
 
     def on_train_start(self) -> None:
-        """Resume the random streams, and evaluate before the first step."""
+        """Resume the random streams, and evaluate before the first step.
+
+        A checkpoint of a step that is evaluated too is written before that evaluation; on resume it is made up for.
+        """
         super().on_train_start()
-        if self.evaluation.at_start and self.trainer.global_step == 0:
+        every = self.trainer.val_check_batch
+        done = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        if self.trainer.global_step == 0:
+            due = self.evaluation.at_start
+        else:
+            due = every is not None and done % every == 0
+        if due and self._last_evaluated_step != self.trainer.global_step:
             self._evaluate_now()
 
     def on_train_end(self) -> None:
@@ -390,9 +396,9 @@ class LaSeRModule(PolicyModule):
         """Sample each problem k times, and count."""
         self._evaluate(problems, batch_idx)
 
-    def predict_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> Round:
+    def predict_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> Round | None:
         """Sample each problem k times; callbacks write the solutions."""
-        return self._play_evaluation(problems, batch_idx)
+        return self._play_evaluation(problems, batch_idx) if problems else None
 
     def metrics_of(self, dataset: str) -> EvaluationMetrics:
         """The metrics of one evaluation set."""

@@ -72,13 +72,9 @@ def build_schedule(optimizer: Optimizer, settings: OptimizerSettings, max_steps:
     name = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
     if settings.schedule != "constant":
         if max_steps < 0:
-            raise UserError(
-                f"optimizer.schedule is '{settings.schedule}', which needs trainer.max_steps to be set."
-            )
+            raise UserError(f"optimizer.schedule is '{settings.schedule}', which needs trainer.max_steps to be set.")
         if settings.warmup_steps > max_steps:
             raise UserError(
                 f"optimizer.warmup_steps = {settings.warmup_steps} is more than trainer.max_steps = {max_steps}."
             )
-    return get_scheduler(
-        name, optimizer, num_warmup_steps=settings.warmup_steps, num_training_steps=max_steps
-    )
+    return get_scheduler(name, optimizer, num_warmup_steps=settings.warmup_steps, num_training_steps=max_steps)

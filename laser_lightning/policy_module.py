@@ -132,9 +132,7 @@ class PolicyModule(lightning.LightningModule):
         """Refuse the checkpoint of another model, and keep the random states for the start of training."""
         theirs, ours = checkpoint.get("laser_fingerprint"), self.fingerprint()
         if theirs is None:
-            raise UserError(
-                "This checkpoint was not written by laser-lightning: it says nothing about its model."
-            )
+            raise UserError("This checkpoint was not written by laser-lightning: it says nothing about its model.")
         for key, value in ours.items():
             if theirs.get(key) != value:
                 raise UserError(

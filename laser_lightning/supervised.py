@@ -87,9 +87,7 @@ class SupervisedModule(PolicyModule):
                 "name the column that holds it (solution_column)."
             )
         eos = self.tokenizer.eos_token_id
-        solutions = self.tokenizer([problem.solution for problem in problems], add_special_tokens=False)[
-            "input_ids"
-        ]
+        solutions = self.tokenizer([problem.solution for problem in problems], add_special_tokens=False)["input_ids"]
         return [problem.prompt_ids for problem in problems], [[*ids, eos, eos] for ids in solutions]
 
     def forward(self, prompts: list[list[int]], targets: list[list[int]]) -> Tensor:
@@ -101,6 +99,4 @@ class SupervisedModule(PolicyModule):
         target_mask = length_mask(target_lengths, target_ids.shape[1])
         places = torch.arange(input_ids.shape[1], device=self.device)
         predicts = (places >= (lengths - target_lengths)[:, None]) & (places < lengths[:, None])
-        return -token_statistics(
-            hidden[predicts], target_ids[target_mask], self.policy.head, temperature=1.0
-        ).log_probs
+        return -token_statistics(hidden[predicts], target_ids[target_mask], self.policy.head, temperature=1.0).log_probs

@@ -54,9 +54,7 @@ class TrainingLog:
         values = {name: sums[name] for name in TERMS} | {"gradient_norm": gradient_norm}
         if "compared_tokens" in sums:
             values["mismatch/token_log_prob"] = sums["mismatch_tokens"] / max(sums["compared_tokens"], 1)
-            values["mismatch/reward_token_log_prob"] = sums["mismatch_scores"] / max(
-                sums["compared_scores"], 1
-            )
+            values["mismatch/reward_token_log_prob"] = sums["mismatch_scores"] / max(sums["compared_scores"], 1)
         self._updates.append(values)
 
     def update_values(self) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import importlib
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,12 +159,12 @@ def weights(model: LaSeRModule) -> Tensor:
 
 
 @pytest.fixture
-def initial() -> Iterator[Tensor]:
+def initial() -> Tensor:
     """The weights that `module()` starts from."""
     model = module()
     torch.manual_seed(0)
     model.configure_model()
-    yield weights(model)
+    return weights(model)
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +250,7 @@ def test_without_a_policy_signal_only_the_self_rewarding_loss_moves_weights(
         assert not torch.equal(weights(model), initial)
         return
     model.max_skipped_steps = 3
-    with pytest.raises(UserError, match="3 optimizer steps in a row were skipped.*all rewards are equal"):
+    with pytest.raises(UserError, match=r"3 optimizer steps in a row were skipped.*all rewards are equal"):
         fit(tmp_path, model)
     assert torch.equal(weights(model), initial)
 
@@ -387,7 +387,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     run.save_checkpoint(tmp_path / "one.ckpt")
     other = {**TINY, "hidden_size": 16, "num_hidden_layers": 1}
     model = module(policy=PolicySettings(random_init=True, config_overrides=other))
-    with pytest.raises(UserError, match="checkpoint is of another model: its hidden size is 32.*is 16"):
+    with pytest.raises(UserError, match=r"checkpoint is of another model: its hidden size is 32.*is 16"):
         trainer(tmp_path, 2).fit(model, datamodule=data(), ckpt_path=tmp_path / "one.ckpt", weights_only=True)
 
 

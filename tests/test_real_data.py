@@ -22,11 +22,19 @@ model:
 data:
   train:
     class_path: laser_lightning.data.FileSource
-    init_args: {{path: {data}/gsm8k_train.jsonl, problem_column: question, answer_pattern: '####\\s*(.+)', max_rows: 60}}
+    init_args:
+      path: {data}/gsm8k_train.jsonl
+      problem_column: question
+      answer_pattern: '####\\s*(.+)'
+      max_rows: 60
   val:
     gsm8k:
       class_path: laser_lightning.data.FileSource
-      init_args: {{path: {data}/gsm8k_test.jsonl, problem_column: question, answer_pattern: '####\\s*(.+)', max_rows: 8}}
+      init_args:
+        path: {data}/gsm8k_test.jsonl
+        problem_column: question
+        answer_pattern: '####\\s*(.+)'
+        max_rows: 8
   template: {{chat: true}}
   prompts_per_step: 4
   max_prompt_tokens: 300

@@ -31,9 +31,7 @@ class TransformersEngine:
 
     def __init__(self, max_batch_size: int = 1024, drop_fraction: float = 0.125, scores: bool = True) -> None:
         if max_batch_size < 1 or not 0 <= drop_fraction <= 1:
-            raise UserError(
-                "engine.max_batch_size must be at least 1 and engine.drop_fraction between 0 and 1."
-            )
+            raise UserError("engine.max_batch_size must be at least 1 and engine.drop_fraction between 0 and 1.")
         self.max_batch_size = max_batch_size
         self.drop_fraction = drop_fraction
         self.scores = scores
@@ -50,9 +48,7 @@ class TransformersEngine:
     ) -> Rollouts:
         """Draw ``group_size`` responses for each prompt (see ``RolloutEngine``)."""
         if group_size > self.max_batch_size:
-            raise UserError(
-                f"A group of {group_size} is larger than engine.max_batch_size = {self.max_batch_size}."
-            )
+            raise UserError(f"A group of {group_size} is larger than engine.max_batch_size = {self.max_batch_size}.")
         was_training = policy.lm.training
         policy.lm.eval()
         try:
@@ -74,14 +70,12 @@ class TransformersEngine:
             )
             for start in range(0, len(order), per_part):
                 part = order[start : start + per_part]
-                slots = torch.tensor(
-                    [p * group_size + g for p in part for g in range(group_size)], device=device
-                )
+                slots = torch.tensor([p * group_size + g for p in part for g in range(group_size)], device=device)
                 batch = [prompts[p] for p in part]
                 _Decoding(self, policy, out, slots, sampling, reward_token_id, generator).run(batch, group_size)
         finally:
             policy.lm.train(was_training)
-        longest = int(out.response_lengths.max())
+        longest = max(out.response_lengths.tolist(), default=0)
         out.response_ids = out.response_ids[:, :longest]
         out.sampling_log_probs = out.sampling_log_probs[:, :longest]
         return out
@@ -135,9 +129,7 @@ class _Decoding:
 
     def _prefill(self, prompts: Sequence[Sequence[int]], group_size: int) -> Tensor:
         """Run each prompt once; return the logits [B, V] of its last token, repeated for the group."""
-        ids, lengths = (
-            t.to(self.slots.device) for t in pad_rows(prompts, self.policy.pad_token_id, left=True)
-        )
+        ids, lengths = (t.to(self.slots.device) for t in pad_rows(prompts, self.policy.pad_token_id, left=True))
         mask = length_mask(lengths, ids.shape[1]).flip(1)
         self.padded = not bool(mask.all())
         hidden = self._forward(ids, mask, (mask.cumsum(1) - 1).clamp(min=0))

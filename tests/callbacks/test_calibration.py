@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from laser_lightning.callbacks import Calibration, ReferenceConstantCalibration
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from laser_lightning.callbacks import Calibration, ReferenceConstantCalibration
 from laser_lightning.character_tokenizer import REWARD_TOKEN
 from laser_lightning.errors import UserError
 from laser_lightning.policy import PolicySettings

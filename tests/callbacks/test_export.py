@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from laser_lightning.callbacks import HuggingFaceExport, SelfRewardSettings
-from laser_lightning.callbacks.export import put_in_place
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 
+from laser_lightning.callbacks import HuggingFaceExport, SelfRewardSettings
+from laser_lightning.callbacks.export import put_in_place
 from laser_lightning.character_tokenizer import CHAT_TEMPLATE, REWARD_TOKEN
 from laser_lightning.errors import UserError
 from laser_lightning.policy import PolicySettings

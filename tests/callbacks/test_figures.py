@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from laser_lightning.callbacks import SelfRewardFigures, figures
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from laser_lightning.callbacks import SelfRewardFigures, figures
 from laser_lightning.errors import UserError
 from laser_lightning.policy import PolicySettings
 from laser_lightning.supervised import SupervisedModule

@@ -5,6 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from laser_lightning.callbacks.plots import (
     HISTOGRAM_BINS,
     render,
@@ -13,8 +16,6 @@ from laser_lightning.callbacks.plots import (
     trailing_mean,
     training_figure,
 )
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 
 def texts(axes: Axes) -> str:

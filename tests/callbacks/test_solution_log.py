@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from laser_lightning.callbacks import SolutionLog
-from laser_lightning.callbacks.solution_log import drop_steps_from, rows, set_aside, shortened, solution_table
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
+from laser_lightning.callbacks import SolutionLog
+from laser_lightning.callbacks.solution_log import drop_steps_from, rows, set_aside, shortened, solution_table
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
 from laser_lightning.objective import UpdateSettings

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from laser_lightning.callbacks import HuggingFaceExport, RunSummary, SelfRewardFigures, SolutionLog
-from laser_lightning.callbacks.summary import number, row_order
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from laser_lightning.callbacks import HuggingFaceExport, RunSummary, SelfRewardFigures, SolutionLog
+from laser_lightning.callbacks.summary import number, row_order
 from laser_lightning.policy import PolicySettings
 from laser_lightning.supervised import SupervisedModule
 
