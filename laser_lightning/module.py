@@ -133,6 +133,7 @@ class LaSeRModule(PolicyModule):
         self.strict_loading = False  # checkpoints lack the reference, see saved_weights
         self.log_of_step = TrainingLog(self.all_sum)
         self._last_evaluated_step = -1
+        self._reported_emission = False
 
     # ------------------------------------------------------------------ set-up
 
@@ -384,6 +385,7 @@ class LaSeRModule(PolicyModule):
             return
         self.trainer.validating = True
         first_iteration = self.trainer._logger_connector._first_loop_iter
+        loop.val_loop.restarting = False  # a resumed run would go on behind the batches of an earlier evaluation
         loop.val_loop.run()
         self.trainer._logger_connector._first_loop_iter = first_iteration
         self.trainer.training = True
@@ -423,7 +425,8 @@ class LaSeRModule(PolicyModule):
     def on_validation_epoch_end(self) -> None:
         """Log the values of every set."""
         self._log_evaluation("val")
-        self._last_evaluated_step = self.trainer.global_step
+        if not self.trainer.sanity_checking:
+            self._last_evaluated_step = self.trainer.global_step
 
     def on_test_epoch_end(self) -> None:
         """Log the values of every set."""
@@ -439,19 +442,34 @@ class LaSeRModule(PolicyModule):
     # ----------------------------------------------------------------- logging
 
     def _log_step(self, round_: Round, phase: Phase, seconds: float) -> None:
-        values = self.log_of_step.round_values(
-            round_, self.self_reward, phase, self.mixed_groups, self.trainer.global_step
-        )
+        values = self.log_of_step.round_values(round_, self.self_reward, phase, self.mixed_groups)
         values |= self.log_of_step.update_values()
         values |= self.log_of_step.time_values(seconds, float(values["train/response_tokens"]))
         numbers = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()}
         self.log_dict(numbers)
         self.log_dict({short: numbers[name] for short, name in PROGRESS_BAR.items()}, prog_bar=True, logger=False)
+        self._warn(values)
+
+    def _warn(self, values: dict[str, float | Tensor]) -> None:
+        """Say what a user should know of a step and might not look for in the metrics."""
+        step = self.trainer.global_step
+        if values["train/truncation_rate"] == 1:
+            rank_zero_warn(
+                f"All responses of step {step} were cut at sampling.max_response_tokens = "
+                f"{self.sampling.max_response_tokens}: none has a self-reward to learn from."
+            )
+        if values["train/reward_token_emitted"] and not self._reported_emission:
+            self._reported_emission = True
+            rank_zero_warn(
+                f"In step {step} {values['train/reward_token_emitted']:.2%} of the responses contain the reward token "
+                f"'{self.self_reward.token}', which normal text should not; the metric train/reward_token_emitted "
+                "says how many do from here on."
+            )
         if values["train/verifier_failures"]:
             errors = self.verifier_pool.last_errors or ["on another rank"]
             rank_zero_warn(
-                f"The verifier failed on {values['train/verifier_failures']:.0f} responses of step "
-                f"{self.trainer.global_step}, which get reward 0; the last one here: {errors[-1]}."
+                f"The verifier failed on {values['train/verifier_failures']:.0f} responses of step {step}, which get "
+                f"reward 0; the last one here: {errors[-1]}."
             )
 
     def teardown(self, stage: str) -> None:

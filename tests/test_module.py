@@ -264,7 +264,7 @@ def test_one_class_only(tmp_path: Path) -> None:
 
 def test_all_responses_truncated(tmp_path: Path) -> None:
     model = fresh(engine=NeverEndingEngine())
-    with pytest.warns(UserWarning, match="All 32 responses of step 1 were cut"):
+    with pytest.warns(UserWarning, match="All responses of step 1 were cut"):
         values = fit(tmp_path, model)
     assert values["train/self_reward_loss"] == 0.0
     assert values["train/self_reward/mean"] == 0.0
@@ -272,7 +272,7 @@ def test_all_responses_truncated(tmp_path: Path) -> None:
 
 
 def test_a_response_with_the_reward_token_is_reported(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="32 responses of step 1 contain the reward token"):
+    with pytest.warns(UserWarning, match=r"In step 1 100.00% of the responses contain the reward token"):
         values = fit(tmp_path, fresh(engine=RewardTokenEngine()))
     assert values["train/reward_token_emitted"] == 1.0
 

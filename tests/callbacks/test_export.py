@@ -176,7 +176,7 @@ def test_a_resumed_run_remembers_the_best(
     assert f"The best export so far ({PASS_AT_1} = 0.75) is in {best}" in caplog.text
     assert not (tmp_path / "other" / "export").exists()
     # another measure has no best yet
-    run({2: 2, 3: 2}, directory="third", ckpt_path=tmp_path / "step=2.ckpt", mode="min")
+    run({2: 3, 3: 2}, directory="third", ckpt_path=tmp_path / "step=2.ckpt", mode="min")
     assert step_of(tmp_path / "third/export/best") == 3
 
 
