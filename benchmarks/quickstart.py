@@ -85,8 +85,7 @@ def figure(directories: dict[tuple[str, int], Path], path: Path) -> None:
     for axes, (metric, title) in zip(canvas.subplots(1, 3), panels.items(), strict=True):
         for (name, seed), directory in directories.items():
             rows = list(csv.DictReader((directory / "metrics.csv").open()))
-            points = [(int(r["step"]) + 1, float(r[f"val/{SET}/{metric}"])) for r in rows if r[f"val/{SET}/{metric}"]]
-            points[0] = (0, points[0][1])
+            points = [(int(r["step"]), float(r[f"val/{SET}/{metric}"])) for r in rows if r[f"val/{SET}/{metric}"]]
             axes.plot(
                 *zip(*points, strict=True), color=colours[name], marker="o", ms=3, label=name if not seed else None
             )

@@ -438,11 +438,12 @@ class LaSeRModule(PolicyModule):
         self._log_evaluation("test")
 
     def _log_evaluation(self, stage: str) -> None:
+        values = {"step": torch.tensor(float(self.trainer.global_step))}
         for name in self.evaluation_metrics:
             metrics = self.metrics_of(name)
-            values = metrics.compute()
-            self.log_dict({f"{stage}/{name}/{key}": value.float() for key, value in values.items()})
+            values |= {f"{stage}/{name}/{key}": value.float() for key, value in metrics.compute().items()}
             metrics.reset()
+        self.log_dict(values)
 
     # ----------------------------------------------------------------- logging
 
@@ -451,7 +452,8 @@ class LaSeRModule(PolicyModule):
         values |= self.log_of_step.update_values()
         values |= self.log_of_step.time_values(seconds, float(values["train/response_tokens"]))
         numbers = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()}
-        self.log_dict(numbers)
+        # Lightning would number the rows by batches, and those of an evaluation in another way than the others.
+        self.log_dict(numbers | {"step": torch.tensor(float(self.trainer.global_step))})
         self.log_dict({short: numbers[name] for short, name in PROGRESS_BAR.items()}, prog_bar=True, logger=False)
         self._warn(values)
 

@@ -67,14 +67,16 @@ def build_schedule(optimizer: Optimizer, settings: OptimizerSettings, max_steps:
         max_steps: last optimizer step, needed by the schedules that fall; -1 if there is none.
 
     Raises:
-        UserError: if a falling schedule has no last step, or the warm-up is longer than the run.
+        UserError: if a falling schedule has no last step, or a warm-up that is longer than the run.
     """
-    if settings.schedule != "constant" and max_steps < 0:
-        raise UserError(f"optimizer.schedule is '{settings.schedule}', which needs trainer.max_steps to be set.")
-    if 0 <= max_steps < settings.warmup_steps:
-        raise UserError(
-            f"optimizer.warmup_steps = {settings.warmup_steps} is more than trainer.max_steps = {max_steps}."
-        )
+    if settings.schedule != "constant":
+        if max_steps < 0:
+            raise UserError(f"optimizer.schedule is '{settings.schedule}', which needs trainer.max_steps to be set.")
+        if max_steps < settings.warmup_steps:
+            raise UserError(
+                f"optimizer.schedule is '{settings.schedule}', and optimizer.warmup_steps = {settings.warmup_steps} is "
+                f"more than trainer.max_steps = {max_steps}, so the rate would never fall."
+            )
     return LambdaLR(optimizer, lambda step: rate_factor(step, settings, max_steps))
 
 

@@ -59,6 +59,7 @@ class SupervisedModule(PolicyModule):
         loss = self.trainer.strategy.reduce(loss, reduce_op="sum")
         seconds = time.perf_counter() - started
         self.log_dict({"train/loss": loss, "train/tokens_per_second": float(tokens) / seconds}, prog_bar=True)
+        self.log("step", float(self.trainer.global_step))
         if norm is not None:
             self.log("train/gradient_norm", norm)
 

@@ -51,7 +51,7 @@ def test_fit_leaves_everything_that_the_readme_names(run_dir: Path) -> None:
 
 def test_fit_evaluates_before_the_first_step_and_at_the_end(run_dir: Path) -> None:
     rows = list(csv.DictReader((run_dir / "metrics.csv").open()))
-    assert [row["step"] for row in rows if row["val/arithmetic/pass@1"]] == ["0", "1", "2"]
+    assert [row["step"] for row in rows if row["val/arithmetic/pass@1"]] == ["0", "2", "3"]
     summary = json.loads((run_dir / "summary.json").read_text())
     assert summary["start"]["step"] == 0
     assert summary["end"]["step"] == 3

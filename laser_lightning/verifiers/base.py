@@ -1,12 +1,10 @@
 """What a verifier is: the judge of a response's final answer."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 
-@dataclass(frozen=True)
-class Verification:
+class Verification(NamedTuple):
     """What a verifier said about one response.
 
     Attributes:
