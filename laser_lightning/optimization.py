@@ -51,11 +51,16 @@ def build_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerSetti
     if settings.algorithm == "sgd":
         return SGD(trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trainable if _is_matrix(p)], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trainable if not _is_matrix(p)], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     return AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps)
+
+
+def _is_matrix(parameter: nn.Parameter) -> bool:
+    # Sharded by ZeRO-3, a parameter is an empty vector that remembers its shape.
+    return len(getattr(parameter, "ds_shape", parameter.shape)) >= 2
 
 
 def build_schedule(optimizer: Optimizer, settings: OptimizerSettings, max_steps: int) -> LRScheduler:

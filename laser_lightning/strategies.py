@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.seed import reset_seed
+from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy, StrategyRegistry
@@ -84,11 +85,15 @@ class LaSeRDeepSpeedStrategy(_DirectSteps, DeepSpeedStrategy):
 
     Args:
         stage: 1 shards the optimizer's states over the ranks, 2 gradients too, 3 parameters too.
+        zero_options: further keys of DeepSpeed's ``zero_optimization``, such as
+            ``stage3_param_persistence_threshold``.
         kwargs: those of Lightning's DeepSpeedStrategy (``offload_optimizer``, ``overlap_comm``, ``config``, ...).
     """
 
-    def __init__(self, stage: int = 2, **kwargs: Any) -> None:
+    def __init__(self, stage: int = 2, zero_options: dict[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(stage=stage, **{"exclude_frozen_parameters": True, **kwargs})
+        assert isinstance(self.config, dict)
+        self.config["zero_optimization"].update(zero_options or {})
         self._gathered: list[nn.Module] = []
         self._told_memory = False
 
@@ -142,6 +147,16 @@ class LaSeRDeepSpeedStrategy(_DirectSteps, DeepSpeedStrategy):
         finally:
             unset_hf_deepspeed_config()
             del config
+
+    def setup(self, trainer: Trainer) -> None:
+        """Make the engine, and let ZeRO-3 gather the head for whole passes: its chunks are no modules to DeepSpeed."""
+        super().setup(trainer)
+        policy = getattr(self.lightning_module, "policy", None)
+        if self.zero_stage_3 and policy is not None:
+            import deepspeed
+
+            for parameter in policy.lm.get_output_embeddings().parameters():
+                deepspeed.zero.register_external_parameter(self.lightning_module, parameter)
 
     # ------------------------------------------------------------- training step
 

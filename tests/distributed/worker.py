@@ -1,16 +1,18 @@
 """What the processes of a distributed test run; started plainly it is the same run in one process.
 
-    torchrun --nproc_per_node 2 worker.py NAME SPEC OUT
+    torchrun --nproc_per_node 2 worker.py NAME SPEC OUT SECONDS
 
-SPEC is a JSON file with the arguments of the job NAME; every rank saves what the job returns as OUT/rank<r>.pt.
+SPEC is a JSON file with the arguments of the job NAME; every rank saves what the job returns as OUT/rank<r>.pt. After SECONDS it prints where it is and ends.
 """
 
+import faulthandler
 import json
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,15 @@ import lightning
 import torch
 from lightning.pytorch.strategies import Strategy
 
+from laser_lightning import policy as policy_module
 from laser_lightning.advantages import AdvantageSettings
 from laser_lightning.batching import Rollouts
 from laser_lightning.data import ArithmeticSource, PromptDataModule
+from laser_lightning.logprobs import token_statistics
 from laser_lightning.module import EvaluationSettings, LaSeRModule, VerificationSettings
 from laser_lightning.objective import UpdateSettings
 from laser_lightning.optimization import OptimizerSettings
-from laser_lightning.policy import PolicySettings
+from laser_lightning.policy import Policy, PolicySettings
 from laser_lightning.rollout import Sampling
 from laser_lightning.self_reward import LastTokenSelfReward
 from laser_lightning.strategies import LaSeRDDPStrategy, LaSeRDeepSpeedStrategy, gathered
@@ -90,44 +94,63 @@ def joined(parts: Sequence[Rollouts]) -> Rollouts:
 
 
 class DealtEngine:
-    """Deals fixed rollouts: each of two ranks gets its own half of a step's, one process gets both."""
+    """Deals fixed rollouts: each of two ranks gets its own half of a step's, one process gets both.
 
-    def __init__(self, kinds: Sequence[Sequence[str]]) -> None:
-        self.kinds, self.round = kinds, 0
+    Args:
+        kinds: of both halves, for each round.
+        fails: rounds in which the first attempt raises an error.
+    """
 
-    def generate(self, *args: Any, **options: Any) -> Rollouts:
+    def __init__(self, kinds: Sequence[Sequence[str]], fails: Sequence[int] = ()) -> None:
+        self.kinds, self.fails, self.round = kinds, list(fails), 0
+
+    def generate(self, policy: Policy, *args: Any, **options: Any) -> Rollouts:
+        # Uses the policy as a rollout does: whole, and on this rank alone.
+        for _ in range(1 + RANK):
+            policy.head(policy.hidden_states(torch.arange(20, 30)[None]))
+        if self.round in self.fails:
+            self.fails.remove(self.round)
+            raise RuntimeError("the rollout fails")
         halves = [hand_made(self.round, kind, seed) for seed, kind in enumerate(self.kinds[self.round])]
         self.round += 1
         return joined(halves) if WORLD == 1 else halves[RANK]
 
 
 class StepwiseModule(LaSeRModule):
-    """Has another token budget in each step, and keeps what happened."""
+    """Has another token budget in each round, breaks where it is told to, and keeps what happened."""
 
-    budgets: Sequence[int] = ()
-    broken: Sequence[int] = ()  # rounds in which rank 1 has a loss that is not finite
+    def prepare(self, spec: dict[str, Any]) -> "StepwiseModule":
+        self.budgets = spec.get("budgets")
+        self.broken = {int(round_): part for round_, part in spec.get("broken", {}).items()}
+        self.history: list[dict[str, Any]] = []
+        return self
 
     def training_step(self, problems: Any, batch_idx: int) -> None:
         round_ = self.engine.round  # type: ignore[attr-defined]
         if self.budgets:
             self.update = replace(self.update, micro_batch_tokens=self.budgets[round_])
-        self.breaks = round_ in self.broken and RANK == WORLD - 1
+        self.breaks = self.broken.get(round_) if RANK == WORLD - 1 else None
         self.passes = 0
+        held = sum(p.numel() for p in self.policy.lm.parameters())
         super().training_step(problems, batch_idx)
-        self.history.append(
-            {
-                "passes": self.passes,
-                "step": self.trainer.global_step,
-                "weights": whole_weights(self),
-                **{name: float(value) for name, value in self.trainer.callback_metrics.items()},
-            }
-        )
+        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        state = {"passes": self.passes, "step": self.trainer.global_step, "held_parameters": held}
+        self.history.append({**state, "metrics": metrics, "weights": whole_weights(self)})
+
+    def sample(self, *args: Any, **options: Any) -> Rollouts:
+        try:
+            return super().sample(*args, **options)
+        except RuntimeError as error:
+            assert str(error) == "the rollout fails"
+            return super().sample(*args, **options)
 
     def differentiable(self, *inputs: Any) -> Any:
         self.passes += 1
         outputs = super().differentiable(*inputs)
-        if self.breaks:
-            outputs = outputs._replace(log_probs=outputs.log_probs * torch.nan)
+        if self.breaks == "loss":
+            return outputs._replace(log_probs=outputs.log_probs * torch.nan)
+        if self.breaks == "gradient":
+            outputs.log_probs.register_hook(lambda gradient: gradient * torch.inf)
         return outputs
 
 
@@ -136,7 +159,8 @@ def strategy_of(name: str) -> Strategy | str:
         return "auto"
     if name == "ddp":
         return LaSeRDDPStrategy()
-    return LaSeRDeepSpeedStrategy(stage=int(name[-1]))
+    # By default tiny parameters are kept whole, and ZeRO-3 would not be tested.
+    return LaSeRDeepSpeedStrategy(stage=int(name[-1]), zero_options={"stage3_param_persistence_threshold": 0})
 
 
 def whole_weights(module: LaSeRModule) -> dict[str, torch.Tensor]:
@@ -147,22 +171,25 @@ def whole_weights(module: LaSeRModule) -> dict[str, torch.Tensor]:
 def steps(spec: dict[str, Any]) -> list[dict[str, Any]]:
     """Optimizer steps on hand-made rollouts; what each did, and the weights behind it."""
     torch.manual_seed(0)
+    policy_module.token_statistics = partial(token_statistics, chunk_size=spec.get("chunk_size", 1024))
+    reference = spec.get("reference", -20.0)
     module = StepwiseModule(
         policy=PolicySettings(path=spec["policy"], gradient_checkpointing=spec.get("gradient_checkpointing", False)),
-        self_reward=LastTokenSelfReward("<|reward|>", beta=0.1, reference=-20.0, loss_weight=0.5),
+        self_reward=LastTokenSelfReward("<|reward|>", beta=0.1, reference=reference, loss_weight=0.5),
         verifier=FirstTokenVerifier(),
         group_size=GROUP,
         sampling=Sampling(max_response_tokens=12),
-        engine=DealtEngine(spec["kinds"]),
+        engine=DealtEngine(spec["kinds"], spec.get("fails", ())),
         advantage=AdvantageSettings(self_reward_mix=0.3),
-        update=UpdateSettings(kl_coef=spec["kl_coef"], micro_batch_tokens=10_000),
-        optimizer=OptimizerSettings(learning_rate=0.05, algorithm="sgd", max_grad_norm=spec["max_grad_norm"]),
+        update=UpdateSettings(kl_coef=spec.get("kl_coef", 0.0), epochs=spec.get("epochs", 1)),
+        # A large eps: AdamW must not amplify rounding.
+        optimizer=OptimizerSettings(
+            learning_rate=0.05, algorithm=spec.get("algorithm", "sgd"), eps=0.1, max_grad_norm=spec["max_grad_norm"]
+        ),
         verification=VerificationSettings(workers=0),
         evaluation=EvaluationSettings(at_start=False, at_end=False),
-    )
+    ).prepare(spec)
     FirstTokenVerifier.correct = module.tokenizer.decode([ONE])
-    module.budgets, module.broken = spec.get("budgets", ()), spec.get("broken", ())
-    module.history = []
     data = PromptDataModule(train=ArithmeticSource("train", size=64), prompts_per_step=4)
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -188,7 +215,8 @@ def several(spec: list[dict[str, Any]]) -> list[Any]:
 
 def main() -> None:
     warnings.filterwarnings("ignore")
-    name, spec, out = sys.argv[1:]
+    name, spec, out, limit = sys.argv[1:]
+    faulthandler.dump_traceback_later(float(limit), exit=True)  # says where each rank hangs
     result = globals()[name](json.loads(Path(spec).read_text()))
     torch.save(result, Path(out) / f"rank{RANK}.pt")
 
