@@ -24,6 +24,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from laser_lightning import __version__
+from laser_lightning.checkpoints import newest_complete
 from laser_lightning.cli_errors import command_line_origins, overridden, sentence, value_for_group
 from laser_lightning.config_files import load_configs, packaged_names, yaml_value
 from laser_lightning.errors import UserError
@@ -140,6 +141,17 @@ class LaSeRCLI(LightningCLI):
         threads = self._get(self.config, "torch_threads")
         if threads is not None:
             torch.set_num_threads(threads)
+
+    def before_fit(self) -> None:
+        """`--ckpt_path last` means the newest checkpoint in the run's directory that was written to its end."""
+        if self.config.fit.ckpt_path != "last":
+            return
+        saver = next(iter(self.trainer.checkpoint_callbacks), None)
+        given = getattr(saver, "dirpath", None)
+        newest = newest_complete(Path(given or Path(self.trainer.default_root_dir) / "checkpoints"))
+        if newest is None:
+            rank_zero_info("There is no complete checkpoint to resume from: the run starts from its beginning.")
+        self.config.fit.ckpt_path = None if newest is None else str(newest)
 
     def instantiate_classes(self) -> None:
         """Builds all classes; what a constructor refuses is the user's to mend."""

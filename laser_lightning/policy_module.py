@@ -140,13 +140,16 @@ class PolicyModule(lightning.LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the random states of all ranks, and what the model is, so that another one is refused."""
+        """Add the random states of all ranks, and what the model is, and leave out what is frozen."""
         states: list[Any] = [random_state(self.generator)] if hasattr(self, "generator") else []
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             gathered: list[Any] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(gathered, states)
             states = [state for rank_states in gathered for state in rank_states]
         checkpoint["laser_random_states"] = states
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            if not parameter.requires_grad:  # loaded from policy.path again
+                checkpoint["state_dict"].pop(name, None)
         checkpoint["laser_fingerprint"] = self.fingerprint()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

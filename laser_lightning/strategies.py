@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,10 +21,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy, StrategyRegistry
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from laser_lightning.checkpoints import client_state, number_of_shards, put_in_place, whole_state_dict
 from laser_lightning.errors import UserError
 
 
@@ -64,7 +67,7 @@ class LaSeRDDPStrategy(_DirectSteps, DDPStrategy):
 
     def __init__(self, **kwargs: Any) -> None:
         # The only buffers are constants that all ranks agree on.
-        super().__init__(**{"broadcast_buffers": False, **kwargs})
+        super().__init__(broadcast_buffers=False, **kwargs)
 
     @contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:
@@ -91,7 +94,8 @@ class LaSeRDeepSpeedStrategy(_DirectSteps, DeepSpeedStrategy):
     """
 
     def __init__(self, stage: int = 2, zero_options: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        super().__init__(stage=stage, **{"exclude_frozen_parameters": True, **kwargs})
+        # The batch size is for DeepSpeed's own log of speed, and it would ask the data for it.
+        super().__init__(stage=stage, exclude_frozen_parameters=True, logging_batch_size_per_gpu=1, **kwargs)
         assert isinstance(self.config, dict)
         self.config["zero_optimization"].update(zero_options or {})
         self._gathered: list[nn.Module] = []
@@ -229,6 +233,61 @@ class LaSeRDeepSpeedStrategy(_DirectSteps, DeepSpeedStrategy):
             "engine of its own."
         )
 
+    # -------------------------------------------------------------- checkpoints
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Write the shards beside their place, and put them there when all are complete."""
+        target = Path(self.broadcast(filepath))
+        partial = target.with_name(f".{target.name}.partial")
+        if self.is_global_zero and partial.exists():  # of a run that was killed
+            shutil.rmtree(partial)
+        self.barrier()
+        super().save_checkpoint(checkpoint, partial, storage_options)
+        self.barrier()
+        if self.is_global_zero:
+            put_in_place(partial, target)
+        self.barrier()
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Resume from a directory of this many processes, or (to evaluate) take the weights of any checkpoint."""
+        path = Path(checkpoint_path)
+        assert self.lightning_module is not None
+        if self.lightning_module.trainer.state.fn != TrainerFn.FITTING:
+            self._load_weights(path)
+            if path.is_file():
+                return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+            return client_state(path)
+        written = number_of_shards(path) if path.is_dir() else 0
+        if written != self.world_size:
+            what = f"{written} processes under DeepSpeed" if written else "another strategy"
+            raise UserError(
+                f"The checkpoint {path} was written by {what}, and {self.world_size} processes under DeepSpeed cannot "
+                "take up its optimizer: resume as it was written, or start a new run from an export of its weights "
+                "(policy.path: <run>/export/last)."
+            )
+        return super().load_checkpoint(checkpoint_path, weights_only)
+
+    def _load_weights(self, path: Path) -> None:
+        """Read a checkpoint on rank 0, and hand each parameter and buffer on."""
+        import deepspeed
+
+        assert self.lightning_module is not None
+        state = whole_state_dict(path) if self.is_global_zero else {}
+        with torch.no_grad():
+            for name, parameter in self.lightning_module.named_parameters(remove_duplicate=False):
+                if hasattr(parameter, "ds_id"):
+                    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                        if name in state:
+                            parameter.copy_(state[name])
+                else:
+                    if name in state:
+                        parameter.copy_(state[name])
+                    torch.distributed.broadcast(parameter.data, 0)
+            for name, buffer in self.lightning_module.named_buffers():
+                if name in state:
+                    buffer.copy_(state[name])
+                torch.distributed.broadcast(buffer, 0)
+
 
 def _check_cpu_toolchain() -> None:
     """DeepSpeed compiles a small operator when it starts on CPU."""
@@ -288,6 +347,33 @@ def gathered(strategy: Strategy | None, *modules: nn.Module | None) -> Iterator[
                 if module is not None:
                     stack.enter_context(strategy.gathered(module))
         yield
+
+
+def whole_weights(strategy: Strategy | None, module: nn.Module) -> dict[str, Tensor]:
+    """The state dict of a module; all ranks call it together.
+
+    Args:
+        strategy: of the trainer; None without one.
+        module: the module, sharded or not.
+
+    Returns:
+        Names and tensors. Under ZeRO-3 each parameter is gathered in turn, and rank 0 alone has them whole, on CPU.
+    """
+    state = module.state_dict()
+    if not isinstance(strategy, LaSeRDeepSpeedStrategy) or not strategy.zero_stage_3:
+        return state
+    import deepspeed
+
+    copies: dict[int, Tensor] = {}  # by parameter, so that tied weights stay one tensor
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if not hasattr(parameter, "ds_id"):
+            continue
+        with deepspeed.zero.GatheredParameters([parameter]):
+            if strategy.is_global_zero and parameter.ds_id not in copies:
+                copies[parameter.ds_id] = parameter.detach().cpu().clone()
+        if strategy.is_global_zero:
+            state[name] = copies[parameter.ds_id]
+    return state
 
 
 def step_if_finite(strategy: Strategy, optimizer: LightningOptimizer, limit: float | None) -> tuple[float, bool]:
