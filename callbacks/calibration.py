@@ -45,9 +45,7 @@ class ReferenceConstantCalibration(Callback):
         seed: seed of the sampling.
     """
 
-    def __init__(
-        self, prompts: int = 64, group_size: int = 4, max_emission_rate: float = 0.01, seed: int = 0
-    ) -> None:
+    def __init__(self, prompts: int = 64, group_size: int = 4, max_emission_rate: float = 0.01, seed: int = 0) -> None:
         if prompts < 1 or group_size < 1:
             raise UserError("calibration.prompts and calibration.group_size must be at least 1.")
         self.prompts, self.group_size = prompts, group_size
@@ -100,14 +98,10 @@ class ReferenceConstantCalibration(Callback):
             )
         mean = float(module.all_sum(log_probs.sum())) / finished
         variance = float(module.all_sum((log_probs - mean).square().sum())) / max(finished - 1, 1)
-        gathered = module.all_gather(
-            torch.stack((_or(log_probs, torch.inf).min(), _or(log_probs, -torch.inf).max()))
-        )
+        gathered = module.all_gather(torch.stack((_or(log_probs, torch.inf).min(), _or(log_probs, -torch.inf).max())))
         assert isinstance(gathered, Tensor)
         extremes = gathered.view(-1, 2)
-        return Calibration(
-            mean, variance**0.5, float(extremes[:, 0].min()), float(extremes[:, 1].max()), finished
-        )
+        return Calibration(mean, variance**0.5, float(extremes[:, 0].min()), float(extremes[:, 1].max()), finished)
 
     @staticmethod
     def _set(module: LaSeRModule, result: Calibration) -> None:
@@ -122,9 +116,7 @@ class ReferenceConstantCalibration(Callback):
         )
         values = {"mean": result.mean, "std": result.std, "min": result.minimum, "max": result.maximum}
         for logger in trainer.loggers:
-            logger.log_metrics(
-                {f"calibration/{name}": value for name, value in values.items()}, trainer.global_step
-            )
+            logger.log_metrics({f"calibration/{name}": value for name, value in values.items()}, trainer.global_step)
 
 
 def _or(values: Tensor, default: float) -> Tensor:

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from laser_lightning.callbacks.base import RunCallback, fits
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from laser_lightning.callbacks.base import RunCallback, fits
 from laser_lightning.errors import UserError
 from laser_lightning.module import LaSeRModule
 from laser_lightning.policy_module import PolicyModule

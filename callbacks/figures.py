@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from laser_lightning.callbacks.base import RunCallback, file_name, fits, values_by_set
-from laser_lightning.callbacks.plots import render, self_reward_figure, training_figure
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from torch import Tensor
 
+from laser_lightning.callbacks.base import RunCallback, file_name, fits, values_by_set
+from laser_lightning.callbacks.plots import render, self_reward_figure, training_figure
 from laser_lightning.errors import UserError
 
 TRAINING_CURVES = (
@@ -75,7 +75,7 @@ class SelfRewardFigures(RunCallback):
         metrics = trainer.callback_metrics
         for name in TRAINING_CURVES:
             if name in metrics:
-                self.training.setdefault(name, []).append((self._first_step, float(metrics[name])))
+                add_point(self.training, name, self._first_step, float(metrics[name]))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what the end of training left to draw; its last evaluation is over by now."""
@@ -105,7 +105,7 @@ class SelfRewardFigures(RunCallback):
         for name, values in values_by_set(trainer, "val").items():
             series = self.evaluations.setdefault(name, {})
             for key, value in values.items():
-                series.setdefault(key, []).append((trainer.global_step, value))
+                add_point(series, key, trainer.global_step, value)
         if self.every_validation:
             self._draw_training(trainer)
 
@@ -130,3 +130,11 @@ class SelfRewardFigures(RunCallback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(f"figures/{name}", torch.from_numpy(image), step, dataformats="HWC")
+
+
+def add_point(series: Series, name: str, step: int, value: float) -> None:
+    """Add a point to a curve, in place of an earlier one of the same step (an evaluation that was repeated)."""
+    points = series.setdefault(name, [])
+    if points and points[-1][0] == step:
+        points.pop()
+    points.append((step, value))

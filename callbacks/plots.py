@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,8 +24,9 @@ Series = Mapping[str, Points]
 # Of the palette of Okabe and Ito, which people with any colour vision tell apart.
 BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
 SCORE_LIMITS = (-1.0, 2.0)
-HISTOGRAM_BINS = 40
+HISTOGRAM_BINS = 60
 MEAN_OF_STEPS = 10
+STEPS = "optimizer step"
 
 
 def self_reward_figure(name: str, step: int, scores: Tensor, correct: Tensor) -> Figure:
@@ -62,9 +64,9 @@ def training_figure(step: int, training: Series, evaluations: Mapping[str, Serie
     for unused in axes[panels:]:
         unused.set_axis_off()
     reward, verification, length = axes[:3]
-    _decorate(reward, "Reward in training", "optimizer step", "mean verifier reward")
+    _decorate(reward, "Reward in training", STEPS, "mean verifier reward")
     _draw_curves(reward, {"reward": training.get("train/reward", [])}, "no training step yet")
-    _decorate(verification, "Self-verification in training", "optimizer step", "F1, AUROC")
+    _decorate(verification, "Self-verification in training", STEPS, "F1, AUROC")
     _draw_curves(
         verification,
         {
@@ -74,10 +76,10 @@ def training_figure(step: int, training: Series, evaluations: Mapping[str, Serie
         "no training step yet",
     )
     verification.set_ylim(-0.03, 1.03)
-    _decorate(length, "Response length in training", "optimizer step", "mean response length (tokens)")
+    _decorate(length, "Response length in training", STEPS, "mean response length (tokens)")
     _draw_curves(length, {"length": training.get("train/response_length_tokens", [])}, "no training step yet")
     for panel, (name, series) in zip(axes[3:], evaluations.items(), strict=False):
-        _decorate(panel, f"Evaluation on {name}", "optimizer step", "share of problems solved")
+        _decorate(panel, f"Evaluation on {name}", STEPS, "share of problems solved")
         _draw_evaluation(panel, series)
     return figure
 
@@ -137,6 +139,8 @@ def _decorate(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+    if x_label == STEPS:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _say(axes: Axes, text: str) -> None:
@@ -147,8 +151,8 @@ def _draw_distribution(axes: Axes, scores: Tensor, correct: Tensor) -> None:
     says_correct = scores > CORRECT_THRESHOLD
     right, wrong = says_correct[correct].float().mean(), (~says_correct[~correct]).float().mean()
     f1 = float(harmonic_mean(right.nan_to_num(0), wrong.nan_to_num(0)))
-    title = f"Distribution, F1 {f1:.2f}" if len(scores) else "Distribution"
-    _decorate(axes, title, "self-reward", "share of the class (%)")
+    title = f"Distribution, F1 {f1:.3f}" if len(scores) else "Distribution"
+    _decorate(axes, title, "self-reward (target: 0 incorrect, 1 correct)", "share of the class (%)")
     if not len(scores):
         return _say(axes, "no solutions")
     low = float(np.clip(scores.min().item(), SCORE_LIMITS[0], 0))
@@ -176,7 +180,7 @@ def _draw_roc(axes: Axes, scores: Tensor, correct: Tensor) -> None:
     value = float(auroc(scores, correct))
     known = np.isfinite(value)
     title = f"ROC, AUROC {value:.3f}" if known else "ROC, AUROC undefined"
-    _decorate(axes, title, "share of incorrect solutions above", "share of correct solutions above")
+    _decorate(axes, title, "share of incorrect solutions passed", "share of correct solutions passed")
     _unit_square(axes)
     if not len(scores):
         return _say(axes, "no solutions")
@@ -221,7 +225,7 @@ def _draw_reliability(axes: Axes, scores: Tensor, correct: Tensor) -> None:
         clip_on=False,
         label="mean of each bin",
     )
-    axes.legend(fontsize=8.5, loc="upper left", framealpha=0.9)
+    axes.legend(fontsize=8.5, loc="best", framealpha=0.9)
 
 
 def _unit_square(axes: Axes) -> None:
@@ -285,4 +289,6 @@ def _draw_evaluation(axes: Axes, series: Series) -> None:
                 drawn = True
     if not drawn:
         return _say(axes, "no evaluation yet")
-    axes.legend(fontsize=8.5)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.25 * (high - low))  # room for the legend
+    axes.legend(fontsize=8.5, loc="upper center", ncols=2)

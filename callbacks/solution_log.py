@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from laser_lightning.callbacks.base import RunCallback, fits, show
 from lightning.pytorch import LightningModule, Trainer
 from rich.table import Table
 from rich.text import Text
 
+from laser_lightning.callbacks.base import RunCallback, fits, show
 from laser_lightning.errors import UserError
 from laser_lightning.rounds import Round
 
@@ -32,8 +32,8 @@ class SolutionLog(RunCallback):
     - ``finished``: false if the response was cut at the length limit.
 
     Lines are on disk after each step, so a killed run keeps them. A resumed run in the same directory appends, and
-    first removes the lines that it will write anew: solutions of the checkpoint's step and later ones, and
-    evaluations behind it. Files of an earlier run that is not resumed are kept under another name (``train.1.jsonl``).
+    first removes the lines that it writes anew: training solutions from the checkpoint's step on, and evaluations from
+    its own first one on. Files of an earlier run that is not resumed are kept under another name (``train.1.jsonl``).
 
     Args:
         every_n_steps: log training solutions of every n-th optimizer step.
@@ -79,12 +79,12 @@ class SolutionLog(RunCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make room for the lines of this run."""
         train, val = self._path(trainer, "train"), self._path(trainer, "val")
+        self._repeats_evaluations = self.checkpoint_step is not None
         if self.checkpoint_step is None:
             set_aside(train)
             set_aside(val)
         else:
             drop_steps_from(train, self.checkpoint_step)
-            drop_steps_from(val, self.checkpoint_step + 1)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Note the step: the solutions are those of the weights as they are now."""
@@ -106,9 +106,12 @@ class SolutionLog(RunCallback):
     # -------------------------------------------------------------- evaluation
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make room for the lines of a stand-alone evaluation."""
+        """Make room for the lines of an evaluation that stands alone, or that a resumed run repeats."""
         if not fits(trainer):
             set_aside(self._path(trainer, _stage(trainer)))
+        elif not trainer.sanity_checking and self._repeats_evaluations:
+            drop_steps_from(self._path(trainer, "val"), trainer.global_step)
+            self._repeats_evaluations = False
 
     on_test_start = on_validation_start
     on_predict_start = on_validation_start

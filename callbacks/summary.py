@@ -6,16 +6,18 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from laser_lightning.callbacks.base import RunCallback, fits, show, values_by_set
-from laser_lightning.callbacks.export import HuggingFaceExport
-from laser_lightning.callbacks.figures import SelfRewardFigures
-from laser_lightning.callbacks.solution_log import SolutionLog
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.table import Table
 from rich.text import Text
 
+from laser_lightning.callbacks.base import RunCallback, fits, show, values_by_set
+from laser_lightning.callbacks.export import HuggingFaceExport
+from laser_lightning.callbacks.figures import SelfRewardFigures
+from laser_lightning.callbacks.solution_log import SolutionLog
+
+COUNTS = ("self_verification/correct", "self_verification/incorrect")
 # Rows of the table in this order; a name that ends in "*" stands for all that begin so.
 ROWS = (
     "loss",
@@ -30,10 +32,10 @@ ROWS = (
     "self_verification/ece",
     "self_verification/accuracy_on_correct",
     "self_verification/accuracy_on_incorrect",
+    *COUNTS,
     "response/length_tokens",
     "response/truncation_rate",
 )
-COUNTS = ("self_verification/correct", "self_verification/incorrect")
 
 
 class Evaluation(NamedTuple):
@@ -169,7 +171,7 @@ def change_tables(start: Evaluation, end: Evaluation) -> list[Table]:
     """
     tables = []
     for name, values in end.sets.items():
-        table = _table(name, f"start (step {start.step})", f"end (step {end.step})", "change")
+        table = _table(f"{name}, from step {start.step} to step {end.step}", "start", "end", "change")
         for metric in row_order(values):
             before = start.sets.get(name, {}).get(metric, math.nan)
             after = values[metric]
@@ -187,7 +189,7 @@ def value_tables(evaluation: Evaluation) -> list[Table]:
     """For each set a table of its values."""
     tables = []
     for name, values in evaluation.sets.items():
-        table = _table(name, f"step {evaluation.step}")
+        table = _table(f"{name} at step {evaluation.step}", "value")
         for metric in row_order(values):
             table.add_row(Text(metric), number(metric, values[metric]))
         tables.append(table)
@@ -212,8 +214,8 @@ def number(metric: str, value: float, sign: bool = False) -> str:
     return f"{value:{'+' if sign else ''}.{decimals}f}"
 
 
-def _table(name: str, *columns: str) -> Table:
-    table = Table(title=Text(name, style="bold"), title_justify="left")
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=Text(title, style="bold"), title_justify="left")
     table.add_column("metric")
     for column in columns:
         table.add_column(column, justify="right")

@@ -29,9 +29,7 @@ class AdvantageSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.self_reward_mix <= 1:
-            raise UserError(
-                f"advantage.self_reward_mix is {self.self_reward_mix}, and must be between 0 and 1."
-            )
+            raise UserError(f"advantage.self_reward_mix is {self.self_reward_mix}, and must be between 0 and 1.")
         if self.min_std < 0 or self.epsilon < 0:
             raise UserError("advantage.min_std and advantage.epsilon must be 0 or more.")
 

@@ -66,9 +66,7 @@ def length_mask(lengths: Tensor, width: int) -> Tensor:
 def pad_rows(rows: Sequence[Sequence[int]], pad: int, left: bool = False) -> tuple[Tensor, Tensor]:
     """Stack ragged rows of token ids into [B, longest] int64, with their lengths [B]."""
     width = max((len(row) for row in rows), default=0)
-    filled = [
-        [pad] * (width - len(r)) + list(r) if left else list(r) + [pad] * (width - len(r)) for r in rows
-    ]
+    filled = [[pad] * (width - len(r)) + list(r) if left else list(r) + [pad] * (width - len(r)) for r in rows]
     return torch.tensor(filled, dtype=torch.long).view(len(rows), width), torch.tensor([len(r) for r in rows])
 
 
@@ -147,17 +145,11 @@ def shortest(rollouts: Rollouts, pad_token_id: int) -> MicroBatch:
 def _join(rollouts: Rollouts, prompts: Tensor, rows: Tensor, width: int, pad_token_id: int) -> Tensor:
     """[B, width] int64: each prompt directly followed by its response, then padding."""
     prompt_lengths, response_lengths = rollouts.prompt_lengths[prompts], rollouts.response_lengths[rows]
-    joined = torch.full(
-        (len(rows), width), pad_token_id, dtype=torch.long, device=rollouts.response_ids.device
-    )
+    joined = torch.full((len(rows), width), pad_token_id, dtype=torch.long, device=rollouts.response_ids.device)
     places = torch.arange(width, device=joined.device)
     prompt_part = places < prompt_lengths[:, None]
     response_part = ~prompt_part & (places < (prompt_lengths + response_lengths)[:, None])
     # Row-major masks on both sides visit the tokens in the same order.
-    joined[prompt_part] = rollouts.prompt_ids[prompts][
-        length_mask(prompt_lengths, rollouts.prompt_ids.shape[1])
-    ]
-    joined[response_part] = rollouts.response_ids[rows][
-        length_mask(response_lengths, rollouts.response_ids.shape[1])
-    ]
+    joined[prompt_part] = rollouts.prompt_ids[prompts][length_mask(prompt_lengths, rollouts.prompt_ids.shape[1])]
+    joined[response_part] = rollouts.response_ids[rows][length_mask(response_lengths, rollouts.response_ids.shape[1])]
     return joined

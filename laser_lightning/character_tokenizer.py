@@ -1,7 +1,7 @@
-"""The tokenizer of the embedded model: one token per character, and a reward token that no text contains."""
+"""The tokenizer of the embedded model: one token per byte of text, and a reward token that no text contains."""
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import pre_tokenizers
+from transformers import Qwen2Tokenizer
 
 EOS_TOKEN = "<|eos|>"
 PAD_TOKEN = "<|pad|>"
@@ -19,22 +19,21 @@ CHAT_TEMPLATE = (
 )
 
 
-def character_tokenizer() -> PreTrainedTokenizerFast:
-    """Build the tokenizer: the printable ASCII characters, the newline and four special tokens (100 ids)."""
-    characters = ["\n", *(chr(code) for code in range(32, 127))]
+def character_tokenizer() -> Qwen2Tokenizer:
+    """Build the tokenizer: four special tokens and the 256 bytes, so that every ASCII character is one token.
+
+    It is of Qwen2's own class without merges, since transformers loads no other class beside a Qwen2 model.
+    """
     special = [PAD_TOKEN, EOS_TOKEN, UNKNOWN_TOKEN, REWARD_TOKEN]
-    vocabulary = {token: index for index, token in enumerate([*special, *characters])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN_TOKEN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    tokens = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    return Qwen2Tokenizer(
+        vocab={token: index for index, token in enumerate(tokens)},
+        merges=[],
         pad_token=PAD_TOKEN,
         eos_token=EOS_TOKEN,
         unk_token=UNKNOWN_TOKEN,
         additional_special_tokens=[REWARD_TOKEN],
         chat_template=CHAT_TEMPLATE,
         padding_side="left",
-        clean_up_tokenization_spaces=False,
         model_max_length=1024,
     )

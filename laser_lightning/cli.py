@@ -253,6 +253,8 @@ def main(args: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+    # What a checkpoint behind an optimizer step holds is what users expect of it.
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
     # Said of a directory in use, although what it held was renamed.
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
     args = list(sys.argv[1:] if args is None else args)

@@ -187,7 +187,9 @@ def _leaf(lines: list[_Line]) -> Mistake:
     if match := re.fullmatch(r"the following arguments are required: (.+)", text):
         names = [re.sub(r"^(fit|validate|test|predict)\.", "", name) for name in match[1].split(", ")]
         also = f", and so is {' and '.join(names[1:])}" if names[1:] else ""
-        return Mistake(tuple(names[0].split(".")), f"is required{also}; set it in a config or on the command line")
+        return Mistake(tuple(names[0].split(".")), f"required{also}; set it in a config or on the command line")
+    if match := re.fullmatch(r"Expected a dot import path string: (.+)", text):
+        return Mistake(reason=f"{EXPECTED}a class_path such as my_file.MyClass", value=match[1])
     if match := re.match(r"Expected an? (.+?)(?:\. Got value: (.*))?$|Expected (<.+>)$", text):
         return Mistake(reason=f"{EXPECTED}{_type_name(match[1] or match[3])}", value=match[2])
     if match := re.match(r"Not a valid subclass of (\w+)(?:\. Got value: (\S+))?", text):
@@ -213,8 +215,6 @@ def _type_name(text: str) -> str:
         return match[1]
     if match := re.fullmatch(r"(?:typing\.)?Literal\[(.+)\]", text):
         return f"one of {match[1]}"
-    if text.startswith("dot import path string"):
-        return "a class_path such as my_file.MyClass"
     return text
 
 

@@ -76,9 +76,7 @@ class EvaluationMetrics(nn.Module):
     def compute(self) -> dict[str, Tensor]:
         """All values, by the names that follow ``val/<set>/``."""
         values = dict(self.groups.compute())
-        values |= {
-            f"self_verification/{name}": value for name, value in self.self_verification.compute().items()
-        }
+        values |= {f"self_verification/{name}": value for name, value in self.self_verification.compute().items()}
         values |= {f"response/{name}": value for name, value in self.responses.compute().items()}
         if self.by_kind is not None:
             values |= {f"pass@1/{kind}": value for kind, value in self.by_kind.compute().items()}

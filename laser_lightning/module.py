@@ -4,6 +4,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -115,9 +116,7 @@ class LaSeRModule(PolicyModule):
     ) -> None:
         super().__init__(policy, optimizer, max_skipped_steps, seed)
         if group_size < 2:
-            raise UserError(
-                f"group_size is {group_size}: advantages compare solutions of one prompt, so at least 2."
-            )
+            raise UserError(f"group_size is {group_size}: advantages compare solutions of one prompt, so at least 2.")
         if sampling.temperature == 0:
             raise UserError(
                 "sampling.temperature is 0: all solutions of a prompt would be the same; training needs more."
@@ -126,17 +125,15 @@ class LaSeRModule(PolicyModule):
         self.engine = TransformersEngine() if engine is None else engine
         self.sampling, self.advantage, self.phases, self.update = sampling, advantage, phases, update
         self.evaluation = evaluation
-        self.objective = Objective(
-            ClippedPolicyLoss() if policy_loss is None else policy_loss, self_reward, update
-        )
+        self.objective = Objective(ClippedPolicyLoss() if policy_loss is None else policy_loss, self_reward, update)
         self.verifier_pool = VerifierPool(verifier, verification.workers, verification.timeout_seconds)
         self.reference: FrozenPolicy | None = None
         self.evaluation_metrics = nn.ModuleDict()
         self.last_round: Round | None = None
-        # The reference is the policy of before training, which a resumed run rebuilds from policy.path.
-        self.strict_loading = False
+        self.strict_loading = False  # checkpoints lack the reference, see saved_weights
         self.log_of_step = TrainingLog(self.all_sum)
         self._last_evaluated_step = -1
+        self._reported_emission = False
 
     # ------------------------------------------------------------------ set-up
 
@@ -150,7 +147,30 @@ class LaSeRModule(PolicyModule):
         super().configure_model()
         self.self_reward.bind(self.tokenizer, self.policy.eos_token_ids)
         if self.needs_reference and self.reference is None:
+            if self.policy_settings.random_init:
+                raise UserError(
+                    "policy.random_init has no reference model to be held to: a KL term (update.kl_coef) and "
+                    "self_reward.reference 'exact' need pretrained weights."
+                )
             self.reference = FrozenPolicy(self.policy_settings, self.tokenizer)
+
+    def saved_weights(self, state: dict[str, Any]) -> dict[str, Any]:
+        """All but the frozen reference, which a resumed run loads from ``policy.path`` as the first run did."""
+        return {name: value for name, value in state.items() if not name.startswith("reference.")}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add which step was evaluated last."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["laser_last_evaluated_step"] = self._last_evaluated_step
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore which step was evaluated last."""
+        super().on_load_checkpoint(checkpoint)
+        self._last_evaluated_step = checkpoint["laser_last_evaluated_step"]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The model's, and the reward token that the constant was measured for."""
+        return super().fingerprint() | {"reward_token": self.self_reward.token}
 
     def setup(self, stage: str) -> None:
         """Check the gold answers and the batch arithmetic before anything is sampled."""
@@ -165,15 +185,14 @@ class LaSeRModule(PolicyModule):
                     f"process (data.prompts_per_step = {data.prompts_per_step} over {self.trainer.world_size})."
                 )
             self._check_gold("train", data.train_problems)
+        self.evaluation_metrics = nn.ModuleDict()
         for name, problems in data.evaluation_problems.items():
             self._check_gold(name, problems)
             samples = self.evaluation.samples_per_set.get(name, self.evaluation.samples)
             self.evaluation_metrics[name] = EvaluationMetrics(samples, data.kinds(name)).to(self.device)
         unknown = set(self.evaluation.samples_per_set) - set(self.evaluation_metrics)
         if unknown and data.evaluation_problems:
-            raise UserError(
-                f"evaluation.samples_per_set names {sorted(unknown)}, which no data set has as its key."
-            )
+            raise UserError(f"evaluation.samples_per_set names {sorted(unknown)}, which no data set has as its key.")
 
     def _check_gold(self, name: str, problems: Sequence[Problem]) -> None:
         bad: list[str] = []
@@ -203,9 +222,7 @@ class LaSeRModule(PolicyModule):
         round_ = self.play(problems, self.group_size, self.sampling, self.generator)
         advantages = self.advantages(round_, phase)
         old_log_probs = self.token_log_probs(self.policy, round_) if self.update.reuses_rollouts else None
-        reference_log_probs = (
-            self.token_log_probs(self.reference, round_) if self.update.kl_coef > 0 else None
-        )
+        reference_log_probs = self.token_log_probs(self.reference, round_) if self.update.kl_coef > 0 else None
         for rows in self.mini_batches(round_):
             targets = self.targets(round_, rows, advantages, phase)
             targets.old_log_probs, targets.reference_log_probs = old_log_probs, reference_log_probs
@@ -321,9 +338,7 @@ class LaSeRModule(PolicyModule):
 
     def forward(self, batch: MicroBatch) -> PolicyOutputs:
         """The one differentiable pass: log-probs of a micro-batch's responses and of the reward token."""
-        return self.policy(
-            batch, self.self_reward.token_id, self.sampling.temperature, self.update.entropy_coef > 0
-        )
+        return self.policy(batch, self.self_reward.token_id, self.sampling.temperature, self.update.entropy_coef > 0)
 
     @torch.no_grad()
     def token_log_probs(self, model: Policy | None, round_: Round) -> Tensor:
@@ -358,9 +373,18 @@ class LaSeRModule(PolicyModule):
     # -------------------------------------------------------------- evaluation
 
     def on_train_start(self) -> None:
-        """Resume the random streams, and evaluate before the first step."""
+        """Resume the random streams, and evaluate before the first step.
+
+        A checkpoint of a step that is evaluated too is written before that evaluation; on resume it is made up for.
+        """
         super().on_train_start()
-        if self.evaluation.at_start and self.trainer.global_step == 0:
+        every = self.trainer.val_check_batch
+        done = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        if self.trainer.global_step == 0:
+            due = self.evaluation.at_start
+        else:
+            due = every is not None and done % every == 0
+        if due and self._last_evaluated_step != self.trainer.global_step:
             self._evaluate_now()
 
     def on_train_end(self) -> None:
@@ -374,6 +398,7 @@ class LaSeRModule(PolicyModule):
             return
         self.trainer.validating = True
         first_iteration = self.trainer._logger_connector._first_loop_iter
+        loop.val_loop.restarting = False  # a resumed run would go on behind the batches of an earlier evaluation
         loop.val_loop.run()
         self.trainer._logger_connector._first_loop_iter = first_iteration
         self.trainer.training = True
@@ -386,9 +411,9 @@ class LaSeRModule(PolicyModule):
         """Sample each problem k times, and count."""
         self._evaluate(problems, batch_idx)
 
-    def predict_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> Round:
+    def predict_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> Round | None:
         """Sample each problem k times; callbacks write the solutions."""
-        return self._play_evaluation(problems, batch_idx)
+        return self._play_evaluation(problems, batch_idx) if problems else None
 
     def metrics_of(self, dataset: str) -> EvaluationMetrics:
         """The metrics of one evaluation set."""
@@ -415,7 +440,8 @@ class LaSeRModule(PolicyModule):
     def on_validation_epoch_end(self) -> None:
         """Log the values of every set."""
         self._log_evaluation("val")
-        self._last_evaluated_step = self.trainer.global_step
+        if not self.trainer.sanity_checking:
+            self._last_evaluated_step = self.trainer.global_step
 
     def on_test_epoch_end(self) -> None:
         """Log the values of every set."""
@@ -431,19 +457,34 @@ class LaSeRModule(PolicyModule):
     # ----------------------------------------------------------------- logging
 
     def _log_step(self, round_: Round, phase: Phase, seconds: float) -> None:
-        values = self.log_of_step.round_values(
-            round_, self.self_reward, phase, self.mixed_groups, self.trainer.global_step
-        )
+        values = self.log_of_step.round_values(round_, self.self_reward, phase, self.mixed_groups)
         values |= self.log_of_step.update_values()
         values |= self.log_of_step.time_values(seconds, float(values["train/response_tokens"]))
         numbers = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()}
         self.log_dict(numbers)
         self.log_dict({short: numbers[name] for short, name in PROGRESS_BAR.items()}, prog_bar=True, logger=False)
+        self._warn(values)
+
+    def _warn(self, values: dict[str, float | Tensor]) -> None:
+        """Say what a user should know of a step and might not look for in the metrics."""
+        step = self.trainer.global_step
+        if values["train/truncation_rate"] == 1:
+            rank_zero_warn(
+                f"All responses of step {step} were cut at sampling.max_response_tokens = "
+                f"{self.sampling.max_response_tokens}: none has a self-reward to learn from."
+            )
+        if values["train/reward_token_emitted"] and not self._reported_emission:
+            self._reported_emission = True
+            rank_zero_warn(
+                f"In step {step} {values['train/reward_token_emitted']:.2%} of the responses contain the reward token "
+                f"'{self.self_reward.token}', which normal text should not; the metric train/reward_token_emitted "
+                "says how many do from here on."
+            )
         if values["train/verifier_failures"]:
             errors = self.verifier_pool.last_errors or ["on another rank"]
             rank_zero_warn(
-                f"The verifier failed on {values['train/verifier_failures']:.0f} responses of step "
-                f"{self.trainer.global_step}, which get reward 0; the last one here: {errors[-1]}."
+                f"The verifier failed on {values['train/verifier_failures']:.0f} responses of step {step}, which get "
+                f"reward 0; the last one here: {errors[-1]}."
             )
 
     def teardown(self, stage: str) -> None:

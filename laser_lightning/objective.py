@@ -95,11 +95,7 @@ class Objective:
         rows, mask = batch.rows, batch.response_mask
         width = mask.shape[1]
         weights = targets.policy_weights[rows]
-        old = (
-            outputs.log_probs.detach()
-            if targets.old_log_probs is None
-            else targets.old_log_probs[rows, :width]
-        )
+        old = outputs.log_probs.detach() if targets.old_log_probs is None else targets.old_log_probs[rows, :width]
         tokens = self.policy_loss(outputs.log_probs, old, targets.advantages[rows], mask)
         loss = policy_loss = weighted_sum(tokens.losses, mask, weights)
         self_reward_loss = kl = entropy = torch.zeros_like(policy_loss)

@@ -1,13 +1,13 @@
 """The optimizer and its learning-rate schedule."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from transformers import get_scheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from laser_lightning.errors import UserError
 
@@ -18,10 +18,10 @@ class OptimizerSettings:
 
     Args:
         learning_rate: the rate after the warm-up.
-        weight_decay: decoupled weight decay of matrices; vectors (norms, biases) are not decayed.
+        weight_decay: weight decay of matrices, decoupled in AdamW; vectors (norms, biases) are not decayed.
         betas: AdamW's decay rates of the two moments.
         eps: AdamW's term in the denominator.
-        warmup_steps: optimizer steps over which the rate rises linearly from 0.
+        warmup_steps: optimizer steps over which the rate rises linearly, the first of them at 1 / (warmup_steps + 1).
         schedule: what follows the warm-up; ``linear`` and ``cosine`` fall to 0 at ``trainer.max_steps``.
         max_grad_norm: gradients of a larger total norm are scaled down to it; null for no limit.
         algorithm: ``adamw``, or ``sgd`` (for tests of exactness, where AdamW would amplify rounding).
@@ -48,13 +48,13 @@ class OptimizerSettings:
 def build_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> Optimizer:
     """The optimizer of the trainable parameters."""
     trainable = [p for p in parameters if p.requires_grad]
-    if settings.algorithm == "sgd":
-        return SGD(trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     groups = [
         {"params": [p for p in trainable if _is_matrix(p)], "weight_decay": settings.weight_decay},
         {"params": [p for p in trainable if not _is_matrix(p)], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    if settings.algorithm == "sgd":
+        return SGD(groups, lr=settings.learning_rate)
     return AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps)
 
 
@@ -74,16 +74,21 @@ def build_schedule(optimizer: Optimizer, settings: OptimizerSettings, max_steps:
     Raises:
         UserError: if a falling schedule has no last step, or the warm-up is longer than the run.
     """
-    name = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
-    if settings.schedule != "constant":
-        if max_steps < 0:
-            raise UserError(
-                f"optimizer.schedule is '{settings.schedule}', which needs trainer.max_steps to be set."
-            )
-        if settings.warmup_steps > max_steps:
-            raise UserError(
-                f"optimizer.warmup_steps = {settings.warmup_steps} is more than trainer.max_steps = {max_steps}."
-            )
-    return get_scheduler(
-        name, optimizer, num_warmup_steps=settings.warmup_steps, num_training_steps=max_steps
-    )
+    if settings.schedule != "constant" and max_steps < 0:
+        raise UserError(f"optimizer.schedule is '{settings.schedule}', which needs trainer.max_steps to be set.")
+    if 0 <= max_steps < settings.warmup_steps:
+        raise UserError(
+            f"optimizer.warmup_steps = {settings.warmup_steps} is more than trainer.max_steps = {max_steps}."
+        )
+    return LambdaLR(optimizer, lambda step: rate_factor(step, settings, max_steps))
+
+
+def rate_factor(step: int, settings: OptimizerSettings, max_steps: int) -> float:
+    """The share of ``learning_rate`` at optimizer step ``step``, counted from 0; never 0 before the last step."""
+    warmup = settings.warmup_steps
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if settings.schedule == "constant":
+        return 1.0
+    done = min(1.0, (step - warmup) / max(1, max_steps - warmup))
+    return 1.0 - done if settings.schedule == "linear" else (1.0 + math.cos(math.pi * done)) / 2

@@ -57,11 +57,12 @@ def load_tokenizer(settings: PolicySettings) -> PreTrainedTokenizerBase:
     """Load the tokenizer; one without a pad token pads with ``<eos>``, since masks never look at token values."""
     path = model_path(settings.path)
     _refuse_missing_directory(settings.path, path)
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UserError(f"The tokenizer of policy.path '{settings.path}' cannot be loaded: {error}") from error
     if tokenizer.eos_token_id is None:
-        raise UserError(
-            f"The tokenizer of '{settings.path}' has no <eos> token, so no response could ever finish."
-        )
+        raise UserError(f"The tokenizer of '{settings.path}' has no <eos> token, so no response could ever finish.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -105,29 +106,11 @@ class Policy(nn.Module):
     def __init__(self, settings: PolicySettings, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
         if settings.config_overrides and not settings.random_init:
-            raise UserError(
-                "policy.config_overrides needs policy.random_init: pretrained weights have their shapes."
-            )
-        path, dtype = model_path(settings.path), getattr(torch, settings.dtype)
-        options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
-        if settings.attention is not None:
-            options["attn_implementation"] = settings.attention
-        self.lm: PreTrainedModel
-        if settings.random_init:
-            config = AutoConfig.from_pretrained(path, **options)
-            for key, value in settings.config_overrides.items():
-                if not hasattr(config, key):
-                    raise UserError(
-                        f"policy.config_overrides has '{key}', which {type(config).__name__} does not know."
-                    )
-                setattr(config, key, value)
-            if "num_hidden_layers" in settings.config_overrides and hasattr(config, "layer_types"):
-                config.layer_types = (list(config.layer_types) * config.num_hidden_layers)[
-                    : config.num_hidden_layers
-                ]
-            self.lm = AutoModelForCausalLM.from_config(config, dtype=dtype)
-        else:
-            self.lm = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
+            raise UserError("policy.config_overrides needs policy.random_init: pretrained weights have their shapes.")
+        try:
+            self.lm: PreTrainedModel = _load(settings)
+        except OSError as error:
+            raise UserError(f"The model of policy.path '{settings.path}' cannot be loaded: {error}") from error
         self.lm.train()  # from_pretrained leaves evaluation mode on
         if settings.gradient_checkpointing:
             self.lm.gradient_checkpointing_enable({"use_reentrant": False})
@@ -209,6 +192,24 @@ class Policy(nn.Module):
                 f"{type(self.lm).__name__} changes its logits after the output embedding in a way that is not known "
                 f"here (they differ by up to {(ours - theirs).abs().max():.3g}), so scores would be wrong."
             )
+
+
+def _load(settings: PolicySettings) -> PreTrainedModel:
+    """The causal LM, with pretrained or random weights."""
+    path, dtype = model_path(settings.path), getattr(torch, settings.dtype)
+    options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
+    if settings.attention is not None:
+        options["attn_implementation"] = settings.attention
+    if not settings.random_init:
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
+    config = AutoConfig.from_pretrained(path, **options)
+    for key, value in settings.config_overrides.items():
+        if not hasattr(config, key):
+            raise UserError(f"policy.config_overrides has '{key}', which {type(config).__name__} does not know.")
+        setattr(config, key, value)
+    if "num_hidden_layers" in settings.config_overrides and hasattr(config, "layer_types"):
+        config.layer_types = (list(config.layer_types) * config.num_hidden_layers)[: config.num_hidden_layers]
+    return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
 def eos_token_ids(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -140,37 +140,43 @@ class PolicyModule(lightning.LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the random states of all ranks, and what the model is, and leave out what is frozen."""
+        """Add the random states of all ranks, and what the model is, so that another one is refused."""
         states: list[Any] = [random_state(self.generator)] if hasattr(self, "generator") else []
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             gathered: list[Any] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(gathered, states)
             states = [state for rank_states in gathered for state in rank_states]
         checkpoint["laser_random_states"] = states
-        for name, parameter in self.named_parameters(remove_duplicate=False):
-            if not parameter.requires_grad:  # loaded from policy.path again
-                checkpoint["state_dict"].pop(name, None)
         checkpoint["laser_fingerprint"] = self.fingerprint()
+        if "state_dict" in checkpoint:
+            checkpoint["state_dict"] = self.saved_weights(checkpoint["state_dict"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another model, and keep the random states for the start of training."""
         theirs, ours = checkpoint.get("laser_fingerprint"), self.fingerprint()
         if theirs is None:
-            raise UserError(
-                "This checkpoint was not written by laser-lightning: it says nothing about its model."
-            )
+            raise UserError("This checkpoint was not written by laser-lightning: it says nothing about its model.")
         for key, value in ours.items():
             if theirs.get(key) != value:
                 raise UserError(
                     f"The checkpoint is of another model: its {key.replace('_', ' ')} is {theirs.get(key)!r}, and the "
                     f"configured one is {value!r}. Set model.policy and model.self_reward to those of the checkpoint."
                 )
+        if "state_dict" in checkpoint:
+            missing = sorted(self.saved_weights(self.state_dict()).keys() - checkpoint["state_dict"].keys())
+            if missing:
+                raise UserError(f"The checkpoint lacks {len(missing)} of the model's tensors, such as {missing[0]}.")
         self._restored_random_states = checkpoint["laser_random_states"] or None
+
+    def saved_weights(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The part of a state dict that belongs into checkpoints: all of it, unless a subclass can rebuild some."""
+        return state
 
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint's model must have in common with the configured one."""
         config = self.policy.lm.config.get_text_config()
         return {
+            "module": type(self).__name__,
             "architecture": type(self.policy.lm).__name__,
             "vocabulary_size": config.vocab_size,
             "hidden_size": config.hidden_size,

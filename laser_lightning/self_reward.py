@@ -92,9 +92,7 @@ class LastTokenSelfReward(nn.Module):
         if token_id == tokenizer.unk_token_id:
             raise UserError(f"self_reward.token is '{self.token}', which the tokenizer does not know.")
         if token_id in (*eos_token_ids, tokenizer.pad_token_id):
-            raise UserError(
-                f"self_reward.token is '{self.token}', which ends or pads responses: choose another token."
-            )
+            raise UserError(f"self_reward.token is '{self.token}', which ends or pads responses: choose another token.")
         self.token_id = token_id
 
     def check_reachable(self) -> None:

@@ -23,7 +23,7 @@ class SupervisedModule(PolicyModule):
 
     Args:
         policy: which model is trained.
-        micro_batch_sequences: sequences in a forward pass; it changes memory and speed, not results.
+        micro_batch_sequences: sequences of like length in a forward pass; it changes memory and speed, not results.
         optimizer: how gradients change weights.
         max_skipped_steps: stop after this many optimizer steps in a row without a usable gradient.
         seed: seed of all randomness.
@@ -32,7 +32,7 @@ class SupervisedModule(PolicyModule):
     def __init__(
         self,
         policy: PolicySettings,
-        micro_batch_sequences: int = 64,
+        micro_batch_sequences: int = 16,
         optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1e-3),  # noqa: B008 - frozen
         max_skipped_steps: int = 10,
         seed: int = 0,
@@ -45,7 +45,8 @@ class SupervisedModule(PolicyModule):
     def training_step(self, problems: list[Problem], batch_idx: int) -> None:
         """One optimizer step: the mean loss over all target tokens of the step on all ranks."""
         started = time.perf_counter()
-        prompts, targets = self.encode(problems)
+        # Sequences of like length share a forward pass, so that little is padded.
+        prompts, targets = self.encode(sorted(problems, key=lambda p: len(p.prompt_ids) + len(p.solution or "")))
         local_tokens = torch.tensor(sum(len(target) for target in targets), device=self.device)
         tokens = self.trainer.strategy.reduce(local_tokens, reduce_op="sum")
         loss = torch.zeros((), device=self.device)
@@ -90,9 +91,7 @@ class SupervisedModule(PolicyModule):
                 "name the column that holds it (solution_column)."
             )
         eos = self.tokenizer.eos_token_id
-        solutions = self.tokenizer([problem.solution for problem in problems], add_special_tokens=False)[
-            "input_ids"
-        ]
+        solutions = self.tokenizer([problem.solution for problem in problems], add_special_tokens=False)["input_ids"]
         return [problem.prompt_ids for problem in problems], [[*ids, eos, eos] for ids in solutions]
 
     def forward(self, prompts: list[list[int]], targets: list[list[int]]) -> Tensor:
@@ -104,6 +103,4 @@ class SupervisedModule(PolicyModule):
         target_mask = length_mask(target_lengths, target_ids.shape[1])
         places = torch.arange(input_ids.shape[1], device=self.device)
         predicts = (places >= (lengths - target_lengths)[:, None]) & (places < lengths[:, None])
-        return -token_statistics(
-            hidden[predicts], target_ids[target_mask], self.policy.head, temperature=1.0
-        ).log_probs
+        return -token_statistics(hidden[predicts], target_ids[target_mask], self.policy.head, temperature=1.0).log_probs

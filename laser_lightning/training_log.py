@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Callable
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from laser_lightning.batching import MicroBatch
@@ -54,9 +53,7 @@ class TrainingLog:
         values = {name: sums[name] for name in TERMS} | {"gradient_norm": gradient_norm}
         if "compared_tokens" in sums:
             values["mismatch/token_log_prob"] = sums["mismatch_tokens"] / max(sums["compared_tokens"], 1)
-            values["mismatch/reward_token_log_prob"] = sums["mismatch_scores"] / max(
-                sums["compared_scores"], 1
-            )
+            values["mismatch/reward_token_log_prob"] = sums["mismatch_scores"] / max(sums["compared_scores"], 1)
         self._updates.append(values)
 
     def update_values(self) -> dict[str, float]:
@@ -66,7 +63,7 @@ class TrainingLog:
         return {f"train/{name}": sum(values) / len(values) for name, values in found.items()}
 
     def round_values(
-        self, round_: Round, head: LastTokenSelfReward, phase: Phase, mixed_groups: Tensor, step: int
+        self, round_: Round, head: LastTokenSelfReward, phase: Phase, mixed_groups: Tensor
     ) -> dict[str, float | Tensor]:
         """What was sampled, and how well the model judged it."""
         rollouts = round_.rollouts
@@ -86,16 +83,6 @@ class TrainingLog:
         }
         row = torch.tensor([float(value) for value in counts.values()], dtype=torch.float64)
         total = dict(zip(counts, self.all_sum(row.to(round_.rewards.device)).tolist(), strict=True))
-        if not total["finished"]:
-            rank_zero_warn(
-                f"All {len(rollouts)} responses of step {step} were cut at sampling.max_response_tokens: "
-                "none has a self-reward to learn from."
-            )
-        if total["emitted"]:
-            rank_zero_warn(
-                f"{total['emitted']:.0f} responses of step {step} contain the reward token '{head.token}', "
-                "which normal text should not."
-            )
         names = ("f1", "accuracy_on_correct", "accuracy_on_incorrect", "auroc", "ece")
         return {f"train/self_reward/{name}": verification[name] for name in names} | {
             "train/self_reward/mean": total["self_rewards"] / total["solutions"],

@@ -4,19 +4,25 @@ The weights are drawn wide (standard deviation 0.3) and none is left at 0 or 1, 
 strongly on everything in front of it: a wrong mask, position or cache then shows as an error of order 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GPT2Config,
+    GraniteConfig,
+    LlamaConfig,
     PretrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
+    PreTrainedTokenizerBase,
     Qwen2Config,
+    Qwen3Config,
 )
 
 from laser_lightning.batching import Rollouts
@@ -34,9 +40,7 @@ class PlainPass(NamedTuple):
     after_last: Tensor  # [V] log-probs behind the last token, at temperature 1
 
 
-def plain_forward(
-    lm: PreTrainedModel, prompt: list[int], response: list[int], temperature: float = 1.0
-) -> PlainPass:
+def plain_forward(lm: PreTrainedModel, prompt: list[int], response: list[int], temperature: float = 1.0) -> PlainPass:
     """One plain forward pass over a single sequence: the reference of every test of log-probs and scores."""
     logits = lm(input_ids=torch.tensor([prompt + response]), use_cache=False).logits[0]
     tempered = torch.log_softmax(logits / temperature, dim=-1)
@@ -74,44 +78,69 @@ def save_model() -> Callable[..., Path]:
     return save_random_model
 
 
+def tiny(config_class: Callable[..., PretrainedConfig] = Qwen2Config, **fields: Any) -> PretrainedConfig:
+    """The config of a tiny model with the character vocabulary."""
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 256,
+        "initializer_range": 0.3,
+    }
+    tokens = {"vocab_size": VOCABULARY, "eos_token_id": EOS, "pad_token_id": PAD, "bos_token_id": None}
+    return config_class(**(sizes | tokens | fields))
+
+
 @pytest.fixture(scope="session")
 def tiny_config() -> Callable[..., PretrainedConfig]:
     """``tiny_config(config_class, **fields)`` makes the config of a tiny model with the character vocabulary."""
+    return tiny
 
-    def make(config_class: type[PretrainedConfig] = Qwen2Config, **fields: object) -> PretrainedConfig:
-        sizes = {
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "max_position_embeddings": 256,
-            "initializer_range": 0.3,
-        }
-        tokens = {"vocab_size": VOCABULARY, "eos_token_id": EOS, "pad_token_id": PAD, "bos_token_id": None}
-        return config_class(**(sizes | tokens | fields))
 
-    return make
+class Family(NamedTuple):
+    """An architecture, and what to add to its <eos> logits, before cap and scale, for some responses to end."""
+
+    path: Path
+    eos_bias: float
+
+
+FAMILIES: dict[str, tuple[float, PretrainedConfig]] = {
+    "qwen2": (3.5, tiny()),
+    "qwen2-untied": (3.5, tiny(tie_word_embeddings=False)),
+    # layers of either kind: full attention, and a window of 4
+    "qwen2-window": (3.5, tiny(use_sliding_window=True, sliding_window=4, max_window_layers=1)),
+    "qwen3": (3.5, tiny(Qwen3Config, head_dim=16)),
+    "llama": (2.5, tiny(LlamaConfig)),
+    "gemma2": (12.0, tiny(Gemma2Config, head_dim=16, final_logit_softcapping=2.0, sliding_window=4)),
+    "cohere": (8.0, tiny(CohereConfig, logit_scale=0.3)),
+    "granite": (6.0, tiny(GraniteConfig, logits_scaling=3.0)),
+    "gpt2": (3.5, tiny(GPT2Config)),  # with dropout 0.1 in training, which is its default
+}
+
+
+@pytest.fixture(scope="session", params=list(FAMILIES))
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+    """A tiny random model of each architecture."""
+    eos_bias, config = FAMILIES[request.param]
+    return Family(save_random_model(tmp_path_factory.mktemp(request.param), config), eos_bias)
 
 
 @pytest.fixture(scope="session")
-def policy_dir(
-    tmp_path_factory: pytest.TempPathFactory, tiny_config: Callable[..., PretrainedConfig]
-) -> Path:
+def policy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a tiny random Qwen2 with the character tokenizer (<eos> 1, pad 0, reward token 3)."""
-    return save_random_model(tmp_path_factory.mktemp("policy"), tiny_config())
+    return save_random_model(tmp_path_factory.mktemp("policy"), tiny())
 
 
 @pytest.fixture(scope="session")
-def reference_dir(
-    tmp_path_factory: pytest.TempPathFactory, tiny_config: Callable[..., PretrainedConfig]
-) -> Path:
+def reference_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of another random model of the same shape, to stand for a frozen reference."""
-    return save_random_model(tmp_path_factory.mktemp("reference"), tiny_config(), seed=1)
+    return save_random_model(tmp_path_factory.mktemp("reference"), tiny(), seed=1)
 
 
 @pytest.fixture(scope="session")
-def policy_tokenizer(policy_dir: Path) -> PreTrainedTokenizerFast:
+def policy_tokenizer(policy_dir: Path) -> PreTrainedTokenizerBase:
     """The character tokenizer, loaded as a policy's."""
     return load_tokenizer(PolicySettings(path=str(policy_dir)))
 
@@ -146,6 +175,27 @@ def make_policy(policy_dir: Path) -> Callable[..., Policy]:
     return make
 
 
+class DoublePolicy(Policy):
+    """A policy in float64. Of the decoders, GPT-2 is one whose norms do not fall back to float32."""
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits that stay in float64."""
+        return self.lm.get_output_embeddings()(hidden)
+
+
+@pytest.fixture
+def double_policies(tmp_path: Path) -> Iterator[tuple[Policy, Policy]]:
+    """A tiny random GPT-2 in float64 and another one as its reference; float64 is torch's default meanwhile."""
+    policies = []
+    config = tiny(GPT2Config, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    for seed in (0, 1):
+        settings = PolicySettings(path=str(save_random_model(tmp_path / str(seed), config, seed)))
+        policies.append(DoublePolicy(settings, load_tokenizer(settings)).double())
+    torch.set_default_dtype(torch.float64)
+    yield policies[0], policies[1]
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture
 def make_rollouts() -> Callable[..., Rollouts]:
     """``make_rollouts(prompts=3, group_size=4, seed=0, limit=9)`` draws ragged random rollouts.
@@ -154,9 +204,7 @@ def make_rollouts() -> Callable[..., Rollouts]:
     ones any token, so that only the lengths say what is padding.
     """
 
-    def make(
-        prompts: int = 3, group_size: int = 4, seed: int = 0, limit: int = 9, longest_prompt: int = 6
-    ) -> Rollouts:
+    def make(prompts: int = 3, group_size: int = 4, seed: int = 0, limit: int = 9, longest_prompt: int = 6) -> Rollouts:
         generator = torch.Generator().manual_seed(seed)
 
         def draw(low: int, high: int, *shape: int) -> torch.Tensor:

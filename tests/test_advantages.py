@@ -34,9 +34,7 @@ def test_without_division_it_is_the_distance_from_the_mean() -> None:
 @pytest.mark.parametrize("divide_by_std", [True, False])
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1 / 3, -7.3, 1e6 + 0.1])
 @pytest.mark.parametrize("group_size", [3, 7, 11])
-def test_a_unanimous_group_has_advantage_exactly_zero(
-    value: float, group_size: int, divide_by_std: bool
-) -> None:
+def test_a_unanimous_group_has_advantage_exactly_zero(value: float, group_size: int, divide_by_std: bool) -> None:
     # 0.1 and 1/3 are no binary fractions: their mean over 3, 7 or 11 may differ from them in the last place.
     rewards = torch.full((2, group_size), value)
     assert torch.equal(group_relative(rewards, divide_by_std), torch.zeros(2, group_size))
@@ -72,9 +70,7 @@ def test_mixing_by_hand() -> None:
     # Self-rewards 0, 0.5, 1: mean 0.5, variance (0.25 + 0.25) / 2 = 0.25, std 0.5; A_s = -1, 0, 1.
     # Mixed 3/4 A_v + 1/4 A_s: 0.866025 - 0.25 = 0.616025; -0.433013; -0.433013 + 0.25 = -0.183013.
     advantages, is_mixed = mixed(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.5, 1.0]]), MIX)
-    torch.testing.assert_close(
-        advantages, torch.tensor([[0.616025, -0.433013, -0.183013]]), rtol=0, atol=2e-6
-    )
+    torch.testing.assert_close(advantages, torch.tensor([[0.616025, -0.433013, -0.183013]]), rtol=0, atol=2e-6)
     assert is_mixed.tolist() == [True]
 
 

@@ -172,7 +172,7 @@ def test_a_required_key_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     config = overlay("model: {class_path: stand_ins.Net, init_args: {score: {class_path: stand_ins.Score}}}")
     data = ["--data", "stand_ins.Data", "--data.train", "stand_ins.Numbers"]
     assert error_of(capsys, "fit", "--config", config, *data) == (
-        "model.score.token (overlay.yaml, line 1): is required; set it in a config or on the command line"
+        "model.score.token (overlay.yaml, line 1): required; set it in a config or on the command line"
     )
 
 
@@ -182,6 +182,12 @@ def test_what_a_constructor_refuses_is_told_in_one_line(capsys: pytest.CaptureFi
     assert error_of(capsys, *command, "0").startswith("zero (stand_ins.py, line ")
     with pytest.raises(KeyError, match="a defect"):
         main([*command, "101"])
+
+
+def test_what_is_refused_before_the_first_step_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", "base", "--figures.name="]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "laser-lightning: error: The recorder has no name: give it one."
 
 
 def test_what_the_trainer_refuses_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,11 +33,19 @@ def round_of(rewards: list[float], self_rewards: list[float], answers: list[str 
     size = len(rewards)
     zeros = torch.zeros(size, 1, dtype=torch.long)
     rollouts = Rollouts(
-        zeros[:2], torch.ones(2).long(), zeros, torch.arange(size), torch.ones(size).bool(), zeros.float(), torch.zeros(size)
+        zeros[:2],
+        torch.ones(2).long(),
+        zeros,
+        torch.arange(size),
+        torch.ones(size).bool(),
+        zeros.float(),
+        torch.zeros(size),
     )
     problems = [Problem("set", row, "", "", [1], "", kind) for row, kind in enumerate(["easy", "hard"])]
     verifications = [Verification(r, a) for r, a in zip(rewards, answers, strict=True)]
-    return Round(problems, rollouts, [""] * size, verifications, torch.tensor(rewards), None, torch.tensor(self_rewards))
+    return Round(
+        problems, rollouts, [""] * size, verifications, torch.tensor(rewards), None, torch.tensor(self_rewards)
+    )
 
 
 def test_values_by_hand() -> None:

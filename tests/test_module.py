@@ -3,7 +3,7 @@
 import importlib
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,12 +159,22 @@ def weights(model: LaSeRModule) -> Tensor:
 
 
 @pytest.fixture
-def initial() -> Iterator[Tensor]:
+def initial() -> Tensor:
     """The weights that `module()` starts from."""
     model = module()
     torch.manual_seed(0)
     model.configure_model()
-    yield weights(model)
+    return weights(model)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> PolicySettings:
+    """A tiny model on disk, for what needs a reference."""
+    directory = tmp_path_factory.mktemp("pretrained")
+    model = fresh()
+    model.policy.lm.save_pretrained(directory)
+    model.tokenizer.save_pretrained(directory)
+    return PolicySettings(path=str(directory))
 
 
 def fresh(**options: Any) -> LaSeRModule:
@@ -188,13 +198,13 @@ def test_a_step_changes_the_weights_and_reports(tmp_path: Path, initial: Tensor)
 
 
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
-def test_the_micro_batch_budget_does_not_change_the_step(tmp_path: Path, aggregation: Any) -> None:
+def test_the_micro_batch_budget_does_not_change_the_step(
+    tmp_path: Path, pretrained: PolicySettings, aggregation: Any
+) -> None:
     results = []
     for budget in (100_000, 200, 64):
-        update = UpdateSettings(
-            micro_batch_tokens=budget, aggregation=aggregation, kl_coef=0.1, entropy_coef=0.01
-        )
-        model = fresh(update=update)
+        update = UpdateSettings(micro_batch_tokens=budget, aggregation=aggregation, kl_coef=0.1, entropy_coef=0.01)
+        model = fresh(policy=pretrained, update=update)
         fit(tmp_path, model)
         results.append(weights(model))
     assert not torch.equal(results[0], results[2])
@@ -240,7 +250,7 @@ def test_without_a_policy_signal_only_the_self_rewarding_loss_moves_weights(
         assert not torch.equal(weights(model), initial)
         return
     model.max_skipped_steps = 3
-    with pytest.raises(UserError, match="3 optimizer steps in a row were skipped.*all rewards are equal"):
+    with pytest.raises(UserError, match=r"3 optimizer steps in a row were skipped.*all rewards are equal"):
         fit(tmp_path, model)
     assert torch.equal(weights(model), initial)
 
@@ -254,7 +264,7 @@ def test_one_class_only(tmp_path: Path) -> None:
 
 def test_all_responses_truncated(tmp_path: Path) -> None:
     model = fresh(engine=NeverEndingEngine())
-    with pytest.warns(UserWarning, match="All 32 responses of step 1 were cut"):
+    with pytest.warns(UserWarning, match="All responses of step 1 were cut"):
         values = fit(tmp_path, model)
     assert values["train/self_reward_loss"] == 0.0
     assert values["train/self_reward/mean"] == 0.0
@@ -262,7 +272,7 @@ def test_all_responses_truncated(tmp_path: Path) -> None:
 
 
 def test_a_response_with_the_reward_token_is_reported(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="32 responses of step 1 contain the reward token"):
+    with pytest.warns(UserWarning, match=r"In step 1 100.00% of the responses contain the reward token"):
         values = fit(tmp_path, fresh(engine=RewardTokenEngine()))
     assert values["train/reward_token_emitted"] == 1.0
 
@@ -304,11 +314,10 @@ def test_a_verifier_that_raises_or_hangs_costs_one_solution_each(
     assert any(error.startswith("KeyError") for error in errors)
 
 
-def test_an_exact_reference_and_a_kl_term_run_the_frozen_reference(tmp_path: Path) -> None:
+def test_an_exact_reference_and_a_kl_term_run_the_frozen_reference(tmp_path: Path, pretrained: PolicySettings) -> None:
     head = LastTokenSelfReward("<|reward|>", reference="exact", loss_weight=0.5)
-    model = fresh(self_reward=head, update=UpdateSettings(kl_coef=0.1))
+    model = fresh(policy=pretrained, self_reward=head, update=UpdateSettings(kl_coef=0.1))
     assert model.reference is not None
-    model.reference.load_state_dict(model.policy.state_dict())
     before = torch.cat([p.flatten() for p in model.reference.parameters()]).clone()
     values = fit(tmp_path, model)
     # Policy and reference are the same in the first step: r_s is 0 and so is every KL estimate.
@@ -316,6 +325,35 @@ def test_an_exact_reference_and_a_kl_term_run_the_frozen_reference(tmp_path: Pat
     assert values["train/kl"] == pytest.approx(0, abs=1e-6)
     assert torch.equal(before, torch.cat([p.flatten() for p in model.reference.parameters()]))
     assert not model.reference.training
+
+
+def test_a_reference_needs_pretrained_weights() -> None:
+    with pytest.raises(UserError, match=r"policy\.random_init has no reference model"):
+        fresh(update=UpdateSettings(kl_coef=0.1))
+
+
+def test_the_reference_is_not_saved_and_is_there_after_a_resume(tmp_path: Path, pretrained: PolicySettings) -> None:
+    update = UpdateSettings(kl_coef=0.1)
+    run = trainer(tmp_path)
+    run.fit(fresh(policy=pretrained, update=update), datamodule=data())
+    run.save_checkpoint(tmp_path / "one.ckpt")
+    saved = torch.load(tmp_path / "one.ckpt", weights_only=True)["state_dict"]
+    assert not any(name.startswith("reference.") for name in saved)
+    whole, resumed = fresh(policy=pretrained, update=update), fresh(policy=pretrained, update=update)
+    fit(tmp_path, whole, steps=2)
+    trainer(tmp_path, 2).fit(resumed, datamodule=data(), ckpt_path=tmp_path / "one.ckpt", weights_only=True)
+    assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    run.fit(fresh(), datamodule=data())
+    run.save_checkpoint(tmp_path / "one.ckpt")
+    checkpoint = torch.load(tmp_path / "one.ckpt", weights_only=True)
+    del checkpoint["state_dict"]["self_reward.reference_constant"]
+    torch.save(checkpoint, tmp_path / "one.ckpt")
+    with pytest.raises(UserError, match=r"lacks 1 of the model's tensors, such as self_reward\.reference_constant"):
+        trainer(tmp_path, 2).fit(fresh(), datamodule=data(), ckpt_path=tmp_path / "one.ckpt", weights_only=True)
 
 
 def test_evaluation_at_start_and_end(tmp_path: Path) -> None:
@@ -349,7 +387,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     run.save_checkpoint(tmp_path / "one.ckpt")
     other = {**TINY, "hidden_size": 16, "num_hidden_layers": 1}
     model = module(policy=PolicySettings(random_init=True, config_overrides=other))
-    with pytest.raises(UserError, match="checkpoint is of another model: its hidden size is 32.*is 16"):
+    with pytest.raises(UserError, match=r"checkpoint is of another model: its hidden size is 32.*is 16"):
         trainer(tmp_path, 2).fit(model, datamodule=data(), ckpt_path=tmp_path / "one.ckpt", weights_only=True)
 
 

@@ -126,9 +126,7 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert killed.returncode == -signal.SIGKILL
     finish(start(tmp_path, "killed", "--ckpt_path", str(checkpoint(tmp_path / "killed", 6))))
 
-    whole, resumed = (
-        torch.load(checkpoint(tmp_path / run, 16), weights_only=True) for run in ("whole", "killed")
-    )
+    whole, resumed = (torch.load(checkpoint(tmp_path / run, 16), weights_only=True) for run in ("whole", "killed"))
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "laser_random_states", "global_step", "epoch"):
         assert_equal(resumed[part], whole[part], part)
     expected = metrics(tmp_path / "whole")

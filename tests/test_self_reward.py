@@ -17,7 +17,8 @@ TOKEN = "<|reward|>"
 
 
 def make(**fields: Any) -> LastTokenSelfReward:
-    return LastTokenSelfReward(**({"token": TOKEN, "reference": -23.0} | fields))
+    settings: dict[str, Any] = {"token": TOKEN, "reference": -23.0} | fields
+    return LastTokenSelfReward(**settings)
 
 
 # ------------------------------------------------------------------- score
@@ -85,9 +86,7 @@ def test_an_unknown_constant_is_refused() -> None:
         ([0.51, 0.5, 0.2, -3.0], [1, 1, 1, 1], True, [1 / 2, 1 / 6, 1 / 6, 1 / 6]),
     ],
 )
-def test_weights_by_hand(
-    rewards: list[float], finished: list[int], class_weights: bool, expected: list[float]
-) -> None:
+def test_weights_by_hand(rewards: list[float], finished: list[int], class_weights: bool, expected: list[float]) -> None:
     reward_values, flags = torch.tensor(rewards, dtype=torch.float32), torch.tensor(finished, dtype=torch.bool)
     counts = class_counts(reward_values, flags)
     weights = make(class_weights=class_weights).loss_weights(reward_values, flags, counts)

@@ -96,9 +96,7 @@ class ArithmeticSource(ProblemSource):
                     "write 'add3' (two 3-digit numbers) or 'mul21' (a 2-digit number times a 1-digit one)."
                 )
         if size < 1 or sum(self.kinds.values()) <= 0:
-            raise UserError(
-                "The arithmetic source is empty: size and the sum of the kinds' shares must be positive."
-            )
+            raise UserError("The arithmetic source is empty: size and the sum of the kinds' shares must be positive.")
 
     def load(self) -> Dataset:
         """Make the problems (columns ``problem``, ``answer``, ``kind``, ``solution``)."""

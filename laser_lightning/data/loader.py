@@ -119,10 +119,7 @@ class PromptLoader:
         """This rank's share of a global batch."""
         used = len(self) * self.global_batch_size if self.drop_last else len(self.problems)
         start, end = (used * number // len(self) for number in (batch, batch + 1))
-        return [
-            self.problems[index]
-            for index in self._epoch_order(epoch)[start:end][self.rank :: self.world_size]
-        ]
+        return [self.problems[index] for index in self._epoch_order(epoch)[start:end][self.rank :: self.world_size]]
 
     def _epoch_order(self, epoch: int) -> list[int]:
         if self._order[0] != epoch:

@@ -71,9 +71,7 @@ class PromptDataModule(LightningDataModule):
         self.val, self.test, self.predict = val or {}, test or {}, predict or {}
         for key, sources in {"val": self.val, "test": self.test, "predict": self.predict}.items():
             if TRAIN in sources:
-                raise UserError(
-                    f"data.{key} has a set named '{TRAIN}', the name of the training set: rename it."
-                )
+                raise UserError(f"data.{key} has a set named '{TRAIN}', the name of the training set: rename it.")
         self.template = template
         self.prompts_per_step = prompts_per_step
         self.eval_prompts_per_batch = eval_prompts_per_batch
@@ -121,9 +119,7 @@ class PromptDataModule(LightningDataModule):
             self._setup_training()
         elif not sources:
             key = "val" if stage == "validate" else stage
-            raise UserError(
-                f"data.{key} is not set, so there is nothing to {stage}: name at least one set there."
-            )
+            raise UserError(f"data.{key} is not set, so there is nothing to {stage}: name at least one set there.")
         self.evaluation_problems = {name: self._load(name, source) for name, source in sources.items()}
 
     def train_dataloader(self) -> PromptLoader:
@@ -166,9 +162,7 @@ class PromptDataModule(LightningDataModule):
 
     def _setup_training(self) -> None:
         if self.train is None:
-            raise UserError(
-                "data.train is not set, so there is nothing to fit: name a source of problems there."
-            )
+            raise UserError("data.train is not set, so there is nothing to fit: name a source of problems there.")
         rank, world_size = self._rank_and_world_size()
         if self.prompts_per_step % world_size:
             raise UserError(
@@ -221,9 +215,7 @@ class PromptDataModule(LightningDataModule):
             self._report_overlong(name, problems, none_left=not fitting)
         return fitting
 
-    def _problem(
-        self, dataset: str, number: int, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase
-    ) -> Problem:
+    def _problem(self, dataset: str, number: int, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Problem:
         for column in ("problem", "answer"):
             if not isinstance(row.get(column), str):
                 raise UserError(
@@ -260,9 +252,7 @@ class PromptDataModule(LightningDataModule):
         if self._tokenizer is not None:
             return self._tokenizer
         if self.trainer is None:
-            raise UserError(
-                "The data module has no tokenizer: call set_tokenizer, or run it under a trainer."
-            )
+            raise UserError("The data module has no tokenizer: call set_tokenizer, or run it under a trainer.")
         tokenizer = getattr(self.trainer.lightning_module, "tokenizer", None)
         if tokenizer is None:
             raise UserError(

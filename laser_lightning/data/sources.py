@@ -59,9 +59,7 @@ class Columns:
 
     def __post_init__(self) -> None:
         if self.max_rows is not None and self.max_rows < 1:
-            raise UserError(
-                f"max_rows is {self.max_rows}: give a positive number, or leave it out for all rows."
-            )
+            raise UserError(f"max_rows is {self.max_rows}: give a positive number, or leave it out for all rows.")
         if self.answer_pattern is None:
             raise UserError(
                 "answer_pattern is null: for no pattern, leave it out. On the command line a text that "
@@ -72,9 +70,7 @@ class Columns:
         try:
             groups = re.compile(self.answer_pattern).groups
         except re.error as error:
-            raise UserError(
-                f"answer_pattern '{self.answer_pattern}' is not a regular expression: {error}."
-            ) from error
+            raise UserError(f"answer_pattern '{self.answer_pattern}' is not a regular expression: {error}.") from error
         if groups != 1:
             raise UserError(
                 f"answer_pattern '{self.answer_pattern}' has {groups} groups: put exactly one pair of "
@@ -117,9 +113,7 @@ def as_text(value: Any) -> str | None:
     raise TypeError(f"a {type(value).__name__}, not text, a number or a list of those")
 
 
-def select_columns(
-    rows: Iterable[Mapping[str, Any]], available: list[str], columns: Columns, source: str
-) -> Dataset:
+def select_columns(rows: Iterable[Mapping[str, Any]], available: list[str], columns: Columns, source: str) -> Dataset:
     """Bring the rows of a table into the shape that ``ProblemSource.load`` promises.
 
     Args:
@@ -246,9 +240,7 @@ class HubSource(ProblemSource):
                 "point a FileSource at a local copy."
             ) from error
         needed = [column for column in dataset.column_names if column in self.columns.roles.values()]
-        return select_columns(
-            dataset.select_columns(needed), dataset.column_names, self.columns, f"The {source}"
-        )
+        return select_columns(dataset.select_columns(needed), dataset.column_names, self.columns, f"The {source}")
 
 
 class FileSource(ProblemSource):
@@ -302,9 +294,7 @@ class FileSource(ProblemSource):
             raise UserError(f"There is no file '{self.path}' (looked for {path.absolute()}).")
         reader = _READERS.get(path.suffix.lower())
         if reader is None:
-            raise UserError(
-                f"'{self.path}' has none of the suffixes that can be read: {', '.join(_READERS)}."
-            )
+            raise UserError(f"'{self.path}' has none of the suffixes that can be read: {', '.join(_READERS)}.")
         rows = reader(path)
         available = list(dict.fromkeys(name for row in rows for name in row))
         return select_columns(rows, available, self.columns, f"'{self.path}'")
@@ -354,9 +344,7 @@ def _read_csv(path: Path) -> list[Row]:
                     )
                 rows.append(row)
         except (csv.Error, UnicodeDecodeError) as error:
-            raise UserError(
-                f"'{path}' cannot be read as CSV, after line {reader.line_num}: {error}."
-            ) from error
+            raise UserError(f"'{path}' cannot be read as CSV, after line {reader.line_num}: {error}.") from error
     return rows
 
 

@@ -27,9 +27,7 @@ class PromptTemplate:
 
     def __post_init__(self) -> None:
         if _PLACE not in self.template:
-            raise UserError(
-                f"template '{self.template}' has no {_PLACE}: write it where the problem belongs."
-            )
+            raise UserError(f"template '{self.template}' has no {_PLACE}: write it where the problem belongs.")
         if self.system and not self.chat:
             raise UserError(
                 "template.system is set, but template.chat is not: set chat: true, or write the system "

@@ -20,14 +20,10 @@ class ClippedPolicyLoss(PolicyLoss):
 
     def __init__(self, clip_low: float = 0.2, clip_high: float = 0.2) -> None:
         if not 0 <= clip_low < 1 or clip_high < 0:
-            raise UserError(
-                "policy_loss.clip_low must be at least 0 and below 1, and policy_loss.clip_high 0 or more."
-            )
+            raise UserError("policy_loss.clip_low must be at least 0 and below 1, and policy_loss.clip_high 0 or more.")
         self.clip_low, self.clip_high = clip_low, clip_high
 
-    def __call__(
-        self, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor
-    ) -> TokenLosses:
+    def __call__(self, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> TokenLosses:
         """Per-token losses (see ``PolicyLoss``)."""
         ratio = (log_probs - old_log_probs).where(mask, 0.0).exp()
         advantages = advantages[:, None]

@@ -25,9 +25,7 @@ class PolicyLoss(ABC):
     """The policy-gradient part of the objective, for one micro-batch."""
 
     @abstractmethod
-    def __call__(
-        self, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor
-    ) -> TokenLosses:
+    def __call__(self, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> TokenLosses:
         """Per-token losses.
 
         Args:

@@ -18,9 +18,7 @@ def sample(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> tu
         The tokens [B] int64, and their log-probs [B] float32 at the sampling temperature before the other options
         (at temperature 0: at temperature 1).
     """
-    log_probs = torch.log_softmax(
-        logits / sampling.temperature if sampling.temperature > 0 else logits, dim=-1
-    )
+    log_probs = torch.log_softmax(logits / sampling.temperature if sampling.temperature > 0 else logits, dim=-1)
     if sampling.temperature == 0:
         tokens = log_probs.argmax(dim=-1)
     else:
@@ -38,13 +36,9 @@ def _filtered(log_probs: Tensor, sampling: Sampling) -> Tensor:
         ordered, order = log_probs.sort(dim=-1, descending=True)
         probs = ordered.softmax(dim=-1)
         mass_before = probs.cumsum(dim=-1) - probs
-        dropped = torch.zeros_like(log_probs, dtype=torch.bool).scatter(
-            -1, order, mass_before >= sampling.top_p
-        )
+        dropped = torch.zeros_like(log_probs, dtype=torch.bool).scatter(-1, order, mass_before >= sampling.top_p)
         log_probs = log_probs.masked_fill(dropped, -torch.inf)
     if sampling.min_p > 0:
-        floor = (
-            log_probs.amax(dim=-1, keepdim=True) + torch.tensor(sampling.min_p, device=log_probs.device).log()
-        )
+        floor = log_probs.amax(dim=-1, keepdim=True) + torch.tensor(sampling.min_p, device=log_probs.device).log()
         log_probs = log_probs.masked_fill(log_probs < floor, -torch.inf)
     return log_probs

@@ -25,15 +25,16 @@ class TransformersEngine:
         max_batch_size: most responses decoded together; the round is decoded in several parts when there are more.
         drop_fraction: ended rows are dropped from the running batch when they are at least this share of it.
             Dropping copies the cache, so dropping every row at once costs more than it saves.
+        scores: read the reward token's log-prob off ended rows; without it those of finished responses are NaN. Only
+            for measuring what the score costs: LaSeRModule needs it.
     """
 
-    def __init__(self, max_batch_size: int = 1024, drop_fraction: float = 0.125) -> None:
+    def __init__(self, max_batch_size: int = 1024, drop_fraction: float = 0.125, scores: bool = True) -> None:
         if max_batch_size < 1 or not 0 <= drop_fraction <= 1:
-            raise UserError(
-                "engine.max_batch_size must be at least 1 and engine.drop_fraction between 0 and 1."
-            )
+            raise UserError("engine.max_batch_size must be at least 1 and engine.drop_fraction between 0 and 1.")
         self.max_batch_size = max_batch_size
         self.drop_fraction = drop_fraction
+        self.scores = scores
 
     @torch.no_grad()
     def generate(
@@ -47,9 +48,7 @@ class TransformersEngine:
     ) -> Rollouts:
         """Draw ``group_size`` responses for each prompt (see ``RolloutEngine``)."""
         if group_size > self.max_batch_size:
-            raise UserError(
-                f"A group of {group_size} is larger than engine.max_batch_size = {self.max_batch_size}."
-            )
+            raise UserError(f"A group of {group_size} is larger than engine.max_batch_size = {self.max_batch_size}.")
         was_training = policy.lm.training
         policy.lm.eval()
         try:
@@ -71,16 +70,12 @@ class TransformersEngine:
             )
             for start in range(0, len(order), per_part):
                 part = order[start : start + per_part]
-                slots = torch.tensor(
-                    [p * group_size + g for p in part for g in range(group_size)], device=device
-                )
+                slots = torch.tensor([p * group_size + g for p in part for g in range(group_size)], device=device)
                 batch = [prompts[p] for p in part]
-                _Decoding(policy, out, slots, sampling, reward_token_id, generator, self.drop_fraction).run(
-                    batch, group_size
-                )
+                _Decoding(self, policy, out, slots, sampling, reward_token_id, generator).run(batch, group_size)
         finally:
             policy.lm.train(was_training)
-        longest = int(out.response_lengths.max())
+        longest = max(out.response_lengths.tolist(), default=0)
         out.response_ids = out.response_ids[:, :longest]
         out.sampling_log_probs = out.sampling_log_probs[:, :longest]
         return out
@@ -91,16 +86,17 @@ class _Decoding:
 
     def __init__(
         self,
+        engine: TransformersEngine,
         policy: Policy,
         out: Rollouts,
         slots: Tensor,
         sampling: Sampling,
         reward_token_id: int,
         generator: torch.Generator,
-        drop_fraction: float,
     ) -> None:
         self.policy, self.out, self.slots, self.sampling = policy, out, slots, sampling
-        self.reward_token_id, self.generator, self.drop_fraction = reward_token_id, generator, drop_fraction
+        self.reward_token_id, self.generator = reward_token_id, generator
+        self.drop_fraction, self.scores = engine.drop_fraction, engine.scores
         self.eos = torch.tensor(policy.eos_token_ids, device=slots.device)
         self.cache = DynamicCache(config=policy.lm.config)
 
@@ -114,27 +110,26 @@ class _Decoding:
             ended = live & torch.isin(tokens, self.eos)
             self._record(step, tokens, log_probs, live, ended)
             live = live & ~ended
+            unscored = ended & self.scores  # the next step's logits hold their scores
             last = step + 1 == limit
             # The one synchronisation with the device per token.
-            live_count, ended_count = torch.stack((live.sum(), ended.sum())).tolist()
+            live_count, unscored_count = torch.stack((live.sum(), unscored.sum())).tolist()
             if last or live_count == 0:
-                if ended_count:
-                    self._keep(ended)
-                    self._score(self._step(tokens[ended], step), torch.ones_like(ended[ended]))
+                if unscored_count:
+                    self._keep(unscored)
+                    self._score(self._step(tokens[unscored], step), unscored[unscored])
                 return
-            if len(live) - live_count - ended_count >= max(1.0, self.drop_fraction * len(live)):
-                needed = live | ended
+            if len(live) - live_count - unscored_count >= max(1.0, self.drop_fraction * len(live)):
+                needed = live | unscored
                 self._keep(needed)
-                tokens, live, ended = tokens[needed], live[needed], ended[needed]
+                tokens, live, unscored = tokens[needed], live[needed], unscored[needed]
             logits = self._step(tokens, step)
-            if ended_count:
-                self._score(logits, ended)
+            if unscored_count:
+                self._score(logits, unscored)
 
     def _prefill(self, prompts: Sequence[Sequence[int]], group_size: int) -> Tensor:
         """Run each prompt once; return the logits [B, V] of its last token, repeated for the group."""
-        ids, lengths = (
-            t.to(self.slots.device) for t in pad_rows(prompts, self.policy.pad_token_id, left=True)
-        )
+        ids, lengths = (t.to(self.slots.device) for t in pad_rows(prompts, self.policy.pad_token_id, left=True))
         mask = length_mask(lengths, ids.shape[1]).flip(1)
         self.padded = not bool(mask.all())
         hidden = self._forward(ids, mask, (mask.cumsum(1) - 1).clamp(min=0))
@@ -175,10 +170,9 @@ class _Decoding:
         out.response_lengths[slots] += live
         out.finished[slots] |= ended
 
-    def _score(self, logits: Tensor, ended: Tensor) -> None:
-        self.out.reward_token_log_probs[self.slots[ended]] = reward_token_log_probs(
-            logits[ended], self.reward_token_id
-        )
+    def _score(self, logits: Tensor, rows: Tensor) -> None:
+        scores = reward_token_log_probs(logits[rows], self.reward_token_id)
+        self.out.reward_token_log_probs[self.slots[rows]] = scores
 
     def _keep(self, rows: Tensor) -> None:
         """Drop the other rows from the running batch."""

@@ -74,9 +74,7 @@ def test_evaluation_deals_all_problems_evenly(
     count: int, batch_size: int, world_size: int, expected: list[list[list[int]]]
 ) -> None:
     problems = make_problems(count)
-    ranks = [
-        PromptLoader(problems, batch_size, rank=rank, world_size=world_size) for rank in range(world_size)
-    ]
+    ranks = [PromptLoader(problems, batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
     assert [indices(rank) for rank in ranks] == expected
 
 
@@ -86,8 +84,7 @@ def test_evaluation_batches_on_any_ranks(batch_size: int, world_size: int) -> No
     for count in range(1, 40):
         problems = make_problems(count)
         ranks = [
-            indices(PromptLoader(problems, batch_size, rank=rank, world_size=world_size))
-            for rank in range(world_size)
+            indices(PromptLoader(problems, batch_size, rank=rank, world_size=world_size)) for rank in range(world_size)
         ]
         batches = [batch for rank in ranks for batch in rank]
         sizes = [len(batch) for batch in batches]

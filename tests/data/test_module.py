@@ -123,9 +123,7 @@ def test_problems_carry_everything(tokenizer: PreTrainedTokenizerFast, tmp_path:
 
 
 def test_kinds_of_a_set(tokenizer: PreTrainedTokenizerFast) -> None:
-    data = PromptDataModule(
-        numbered(2), val={"a": ListSource(["1", "2", "3"], ["y", "x", "y"])}, prompts_per_step=2
-    )
+    data = PromptDataModule(numbered(2), val={"a": ListSource(["1", "2", "3"], ["y", "x", "y"])}, prompts_per_step=2)
     data.set_tokenizer(tokenizer)
     data.setup("fit")
     assert data.kinds("a") == ["x", "y"]
@@ -249,9 +247,7 @@ def test_all_stages_run_without_warnings_about_loaders(
         for stage in ("fit", "validate", "test", "predict"):
             model = Recorder(tokenizer)
             trainer = make_trainer(tmp_path, max_epochs=1, num_sanity_val_steps=1)
-            getattr(trainer, stage)(
-                model, datamodule=data, **({"verbose": False} if stage[0] in "vt" else {})
-            )
+            getattr(trainer, stage)(model, datamodule=data, **({"verbose": False} if stage[0] in "vt" else {}))
             full_pass = [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1)]
             # the sanity check before fitting takes one batch of each set, and the full pass starts over
             sanity_check = [("a", 0), ("b", 0), ("b", 1)] if stage == "fit" else []
@@ -268,9 +264,7 @@ def test_fit_needs_no_validation_set(tokenizer: PreTrainedTokenizerFast, tmp_pat
     model = Recorder(tokenizer)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Total length")
-        make_trainer(tmp_path, max_epochs=1).fit(
-            model, datamodule=PromptDataModule(numbered(4), prompts_per_step=2)
-        )
+        make_trainer(tmp_path, max_epochs=1).fit(model, datamodule=PromptDataModule(numbered(4), prompts_per_step=2))
     assert len(model.seen) == 2
     assert model.evaluated == []
 
@@ -295,9 +289,7 @@ def fit(
     model = Recorder(tokenizer)
     model.ask_for_steps_early = ask_for_steps_early
     data = PromptDataModule(numbered(11), val={"a": numbered(4)}, prompts_per_step=3, seed=seed)
-    trainer = make_trainer(
-        folder, enable_checkpointing=True, callbacks=[callback], num_sanity_val_steps=0, **settings
-    )
+    trainer = make_trainer(folder, enable_checkpointing=True, callbacks=[callback], num_sanity_val_steps=0, **settings)
     trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
     return model.seen
 
@@ -312,9 +304,7 @@ EVERY_EPOCH: dict[str, Any] = {"every_n_epochs": 1, "save_on_train_epoch_end": T
     [
         pytest.param({"max_epochs": 4}, EVERY_STEP, False, id="epochs"),
         pytest.param({"max_steps": 12, "max_epochs": -1}, EVERY_STEP, False, id="steps"),
-        pytest.param(
-            {"max_epochs": 4, "val_check_interval": 2}, EVERY_STEP, False, id="validation-in-mid-epoch"
-        ),
+        pytest.param({"max_epochs": 4, "val_check_interval": 2}, EVERY_STEP, False, id="validation-in-mid-epoch"),
         pytest.param({"max_epochs": 6, "limit_train_batches": 2}, EVERY_STEP, False, id="epochs-cut-short"),
         pytest.param({"max_epochs": 4}, EVERY_EPOCH, False, id="epoch-ends"),
         pytest.param({"max_steps": 12, "max_epochs": -1}, EVERY_EPOCH, False, id="epoch-ends-steps"),
@@ -342,9 +332,7 @@ def test_resume_from_every_checkpoint_is_exact(
     assert steps == (list(range(1, 13)) if checkpointing is EVERY_STEP else [3, 6, 9, 12])
     for step in steps[:-1]:
         ckpt_path = tmp_path / f"step={step}.ckpt"
-        resumed = fit(
-            tokenizer, tmp_path / "again", settings, ckpt_path, ask_for_steps_early, **checkpointing
-        )
+        resumed = fit(tokenizer, tmp_path / "again", settings, ckpt_path, ask_for_steps_early, **checkpointing)
         assert resumed == whole[step:], f"resumed after step {step}"
 
 
@@ -366,9 +354,7 @@ def test_resume_with_another_seed_is_refused(tokenizer: PreTrainedTokenizerFast,
         fit(tokenizer, tmp_path, {"max_steps": 2}, tmp_path / "step=1.ckpt", seed=1)
 
 
-def test_validating_a_checkpoint_needs_no_training_data(
-    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_validating_a_checkpoint_needs_no_training_data(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     fit(tokenizer, tmp_path, {"max_steps": 1}, **EVERY_STEP)
     model = Recorder(tokenizer)
     data = PromptDataModule(val={"a": numbered(2)})

@@ -11,9 +11,7 @@ from laser_lightning.data.sources import FileSource, HubSource, as_text
 from laser_lightning.errors import UserError
 
 REAL_DATA = Path(__file__).parents[2].parent / "shared/data"
-needs_real_data = pytest.mark.skipif(
-    not REAL_DATA.is_dir(), reason="the public problem sets are not at ../shared/data"
-)
+needs_real_data = pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the public problem sets are not at ../shared/data")
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:
@@ -215,9 +213,7 @@ def offline_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_hub_source_selects_columns_and_splits(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
-    write_jsonl(
-        folder / "train.jsonl", [{"question": "a", "answer": "so\n#### 1", "level": 2, "unused": [1]}]
-    )
+    write_jsonl(folder / "train.jsonl", [{"question": "a", "answer": "so\n#### 1", "level": 2, "unused": [1]}])
     write_jsonl(folder / "test.jsonl", [{"question": t, "answer": f"#### {t}", "level": 5} for t in "bcd"])
     settings: dict[str, Any] = {
         "problem_column": "question",
@@ -228,9 +224,7 @@ def test_hub_source_selects_columns_and_splits(tmp_path: Path) -> None:
         {"index": 0, "problem": "a", "answer": "1", "kind": "2"}
     ]
     assert HubSource(str(folder), "test", max_rows=2, **settings).load()["problem"][:] == ["b", "c"]
-    with pytest.raises(
-        UserError, match=r"no column 'nope' \(kind_column\): its columns are question, answer"
-    ):
+    with pytest.raises(UserError, match=r"no column 'nope' \(kind_column\): its columns are question, answer"):
         HubSource(str(folder), "test", problem_column="question", kind_column="nope").load()
 
 

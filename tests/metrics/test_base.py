@@ -99,9 +99,7 @@ def test_casts_leave_states_and_results_alone(
 
 def test_bfloat16_updates_are_held_as_float32() -> None:
     metric = SelfVerification().bfloat16()
-    metric.update(
-        torch.tensor([0.25, 0.75], dtype=torch.bfloat16), torch.tensor([0, 1], dtype=torch.bfloat16)
-    )
+    metric.update(torch.tensor([0.25, 0.75], dtype=torch.bfloat16), torch.tensor([0, 1], dtype=torch.bfloat16))
     scores, correct = metric.curves()
     assert scores.dtype == torch.float32
     assert scores.tolist() == [0.25, 0.75]
@@ -109,9 +107,7 @@ def test_bfloat16_updates_are_held_as_float32() -> None:
 
 
 @pytest.mark.parametrize(("make", "rows"), METRICS.values(), ids=METRICS.keys())
-def test_forward_gives_the_batch_and_keeps_the_total(
-    make: Callable[[], ExactMetric], rows: dict[str, Tensor]
-) -> None:
+def test_forward_gives_the_batch_and_keeps_the_total(make: Callable[[], ExactMetric], rows: dict[str, Tensor]) -> None:
     batch, metric, total = make(), make(), make()
     batch.update(**rows)
     metric(**rows)

@@ -94,9 +94,7 @@ def test_a_repeated_row_counts_once(make: Callable[[], GroupMetric], random_rows
 
 
 @each_metric
-def test_per_problem_values_have_compute_as_their_mean(
-    make: Callable[[], GroupMetric], random_rows: MakeRows
-) -> None:
+def test_per_problem_values_have_compute_as_their_mean(make: Callable[[], GroupMetric], random_rows: MakeRows) -> None:
     metric = make()
     metric.update(**random_rows())
     problem_ids, values = metric.per_problem()
@@ -130,9 +128,7 @@ def test_groups_of_unequal_size(make: Callable[[], GroupMetric], random_rows: Ma
 
 
 @pytest.mark.parametrize("make", [lambda: PassAtK(9), lambda: MajorityVote(9), lambda: BestOfK(9)])
-def test_k_above_the_samples_of_a_problem_is_refused(
-    make: Callable[[], GroupMetric], random_rows: MakeRows
-) -> None:
+def test_k_above_the_samples_of_a_problem_is_refused(make: Callable[[], GroupMetric], random_rows: MakeRows) -> None:
     metric = make()
     metric.update(**_select(random_rows(samples=9), slice(1, None)))  # one problem has 8, the others 9
     with pytest.raises(ValueError, match=r"k is 9, but problem \d+ has only 8 sampled solutions \(1 of 40"):

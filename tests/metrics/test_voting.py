@@ -111,9 +111,7 @@ def _slow_best(rows: list[tuple[int, bool, int, float]]) -> float:
 
 @pytest.mark.parametrize("k", [None, 1, 2, 5, 8])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_values_equal_the_slow_twins(
-    random_rows: Callable[..., dict[str, Tensor]], seed: int, k: int | None
-) -> None:
+def test_values_equal_the_slow_twins(random_rows: Callable[..., dict[str, Tensor]], seed: int, k: int | None) -> None:
     rows = random_rows(seed=seed)
     problems: dict[int, list[tuple[int, bool, int, float]]] = defaultdict(list)
     for problem, sample, reward, answer, score in zip(*(rows[name].tolist() for name in rows), strict=True):

@@ -135,5 +135,7 @@ class Recorder(lightning.Callback):
         self.name, self.file = name, file
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        if not self.name:
+            raise UserError("The recorder has no name: give it one.")
         with Path(self.file).open("a") as file:
             file.write(self.name + " ")

@@ -1,0 +1,142 @@
+"""What the self-rewarding part costs: decoding with and without the score, and whole training steps with and without
+the self-rewarding loss, in turn in one run.
+
+    python benchmarks/score_price.py
+
+Rewards are drawn by a hash of the response, so that every group has a signal: with plain GRPO the solutions of groups
+whose rewards are all equal need no forward pass, and the steps would not do the same work. The learning rate is so
+small that all pairs see the same policy.
+"""
+
+import argparse
+import statistics
+import time
+import zlib
+from collections.abc import Sequence
+
+import lightning
+import torch
+
+from laser_lightning.data import ArithmeticSource, PromptDataModule, PromptTemplate
+from laser_lightning.module import EvaluationSettings, LaSeRModule, VerificationSettings
+from laser_lightning.objective import UpdateSettings
+from laser_lightning.optimization import OptimizerSettings
+from laser_lightning.policy import PolicySettings
+from laser_lightning.rollout import Sampling, TransformersEngine
+from laser_lightning.self_reward import LastTokenSelfReward
+from laser_lightning.verifiers import Verifier
+
+
+class HashVerifier(Verifier):
+    """Rewards by a hash of the response."""
+
+    def extract(self, response: str) -> str | None:
+        """The response itself."""
+        return response or None
+
+    def equivalent(self, answer: str, gold: str) -> bool:
+        """Equal texts."""
+        return answer == gold
+
+    def reward(self, response: str, gold: str) -> float:
+        """0 or 1, each for about half of the responses; different for equal responses to different problems."""
+        return float(zlib.crc32(f"{response}{gold}".encode()) % 2)
+
+
+class Alternate(lightning.Callback):
+    """Switches the self-rewarding loss on and off in turn, and collects the seconds of each step."""
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+        self.seconds: dict[bool, list[float]] = {True: [], False: []}
+        self.tokens: list[float] = []
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: LaSeRModule, batch: object, index: int
+    ) -> None:
+        """Switch."""
+        pl_module.self_reward.loss_weight = self.weight if index % 2 else 0.0
+        # Both steps of a pair draw the same solutions.
+        pl_module.generator.manual_seed(index // 2)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: LaSeRModule, outputs: object, batch: object, index: int
+    ) -> None:
+        """Collect."""
+        self.seconds[bool(index % 2)].append(float(trainer.callback_metrics["train/step_seconds"]))
+
+
+class SameBatch(PromptDataModule):
+    """Gives every step the same problems, so that the steps of a pair do the same work."""
+
+    def train_dataloader(self) -> Sequence[Sequence[object]]:  # type: ignore[override]
+        """One batch, over and over."""
+        first = self.train_problems[: self.prompts_per_step]
+        return [first] * 10_000
+
+
+def build(reference: float) -> LaSeRModule:
+    """The quickstart's module, with rewards of a hash."""
+    return LaSeRModule(
+        policy=PolicySettings(),
+        self_reward=LastTokenSelfReward("<|reward|>", beta=0.2, reference=reference, loss_weight=0.5),
+        verifier=HashVerifier(),
+        sampling=Sampling(max_response_tokens=96),
+        update=UpdateSettings(micro_batch_tokens=2048),
+        optimizer=OptimizerSettings(learning_rate=1e-12),
+        verification=VerificationSettings(workers=0),
+        evaluation=EvaluationSettings(at_start=False, at_end=False),
+    )
+
+
+def report(name: str, with_it: list[float], without: list[float]) -> None:
+    """One row: medians, and the median of the ratios of neighbouring runs."""
+    ratios = [a / b for a, b in zip(with_it, without, strict=True)]
+    print(
+        f"| {name} | {statistics.median(with_it) * 1e3:.1f} | {statistics.median(without) * 1e3:.1f} "
+        f"| {statistics.median(ratios):.3f} | {min(ratios):.3f} to {max(ratios):.3f} |"
+    )
+
+
+def main() -> None:
+    """Run both comparisons and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=30, help="pairs of runs for each comparison")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    module, timing = build(-16.0), Alternate(0.5)
+    data = SameBatch(train=ArithmeticSource("train", size=64), template=PromptTemplate(chat=True))
+    trainer = lightning.Trainer(
+        max_steps=2 * options.pairs + 4,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        callbacks=[timing],
+    )
+    trainer.fit(module, datamodule=data)
+
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    prompts = [problem.prompt_ids for problem in data.train_problems[:32]]
+    for pair in range(options.pairs + 2):
+        for scores in (False, True) if pair % 2 else (True, False):
+            engine = TransformersEngine(scores=scores)
+            generator = torch.Generator().manual_seed(pair)
+            started = time.perf_counter()
+            engine.generate(module.policy, prompts, 8, module.sampling, module.self_reward.token_id, generator)
+            seconds[scores].append(time.perf_counter() - started)
+
+    print("| | with, ms | without, ms | ratio (median of pairs) | range |\n| --- | --- | --- | --- | --- |")
+    report("decoding, with and without the score", seconds[True][2:], seconds[False][2:])
+    report(
+        "training step, with and without the self-rewarding loss", timing.seconds[True][2:], timing.seconds[False][2:]
+    )
+
+
+if __name__ == "__main__":
+    main()
