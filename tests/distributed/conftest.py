@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,32 +20,53 @@ WORKER = Path(__file__).with_name("worker.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
 
 
-def run(arguments: list[str], processes: int, timeout: float, succeeds: bool = True, cwd: Path | None = None) -> str:
-    """Start Python processes, wait, and leave none behind; what they print."""
-    many = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [sys.executable, *(many if processes > 1 else []), *arguments]
-    process = subprocess.Popen(
-        command, env=ENVIRONMENT, cwd=cwd, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+def run(
+    arguments: list[str], processes: int, timeout: float, succeeds: bool = True, cwd: Path | None = None, nodes: int = 1
+) -> str:
+    """Start Python processes (``processes`` on each node), wait, and leave none behind; what they print."""
+    many = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    if nodes == 1:
+        many += ["--standalone"]
+    else:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port = sock.getsockname()[1]
+        many += ["--nnodes", str(nodes), "--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}"]
+        many += ["--rdzv_id", "test"]
+    command = [sys.executable, *(many if processes * nodes > 1 else []), *arguments]
+    agents = [
+        subprocess.Popen(
+            command,
+            env=ENVIRONMENT,
+            cwd=cwd,
+            text=True,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for _ in range(nodes)
+    ]
     try:
-        output, _ = process.communicate(timeout=timeout)
+        outputs = [agent.communicate(timeout=timeout)[0] for agent in agents]
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    assert (process.returncode == 0) == succeeds, output[-20000:]
-    return output
+        for agent in agents:
+            with suppress(ProcessLookupError):
+                os.killpg(agent.pid, signal.SIGKILL)
+    for agent, output in zip(agents, outputs, strict=True):
+        assert (agent.returncode == 0) == succeeds, output[-20000:]
+    return "".join(outputs)
 
 
 @pytest.fixture(scope="session")
 def launch(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Any]]:
-    """``launch(job, spec, processes=2, timeout=240)`` runs a job of ``worker.py``; what each rank returned."""
+    """``launch(job, spec, processes=2, nodes=1)`` runs a job of ``worker.py``; what each rank returned."""
 
-    def start(job: str, spec: Any, processes: int = 2, timeout: float = 240) -> list[Any]:
+    def start(job: str, spec: Any, processes: int = 2, nodes: int = 1, timeout: float = 240) -> list[Any]:
         out = tmp_path_factory.mktemp(job)
         (out / "spec.json").write_text(json.dumps(spec))
-        run([str(WORKER), job, str(out / "spec.json"), str(out), str(timeout)], processes, timeout + 30)
-        return [torch.load(out / f"rank{rank}.pt", weights_only=False) for rank in range(processes)]
+        arguments = [str(WORKER), job, str(out / "spec.json"), str(out), str(timeout)]
+        run(arguments, processes, timeout + 30, nodes=nodes)
+        return [torch.load(out / f"rank{rank}.pt", weights_only=False) for rank in range(processes * nodes)]
 
     return start
 

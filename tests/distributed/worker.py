@@ -125,6 +125,10 @@ class StepwiseModule(LaSeRModule):
         self.history: list[dict[str, Any]] = []
         return self
 
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self.initial_weights = whole_weights(self)
+
     def training_step(self, problems: Any, batch_idx: int) -> None:
         round_ = self.engine.round  # type: ignore[attr-defined]
         if self.budgets:
@@ -168,13 +172,17 @@ def whole_weights(module: LaSeRModule) -> dict[str, torch.Tensor]:
         return {name: value.detach().clone() for name, value in module.policy.lm.named_parameters()}
 
 
-def steps(spec: dict[str, Any]) -> list[dict[str, Any]]:
+def steps(spec: dict[str, Any]) -> Any:
     """Optimizer steps on hand-made rollouts; what each did, and the weights behind it."""
     torch.manual_seed(0)
     policy_module.token_statistics = partial(token_statistics, chunk_size=spec.get("chunk_size", 1024))
     reference = spec.get("reference", -20.0)
     module = StepwiseModule(
-        policy=PolicySettings(path=spec["policy"], gradient_checkpointing=spec.get("gradient_checkpointing", False)),
+        policy=PolicySettings(
+            path=spec["policy"],
+            gradient_checkpointing=spec.get("gradient_checkpointing", False),
+            random_init=spec.get("random_init", False),
+        ),
         self_reward=LastTokenSelfReward("<|reward|>", beta=0.1, reference=reference, loss_weight=0.5),
         verifier=FirstTokenVerifier(),
         group_size=GROUP,
@@ -205,7 +213,14 @@ def steps(spec: dict[str, Any]) -> list[dict[str, Any]]:
         default_root_dir=spec["directory"],
     )
     trainer.fit(module, datamodule=data)
+    if not spec["max_steps"]:
+        return module.initial_weights
     return module.history
+
+
+def initial(spec: list[dict[str, Any]]) -> list[dict[str, torch.Tensor]]:
+    """The weights before the first step."""
+    return [steps({**one, "max_steps": 0, "kinds": []}) for one in spec]
 
 
 def several(spec: list[dict[str, Any]]) -> list[Any]:
