@@ -12,7 +12,15 @@ from laser_lightning.errors import UserError
 TAG = "checkpoint"
 """Name of the folder of shards within a DeepSpeed directory."""
 
-ENGINE_KEYS = {"module", "optimizer", "lr_scheduler", "buffer_names", "param_shapes", "frozen_param_shapes", "ds_config"}
+ENGINE_KEYS = {
+    "module",
+    "optimizer",
+    "lr_scheduler",
+    "buffer_names",
+    "param_shapes",
+    "frozen_param_shapes",
+    "ds_config",
+}
 """What DeepSpeed saves beside the entries of Lightning and of the module."""
 
 

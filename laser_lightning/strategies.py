@@ -20,7 +20,13 @@ from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy, StrategyRegistry
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+    StrategyRegistry,
+)
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
@@ -28,6 +34,7 @@ from torch.optim import Optimizer
 
 from laser_lightning.checkpoints import client_state, number_of_shards, put_in_place, whole_state_dict
 from laser_lightning.errors import UserError
+from laser_lightning.toolchain import check_cpu_toolchain
 
 
 class StepNotAppliedError(Exception):
@@ -115,7 +122,7 @@ class LaSeRDeepSpeedStrategy(_DirectSteps, DeepSpeedStrategy):
     def setup_environment(self) -> None:
         """Lightning's own, without its check for CUDA where the accelerator is the CPU."""
         if self._on_cpu:
-            _check_cpu_toolchain()
+            check_cpu_toolchain()
             DDPStrategy.setup_environment(self)
         else:
             super().setup_environment()
@@ -289,24 +296,6 @@ class LaSeRDeepSpeedStrategy(_DirectSteps, DeepSpeedStrategy):
                 torch.distributed.broadcast(buffer, 0)
 
 
-def _check_cpu_toolchain() -> None:
-    """DeepSpeed compiles a small operator when it starts on CPU."""
-    missing = [name for name in ("ninja", "g++") if shutil.which(name) is None]
-    if missing:
-        raise UserError(
-            f"DeepSpeed on CPU compiles its communication operator when it starts, and {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} not on the PATH: install {' and '.join(missing)}."
-        )
-    import deepspeed
-
-    device = deepspeed.accelerator.get_accelerator().device_name()
-    if device != "cpu":
-        raise UserError(
-            f"trainer.accelerator is cpu, and DeepSpeed has chosen {device}: start with DS_ACCELERATOR=cpu in the "
-            "environment."
-        )
-
-
 def check_strategy(strategy: Strategy | None) -> None:
     """Refuse a strategy whose gradients would be wrong here."""
     if strategy is None or isinstance(strategy, SingleDeviceStrategy | _DirectSteps):
@@ -316,6 +305,14 @@ def check_strategy(strategy: Strategy | None) -> None:
         "one of strategy/ddp, strategy/zero1, strategy/zero2, strategy/zero3 and strategy/zero3_offload, such as "
         "`--config strategy/ddp`."
     )
+
+
+def steps_on_host(strategy: Strategy | None) -> bool:
+    """Whether the optimizer's states and step are in host memory (``offload_optimizer``)."""
+    if not isinstance(strategy, LaSeRDeepSpeedStrategy):
+        return False
+    assert isinstance(strategy.config, dict)
+    return "offload_optimizer" in strategy.config["zero_optimization"]
 
 
 @contextmanager

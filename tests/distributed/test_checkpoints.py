@@ -143,3 +143,7 @@ def test_resume_evaluate_and_export(strategy: str, command: Callable[..., str], 
     one = ["--trainer.devices", "1", "--ckpt_path", last, "--run_dir", "other"]
     output = command(tmp_path, "fit", *configs, *one, processes=1, succeeds=False)
     assert "was written by 2 processes under DeepSpeed, and 1 processes" in output
+    one = ["--config", "plain.yaml", "--ckpt_path", last, "--run_dir", "other"]
+    (tmp_path / "plain.yaml").write_text("trainer: {strategy: auto, devices: 1}")
+    output = command(tmp_path, "validate", *configs, *one, processes=1, succeeds=False)
+    assert "is a directory of DeepSpeed's shards" in output

@@ -34,7 +34,9 @@ def test_two_nodes_take_the_steps_of_one_process(
 def test_weights_at_the_start(launch: Callable[..., list[Any]], policy_dir: Path, tmp_path: Path) -> None:
     shared = {"policy": str(policy_dir), "directory": str(tmp_path), "max_grad_norm": 1.0}
     specs = [
-        {**shared, "strategy": strategy, "random_init": random} for random in (False, True) for strategy in ("ddp", "zero3")
+        {**shared, "strategy": strategy, "random_init": random}
+        for random in (False, True)
+        for strategy in ("ddp", "zero3")
     ]
     first, second = launch("initial", specs)
     loaded, loaded_shards, random, random_shards = first

@@ -92,6 +92,17 @@ def test_two_processes_take_the_steps_of_one(
         assert largest_difference(broken[after]["weights"], broken[after + 1]["weights"]) > 1e-3
 
 
+def test_steps_in_host_memory_are_those_of_one_process(
+    launch: Callable[..., list[Any]], specs: list[dict[str, Any]], alone: dict[str, list[dict[str, Any]]]
+) -> None:
+    name = "broken rank"
+    spec = specs[list(RUNS).index(name)]
+    for rank in launch("several", [{**spec, "strategy": "zero3_offload"}]):
+        for ours, theirs in zip(rank[0], alone[name], strict=True):
+            assert ours["step"] == theirs["step"]
+            assert largest_difference(ours["weights"], theirs["weights"]) < 1e-6
+
+
 def reported(round_: dict[str, Any]) -> dict[str, float]:
     """What does not depend on the clock."""
     return {name: value for name, value in round_["metrics"].items() if "second" not in name and "/s" not in name}
