@@ -28,7 +28,7 @@ model:
       init_args: {token: <|reward|>, beta: 0.5, loss_weight: 0.5, reference: calibrate}
     verifier: {class_path: length_verifier.LengthVerifier}
     group_size: 4
-    sampling: {max_response_tokens: 16}
+    sampling: {max_response_tokens: 40}
     optimizer: {learning_rate: 1.0e-2, warmup_steps: 4, schedule: linear}
     phases: {reasoning_steps: 1, self_reward_steps: 2}
     update: {mini_batches: 2}
@@ -52,7 +52,7 @@ trainer:
       zero_options: {stage3_param_persistence_threshold: 0}
 calibration:
   class_path: laser_lightning.callbacks.ReferenceConstantCalibration
-  init_args: {prompts: 4, max_emission_rate: 1.0}
+  init_args: {prompts: 20, group_size: 8, max_emission_rate: 1.0}
 checkpoint:
   class_path: lightning.pytorch.callbacks.ModelCheckpoint
   init_args: {every_n_train_steps: 4, save_top_k: -1, filename: "{step}"}
