@@ -45,12 +45,11 @@ def group_relative(rewards: Tensor, divide_by_std: bool = True, epsilon: float =
     Returns:
         [P, G]; 0 in groups whose rewards are all equal, and for groups of one.
     """
-    centered = rewards - rewards.mean(dim=1, keepdim=True)
-    # Exactly 0, since the rounding of the mean would be divided by a tiny number.
-    centered = centered.masked_fill(_unanimous(rewards), 0.0)
-    if not divide_by_std or rewards.shape[1] == 1:
-        return centered
-    return centered / (rewards.std(dim=1, keepdim=True) + epsilon)
+    advantages = rewards - rewards.mean(dim=1, keepdim=True)
+    if divide_by_std and rewards.shape[1] > 1:
+        advantages = advantages / (rewards.std(dim=1, keepdim=True) + epsilon)
+    # Exactly 0, where the rounding of the mean was divided by a tiny number, or 0 by 0.
+    return advantages.masked_fill(_unanimous(rewards), 0.0)
 
 
 def mixed(rewards: Tensor, self_rewards: Tensor, settings: AdvantageSettings) -> tuple[Tensor, Tensor]:

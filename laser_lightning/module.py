@@ -146,6 +146,11 @@ class LaSeRModule(PolicyModule):
         """Load the policy, and the reference where the objective needs one."""
         super().configure_model()
         self.self_reward.bind(self.tokenizer, self.policy.eos_token_ids)
+        if self.self_reward.token_id >= (size := self.policy.lm.config.get_text_config().vocab_size):
+            raise UserError(
+                f"self_reward.token '{self.self_reward.token}' has the id {self.self_reward.token_id}, and the model's "
+                f"vocabulary ends at {size - 1}: choose a token that the model has."
+            )
         if self.needs_reference and self.reference is None:
             if self.policy_settings.random_init:
                 raise UserError(

@@ -50,7 +50,9 @@ class PolicySettings:
 
 def model_path(path: str) -> str:
     """The directory or hub name behind ``path`` (resolves ``embedded``)."""
-    return str(files("laser_lightning") / "assets" / "arithmetic") if path == EMBEDDED else path
+    if path == EMBEDDED:
+        return str(files("laser_lightning") / "assets" / "arithmetic")
+    return str(Path(path).expanduser()) if path.startswith("~") else path
 
 
 def load_tokenizer(settings: PolicySettings) -> PreTrainedTokenizerBase:
@@ -69,8 +71,8 @@ def load_tokenizer(settings: PolicySettings) -> PreTrainedTokenizerBase:
 
 
 def _refuse_missing_directory(name: str, path: str) -> None:
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
-    if looks_local and not Path(path).expanduser().is_dir():
+    looks_local = path.startswith((".", "/")) or path.count("/") > 1
+    if looks_local and not Path(path).is_dir():
         raise UserError(f"policy.path is '{name}', and there is no such directory.")
 
 
@@ -195,21 +197,25 @@ class Policy(nn.Module):
 
 
 def _load(settings: PolicySettings) -> PreTrainedModel:
-    """The causal LM, with pretrained or random weights."""
+    """The causal LM, with pretrained or random weights, and without dropout: the policy that is trained is to be the
+    one that was sampled from."""
     path, dtype = model_path(settings.path), getattr(torch, settings.dtype)
     options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
     if settings.attention is not None:
         options["attn_implementation"] = settings.attention
+    config = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
+    for key, value in config.to_dict().items():
+        if isinstance(value, float) and any(part in key for part in ("drop", "pdrop")):
+            setattr(config, key, 0.0)
     if not settings.random_init:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
-    config = AutoConfig.from_pretrained(path, **options)
+        return AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, **options)
     for key, value in settings.config_overrides.items():
         if not hasattr(config, key):
             raise UserError(f"policy.config_overrides has '{key}', which {type(config).__name__} does not know.")
         setattr(config, key, value)
     if "num_hidden_layers" in settings.config_overrides and hasattr(config, "layer_types"):
         config.layer_types = (list(config.layer_types) * config.num_hidden_layers)[: config.num_hidden_layers]
-    return AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
 
 
 def eos_token_ids(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -217,6 +223,8 @@ def eos_token_ids(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tu
     ids = getattr(lm.generation_config, "eos_token_id", None)
     if ids is None:
         ids = tokenizer.eos_token_id
+    if not isinstance(ids, int) and not ids:
+        raise UserError("The model's generation config has an empty eos_token_id, so no response could ever finish.")
     return tuple(sorted({ids} if isinstance(ids, int) else set(ids)))
 
 

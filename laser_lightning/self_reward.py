@@ -1,5 +1,6 @@
 """The last-token self-reward: its score, its loss and its metrics (LaSeR, arXiv 2510.14943)."""
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -100,7 +101,7 @@ class LastTokenSelfReward(nn.Module):
         constant = float(self.reference_constant)
         if self.beta * -constant <= 1:
             remedy = (
-                f"raise self_reward.beta above {1 / -constant:.3g}"
+                f"raise self_reward.beta to {_rounded_up(1 / -constant)} or more"
                 if constant < 0
                 else "choose a token that the model gives next to no probability"
             )
@@ -162,6 +163,12 @@ class LastTokenSelfReward(nn.Module):
     def extra_repr(self) -> str:
         """Settings in the module's printout."""
         return f"token={self.token!r}, beta={self.beta}, loss_weight={self.loss_weight}, reference={self.reference}"
+
+
+def _rounded_up(value: float) -> str:
+    """The smallest number of three significant digits above a positive value."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return f"{(math.floor(value / unit) + 1) * unit:.3g}"
 
 
 def class_counts(rewards: Tensor, finished: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def test_special_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (0, 1, 2)
     assert tokenizer.convert_tokens_to_ids("<|reward|>") == 3
     assert tokenizer.encode("<|reward|>", add_special_tokens=False) == [3]
-    assert len(tokenizer) == 100  # 4 and 96 characters
+    assert len(tokenizer) == 260  # 4 and 256 bytes
 
 
 def test_every_printable_character_is_a_token_of_its_own(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -39,8 +39,12 @@ def test_round_trip(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
     assert tokenizer.decode([*ids, 1, 0, 0], skip_special_tokens=True) == text
 
 
-def test_other_characters_are_unknown(tokenizer: PreTrainedTokenizerFast) -> None:
-    assert tokenizer.encode("aé√1") == [*tokenizer.encode("a"), 2, 2, *tokenizer.encode("1")]
+def test_other_characters_are_their_bytes(tokenizer: PreTrainedTokenizerFast) -> None:
+    # In UTF-8 "é" is 2 bytes and "√" is 3.
+    ids = tokenizer.encode("aé√1")
+    assert len(ids) == 1 + 2 + 3 + 1
+    assert 2 not in ids, "nothing is unknown"
+    assert tokenizer.decode(ids) == "aé√1"
 
 
 def test_chat_template(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -58,10 +62,10 @@ def test_a_saved_tokenizer_beside_a_model_reads_text_the_same_way(
 ) -> None:
     # AutoTokenizer chooses its class by the model's config, and some classes bring a splitting of their own.
     tokenizer.save_pretrained(tmp_path)
-    config_class(vocab_size=100, bos_token_id=None, eos_token_id=1).save_pretrained(tmp_path)
+    config_class(vocab_size=260, bos_token_id=None, eos_token_id=1).save_pretrained(tmp_path)
     loaded = load_tokenizer(PolicySettings(path=str(tmp_path)))
     assert loaded.encode(text) == tokenizer.encode(text)
-    assert loaded.decode(loaded.encode(text)) == text.replace("é", "<|unknown|>").replace("√", "<|unknown|>")
+    assert loaded.decode(loaded.encode(text)) == text
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -80,9 +80,9 @@ def test_sgd_by_hand() -> None:
 
 @pytest.mark.parametrize("algorithm", ["adamw", "sgd"])
 def test_warm_up_by_hand(algorithm: Any) -> None:
-    # "rises linearly from 0" over 3 steps: 0, 1/3, 2/3 of the rate, and then the rate itself.
+    # 3 steps of warm-up: 1/4, 2/4, 3/4 of the rate, and then the rate itself.
     settings = OptimizerSettings(learning_rate=0.3, warmup_steps=3, algorithm=algorithm)
-    assert rates(settings, 6) == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.3, 0.3])
+    assert rates(settings, 6) == pytest.approx([0.075, 0.15, 0.225, 0.3, 0.3, 0.3])
 
 
 def test_without_warm_up_the_rate_is_constant_from_the_first_step() -> None:
@@ -90,16 +90,16 @@ def test_without_warm_up_the_rate_is_constant_from_the_first_step() -> None:
 
 
 def test_linear_by_hand() -> None:
-    # 2 steps of warm-up, and then down to 0 over 4 steps.
+    # 2 steps of warm-up at 1/3 and 2/3 of the rate, and then down to 0 over 4 steps.
     settings = OptimizerSettings(learning_rate=0.4, warmup_steps=2, schedule="linear")
-    assert rates(settings, 7, max_steps=6) == pytest.approx([0.0, 0.2, 0.4, 0.3, 0.2, 0.1, 0.0])
+    assert rates(settings, 7, max_steps=6) == pytest.approx([0.4 / 3, 0.8 / 3, 0.4, 0.3, 0.2, 0.1, 0.0])
 
 
 def test_cosine_by_hand() -> None:
     # (1 + cos(pi * share)) / 2 of the rate, with shares 0, 1/4, 1/2, 3/4 and 1 of the way.
     settings = OptimizerSettings(learning_rate=0.4, warmup_steps=2, schedule="cosine")
     half = 0.5**0.5
-    expected = [0.0, 0.2, 0.4, 0.2 * (1 + half), 0.2, 0.2 * (1 - half), 0.0]
+    expected = [0.4 / 3, 0.8 / 3, 0.4, 0.2 * (1 + half), 0.2, 0.2 * (1 - half), 0.0]
     assert rates(settings, 7, max_steps=6) == pytest.approx(expected, abs=1e-9)
 
 

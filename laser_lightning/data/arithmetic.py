@@ -90,13 +90,18 @@ class ArithmeticSource(ProblemSource):
         for kind in self.kinds:
             operator, digits = kind[:3], kind[3:]
             wanted = {"add": 1, "mul": 2}.get(operator)
-            if wanted is None or len(digits) != wanted or not digits.isdigit() or "0" in digits:
+            if wanted is None or len(digits) != wanted or not set(digits) <= set("123456789"):
                 raise UserError(
                     f"kinds has '{kind}', which is not a kind of arithmetic problem: "
                     "write 'add3' (two 3-digit numbers) or 'mul21' (a 2-digit number times a 1-digit one)."
                 )
-        if size < 1 or sum(self.kinds.values()) <= 0:
-            raise UserError("The arithmetic source is empty: size and the sum of the kinds' shares must be positive.")
+        if size < 1 or min(self.kinds.values(), default=-1.0) < 0 or sum(self.kinds.values()) <= 0:
+            raise UserError(
+                f"The arithmetic source needs a positive size (it is {size}), and shares of its kinds that are "
+                f"0 or more and not all 0 (they are {self.kinds})."
+            )
+        if not 0 <= solution_noise <= 1:
+            raise UserError(f"solution_noise is {solution_noise}, and must be a probability, from 0 to 1.")
 
     def load(self) -> Dataset:
         """Make the problems (columns ``problem``, ``answer``, ``kind``, ``solution``)."""

@@ -49,6 +49,14 @@ class TransformersEngine:
         """Draw ``group_size`` responses for each prompt (see ``RolloutEngine``)."""
         if group_size > self.max_batch_size:
             raise UserError(f"A group of {group_size} is larger than engine.max_batch_size = {self.max_batch_size}.")
+        longest_prompt = max((len(prompt) for prompt in prompts), default=0)
+        limit = getattr(policy.lm.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and longest_prompt + sampling.max_response_tokens > limit:
+            raise UserError(
+                f"A prompt of {longest_prompt} tokens and sampling.max_response_tokens = "
+                f"{sampling.max_response_tokens} do not fit into the {limit} positions of the model: lower "
+                "data.max_prompt_tokens or the latter."
+            )
         was_training = policy.lm.training
         policy.lm.eval()
         try:
@@ -103,6 +111,8 @@ class _Decoding:
     def run(self, prompts: Sequence[Sequence[int]], group_size: int) -> None:
         """Decode until every row has ended or reached the length limit."""
         logits = self._prefill(prompts, group_size)
+        if not bool(logits.isfinite().all()):
+            raise UserError("The policy's logits are not finite: its weights are damaged, or overflow in their dtype.")
         live = torch.ones_like(self.slots, dtype=torch.bool)  # still being sampled
         limit = self.sampling.max_response_tokens
         for step in range(limit):

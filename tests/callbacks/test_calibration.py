@@ -88,7 +88,7 @@ def test_a_stand_alone_evaluation_calibrates_on_its_own_problems(scripted_run: C
 def test_an_unreachable_beta_is_refused(scripted_run: Callable[..., Any], beta: float) -> None:
     # log pi_ref = -5: a self-reward of 1 needs log pi = -5 + 1 / beta, which is below 0 for beta above 0.2
     run = scripted_run(ReferenceConstantCalibration(), solutions=(("#2", -5.0), ("#3", -5.0)), beta=beta)
-    with pytest.raises(UserError, match=r"unreachable.*raise self_reward\.beta above 0\.2\."):
+    with pytest.raises(UserError, match=r"unreachable.*raise self_reward\.beta to 0\.201 or more\."):
         run.fit()
     assert run.trainer.global_step == 0
 

@@ -180,7 +180,7 @@ def test_a_bad_kind_is_refused(kind: str) -> None:
 
 @pytest.mark.parametrize("fields", [{"size": 0}, {"kinds": {}}, {"kinds": {"add1": 0}}])
 def test_an_empty_source_is_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="empty"):
+    with pytest.raises(UserError, match="needs a positive size"):
         ArithmeticSource(**fields)
 
 
