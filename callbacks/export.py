@@ -17,6 +17,7 @@ from laser_lightning.errors import UserError
 from laser_lightning.module import LaSeRModule
 from laser_lightning.policy_module import PolicyModule
 from laser_lightning.self_reward import CORRECT_THRESHOLD
+from laser_lightning.strategies import whole_weights
 
 SETTINGS_FILE = "self_reward.json"
 FORMAT_VERSION = 1
@@ -219,7 +220,7 @@ class HuggingFaceExport(RunCallback):
 
 def policy_weights(module: PolicyModule) -> dict[str, Tensor]:
     """The policy's weights, whole, under the names of its transformers model; all ranks call it together."""
-    return module.policy.lm.state_dict()
+    return whole_weights(module.strategy, module.policy.lm)
 
 
 def put_in_place(directory: Path, target: Path) -> None:

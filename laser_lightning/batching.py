@@ -136,6 +136,12 @@ def micro_batches(rollouts: Rollouts, rows: Tensor, token_budget: int, pad_token
     return batches
 
 
+def shortest(rollouts: Rollouts, pad_token_id: int) -> MicroBatch:
+    """A micro-batch of the shortest solution alone."""
+    lengths = rollouts.prompt_lengths.repeat_interleave(rollouts.group_size) + rollouts.response_lengths
+    return micro_batches(rollouts, lengths.argmin()[None], int(lengths.min()), pad_token_id)[0]
+
+
 def _join(rollouts: Rollouts, prompts: Tensor, rows: Tensor, width: int, pad_token_id: int) -> Tensor:
     """[B, width] int64: each prompt directly followed by its response, then padding."""
     prompt_lengths, response_lengths = rollouts.prompt_lengths[prompts], rollouts.response_lengths[rows]

@@ -20,10 +20,12 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from laser_lightning import __version__
+from laser_lightning.checkpoints import newest_complete
 from laser_lightning.cli_errors import command_line_origins, overridden, sentence, value_for_group
 from laser_lightning.config_files import load_configs, packaged_names, yaml_value
 from laser_lightning.errors import UserError
@@ -140,6 +142,29 @@ class LaSeRCLI(LightningCLI):
         threads = self._get(self.config, "torch_threads")
         if threads is not None:
             torch.set_num_threads(threads)
+
+    def before_fit(self) -> None:
+        """`--ckpt_path last` means the newest checkpoint in the run's directory that was written to its end."""
+        if self.config.fit.ckpt_path == "last":
+            saver = next(iter(self.trainer.checkpoint_callbacks), None)
+            given = getattr(saver, "dirpath", None)
+            newest = newest_complete(Path(given or Path(self.trainer.default_root_dir) / "checkpoints"))
+            if newest is None:
+                rank_zero_info("There is no complete checkpoint to resume from: the run starts from its beginning.")
+            self.config.fit.ckpt_path = None if newest is None else str(newest)
+        self._check_kind_of_checkpoint()
+
+    def _check_kind_of_checkpoint(self) -> None:
+        """Only DeepSpeed reads its directories."""
+        path = self._get(self.config, "ckpt_path")
+        if path is not None and Path(path).is_dir() and not isinstance(self.trainer.strategy, DeepSpeedStrategy):
+            raise UserError(
+                f"ckpt_path: {path} is a directory of DeepSpeed's shards: add `--config strategy/zero3` (or zero1 or "
+                "zero2, as it was written). Any number of processes evaluates it; as many as wrote it resume it. To "
+                "go on with another strategy, start a new run from an export (policy.path: <run>/export/last)."
+            )
+
+    before_validate = before_test = before_predict = _check_kind_of_checkpoint
 
     def instantiate_classes(self) -> None:
         """Builds all classes; what a constructor refuses is the user's to mend."""

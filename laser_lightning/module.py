@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from laser_lightning.advantages import AdvantageSettings, group_relative, mixed
-from laser_lightning.batching import MicroBatch, Rollouts, micro_batches
+from laser_lightning.batching import MicroBatch, Rollouts, micro_batches, shortest
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
 from laser_lightning.evaluation import EvaluationMetrics
@@ -265,7 +265,10 @@ class LaSeRModule(PolicyModule):
     ) -> Rollouts:
         """Draw solutions with the reward token's log-prob, from the policy as it is now."""
         prompts = [problem.prompt_ids for problem in problems]
-        return self.engine.generate(self.policy, prompts, group_size, sampling, self.self_reward.token_id, generator)
+        with self.gathered_weights(self.policy):
+            return self.engine.generate(
+                self.policy, prompts, group_size, sampling, self.self_reward.token_id, generator
+            )
 
     def advantages(self, round_: Round, phase: Phase) -> Tensor:
         """[N] advantages: of the verifier's rewards, mixed with self-rewards in the integrated phase."""
@@ -319,13 +322,18 @@ class LaSeRModule(PolicyModule):
             )
             return
         terms: dict[str, Tensor] = {}
-        for batch in micro_batches(round_.rollouts, needed, self.update.micro_batch_tokens, self.policy.pad_token_id):
-            outputs = self(batch)
-            parts = self.objective(outputs, batch, targets)
-            # Lightning's strategies average gradients over ranks; shares of one loss are to be added up.
-            self.manual_backward(parts["loss"] * self.trainer.world_size)
-            if not self.update.reuses_rollouts:
-                parts |= mismatch_terms(outputs, batch, round_)
+        budget, pad = self.update.micro_batch_tokens, self.policy.pad_token_id
+        batches = micro_batches(round_.rollouts, needed, budget, pad)
+        mine, most = len(batches), self.all_max(len(batches))
+        batches += [shortest(round_.rollouts, pad)] * (most - mine)  # of weight 0: ranks meet in every pass
+        for number, batch in enumerate(batches):
+            with self.micro_step(last=number + 1 == most):
+                outputs = self.differentiable(batch)
+                parts = self.objective(outputs, batch, targets)
+                if not self.update.reuses_rollouts:
+                    parts |= mismatch_terms(outputs, batch, round_)
+                parts = {name: value * float(number < mine) for name, value in parts.items()}
+                self.backward_share(parts["loss"])
             for name, value in parts.items():
                 terms[name] = terms.get(name, 0.0) + value.detach()
         norm = self.apply_gradients(terms["loss"])
@@ -352,15 +360,20 @@ class LaSeRModule(PolicyModule):
         log_probs = torch.zeros_like(rollouts.sampling_log_probs)
         reward_token = torch.zeros_like(rollouts.reward_token_log_probs)
         rows = torch.arange(len(rollouts), device=self.device)
-        for batch in micro_batches(rollouts, rows, self.update.micro_batch_tokens, self.policy.pad_token_id):
-            outputs = model(batch, self.self_reward.token_id, self.sampling.temperature)
-            log_probs[batch.rows, : outputs.log_probs.shape[1]] = outputs.log_probs
-            reward_token[batch.rows] = outputs.reward_token_log_probs
+        with self.gathered_weights(model):
+            for batch in micro_batches(rollouts, rows, self.update.micro_batch_tokens, self.policy.pad_token_id):
+                outputs = model(batch, self.self_reward.token_id, self.sampling.temperature)
+                log_probs[batch.rows, : outputs.log_probs.shape[1]] = outputs.log_probs
+                reward_token[batch.rows] = outputs.reward_token_log_probs
         return log_probs, reward_token
 
     def all_sum(self, values: Tensor) -> Tensor:
         """The sum over all ranks."""
         return self.trainer.strategy.reduce(values, reduce_op="sum")
+
+    def all_max(self, number: int) -> int:
+        """The largest of the ranks' numbers."""
+        return int(self.trainer.strategy.reduce(torch.tensor(number, device=self.device), reduce_op="max"))
 
     # -------------------------------------------------------------- evaluation
 
@@ -414,10 +427,12 @@ class LaSeRModule(PolicyModule):
         return metrics
 
     def _evaluate(self, problems: list[Problem], batch_idx: int) -> None:
-        if problems:
-            metrics = self.metrics_of(problems[0].dataset)
-            compare = None if self.verifier.canonical_decides else self.verifier_pool.equivalent
-            metrics.update(self._play_evaluation(problems, batch_idx), compare)
+        # A rank without problems gathers weights for those that have some.
+        with self.gathered_weights(self.policy, self.reference if self.self_reward.is_exact else None):
+            if problems:
+                metrics = self.metrics_of(problems[0].dataset)
+                compare = None if self.verifier.canonical_decides else self.verifier_pool.equivalent
+                metrics.update(self._play_evaluation(problems, batch_idx), compare)
 
     def _play_evaluation(self, problems: list[Problem], batch_idx: int) -> Round:
         # A stream of its own: an evaluation is the same at every step, and training is the same without it.

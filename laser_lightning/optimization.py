@@ -45,17 +45,34 @@ class OptimizerSettings:
             raise UserError("optimizer.max_grad_norm must be above 0, or null for no limit.")
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> Optimizer:
-    """The optimizer of the trainable parameters."""
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], settings: OptimizerSettings, on_host: bool = False
+) -> Optimizer:
+    """The optimizer of the trainable parameters.
+
+    Args:
+        parameters: all parameters.
+        settings: algorithm and its numbers.
+        on_host: whether DeepSpeed keeps states and step in host memory, for which it has an AdamW of its own.
+    """
     trainable = [p for p in parameters if p.requires_grad]
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trainable if _is_matrix(p)], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trainable if not _is_matrix(p)], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if settings.algorithm == "sgd":
         return SGD(groups, lr=settings.learning_rate)
+    if on_host:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        return DeepSpeedCPUAdam(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps)
     return AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps)
+
+
+def _is_matrix(parameter: nn.Parameter) -> bool:
+    # Sharded by ZeRO-3, a parameter is an empty vector that remembers its shape.
+    return len(getattr(parameter, "ds_shape", parameter.shape)) >= 2
 
 
 def build_schedule(optimizer: Optimizer, settings: OptimizerSettings, max_steps: int) -> LRScheduler:

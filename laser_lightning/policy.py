@@ -169,7 +169,9 @@ class Policy(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Float32 logits [..., V] of hidden states [..., D], as the model's own forward computes them."""
-        logits = self.lm.get_output_embeddings()(hidden)
+        # Not called as a module: ZeRO-3 would gather its weights for each chunk, and ranks differ in their numbers of
+        # chunks. The strategy has them gathered for the whole pass.
+        logits = self.lm.get_output_embeddings().forward(hidden)
         config = self.lm.config.get_text_config()
         if scale := getattr(config, "logit_scale", None):
             logits = logits * scale

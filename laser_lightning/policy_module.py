@@ -1,18 +1,20 @@
 """What the RL and the supervised module share: a policy, its optimizer, guarded steps, and exact resume."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from torch.optim import Optimizer
 
 from laser_lightning.errors import UserError
 from laser_lightning.optimization import OptimizerSettings, build_optimizer, build_schedule
 from laser_lightning.policy import Policy, PolicySettings, load_tokenizer
 from laser_lightning.random_state import random_state, restore_random_state
+from laser_lightning.strategies import check_strategy, gathered, micro_step, step_if_finite, steps_on_host
 
 
 class PolicyModule(lightning.LightningModule):
@@ -46,13 +48,17 @@ class PolicyModule(lightning.LightningModule):
 
     def configure_model(self) -> None:
         """Load the weights (once, whichever of fit and validate comes first)."""
+        check_strategy(self.strategy)
         if not hasattr(self, "policy"):
             self.policy = Policy(self.policy_settings, self.tokenizer)
-            self.policy.check_head()
+            with self.gathered_weights(self.policy):
+                self.policy.check_head()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer of the policy, and its schedule in optimizer steps."""
-        optimizer = build_optimizer(self.policy.parameters(), self.optimizer_settings)
+        optimizer = build_optimizer(
+            self.policy.parameters(), self.optimizer_settings, on_host=steps_on_host(self.strategy)
+        )
         schedule = build_schedule(optimizer, self.optimizer_settings, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
@@ -73,34 +79,53 @@ class PolicyModule(lightning.LightningModule):
                 restore_random_state(states[self.global_rank], self.generator)
             self._restored_random_states = None
 
+    @property
+    def strategy(self) -> Strategy | None:
+        """The trainer's strategy; None without a trainer."""
+        return None if self._trainer is None else self._trainer.strategy
+
+    def gathered_weights(self, *models: Policy | None) -> AbstractContextManager[None]:
+        """Around any use of a model outside of ``differentiable``; all ranks enter it together."""
+        return gathered(self.strategy, *models)
+
+    def micro_step(self, last: bool) -> AbstractContextManager[None]:
+        """Around ``differentiable`` and ``backward_share`` of each micro-batch; all ranks have the same number."""
+        return micro_step(self.trainer.strategy, last)
+
+    def differentiable(self, *inputs: Any) -> Any:
+        """``forward`` through the strategy's wrapper, which gradients must pass."""
+        assert self.trainer.strategy.model is not None
+        return self.trainer.strategy.model(*inputs)
+
+    def backward_share(self, share: Tensor) -> None:
+        """Add the gradients of a micro-batch's share of the step's loss.
+
+        Strategies average gradients over ranks, and shares of one loss are to be added up. A share that is not finite
+        makes the gradients NaN, and with them their sum on all ranks, so that all ranks skip the step.
+        """
+        self.manual_backward(share * torch.where(share.detach().isfinite(), self.trainer.world_size, torch.nan))
+
     def apply_gradients(self, loss: Tensor) -> float | None:
-        """Clip the gradients and take one optimizer step, unless loss or gradient is not finite.
+        """Clip the gradients and take one optimizer step, unless the loss or a gradient is not finite on any rank.
 
         Args:
-            loss: scalar, the loss that was differentiated.
+            loss: scalar, this rank's share of the loss that was differentiated.
 
         Returns:
             The gradient norm before clipping, or None if the step was skipped.
         """
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
-        norm = self._clip(optimizer.optimizer)
-        if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
-            optimizer.zero_grad()
-            self.skip_step(f"the loss is {float(loss):.4g} and the gradient norm {float(norm):.4g}")
+        norm, stepped = step_if_finite(self.trainer.strategy, optimizer, self.optimizer_settings.max_grad_norm)
+        if not stepped:
+            total = self.trainer.strategy.reduce(loss, reduce_op="sum")
+            self.skip_step(f"the loss is {float(total):.4g} and the gradient norm {norm:.4g}")
             return None
-        optimizer.step()
-        optimizer.zero_grad()
         schedule = self.lr_schedulers()
         assert not isinstance(schedule, list | None)
         schedule.step()
         self._skipped_in_a_row = 0
-        return float(norm)
-
-    def _clip(self, optimizer: Optimizer) -> Tensor:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        limit = self.optimizer_settings.max_grad_norm
-        return torch.nn.utils.clip_grad_norm_(parameters, torch.inf if limit is None else limit)
+        return norm
 
     def skip_step(self, reason: str) -> None:
         """Count a step that changed nothing; stop the run after too many in a row, with a checkpoint."""

@@ -52,8 +52,10 @@ class SupervisedModule(PolicyModule):
         loss = torch.zeros((), device=self.device)
         for start in range(0, len(problems), self.micro_batch_sequences):
             part = slice(start, start + self.micro_batch_sequences)
-            share = self(prompts[part], targets[part]).sum() / tokens
-            self.manual_backward(share * self.trainer.world_size)
+            # All ranks have the same number of sequences, and so of micro-batches.
+            with self.micro_step(last=part.stop >= len(problems)):
+                share = self.differentiable(prompts[part], targets[part]).sum() / tokens
+                self.backward_share(share)
             loss += share.detach()
         norm = self.apply_gradients(loss)
         loss = self.trainer.strategy.reduce(loss, reduce_op="sum")
@@ -65,10 +67,12 @@ class SupervisedModule(PolicyModule):
 
     def validation_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> None:
         """The mean loss over target tokens, and the share of them that is the most likely one."""
-        if not problems:
-            return
-        prompts, targets = self.encode(problems)
-        losses = self(prompts, targets)
+        # A rank without problems gathers weights for those that have some.
+        with self.gathered_weights(self.policy):
+            if not problems:
+                return
+            prompts, targets = self.encode(problems)
+            losses = self(prompts, targets)
         name = problems[0].dataset
         self.log(
             f"val/{name}/loss",

@@ -1,0 +1,415 @@
+"""Strategies for many processes: DDP, and DeepSpeed ZeRO 1, 2 and 3, on CUDA and (over gloo) on CPU.
+
+Lightning's own strategies wrap a whole training step in one forward pass of the engine. Here a step has as many forward
+passes as micro-batches, and a rollout before them that must not run under the engine's hooks, so these strategies call
+the LightningModule's steps directly, and the module calls the engine once per micro-batch.
+
+They are named by class in YAML (see ``configs/strategy``), or in Python by ``laser_ddp``, ``laser_zero1``,
+``laser_zero2`` and ``laser_zero3`` once this module is imported.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.seed import reset_seed
+from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+    StrategyRegistry,
+)
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from laser_lightning.checkpoints import client_state, number_of_shards, put_in_place, whole_state_dict
+from laser_lightning.errors import UserError
+from laser_lightning.toolchain import check_cpu_toolchain
+
+
+class StepNotAppliedError(Exception):
+    """DeepSpeed left the weights as they are, since the global gradient norm is not finite."""
+
+
+class _DirectSteps(Strategy):
+    """Runs the LightningModule's steps on the module itself, not as a forward pass of the wrapper around it."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        assert self.lightning_module is not None
+        with self.precision_plugin.train_step_context():
+            return self.lightning_module.training_step(*args, **kwargs)
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        assert self.lightning_module is not None
+        with self.precision_plugin.val_step_context():
+            return self.lightning_module.validation_step(*args, **kwargs)
+
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
+        assert self.lightning_module is not None
+        with self.precision_plugin.test_step_context():
+            return self.lightning_module.test_step(*args, **kwargs)
+
+    def predict_step(self, *args: Any, **kwargs: Any) -> Any:
+        assert self.lightning_module is not None
+        with self.precision_plugin.predict_step_context():
+            return self.lightning_module.predict_step(*args, **kwargs)
+
+
+class LaSeRDDPStrategy(_DirectSteps, DDPStrategy):
+    """DDP whose gradients are averaged once per optimizer step, however many micro-batches it has.
+
+    Args:
+        kwargs: those of Lightning's DDPStrategy (``timeout``, ``bucket_cap_mb``, ``process_group_backend``, ...).
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        # The only buffers are constants that all ranks agree on.
+        super().__init__(broadcast_buffers=False, **kwargs)
+
+    @contextmanager
+    def micro_step(self, last: bool) -> Iterator[None]:
+        """Forward and backward of one micro-batch; gradients travel with the last one."""
+        assert isinstance(self.model, nn.parallel.DistributedDataParallel)
+        with nullcontext() if last else self.model.no_sync():
+            yield
+
+    def pre_backward(self, closure_loss: Tensor) -> None:
+        """Nothing: the wrapper's own forward pass has prepared the reduction."""
+
+
+class LaSeRDeepSpeedStrategy(_DirectSteps, DeepSpeedStrategy):
+    """DeepSpeed ZeRO with one engine pass per micro-batch, on CUDA or on CPU.
+
+    Gradients are clipped by DeepSpeed, to the ``max_grad_norm`` of the module's optimizer settings. A step whose global
+    gradient norm is not finite is skipped on all ranks. Frozen parameters are not saved.
+
+    Args:
+        stage: 1 shards the optimizer's states over the ranks, 2 gradients too, 3 parameters too.
+        zero_options: further keys of DeepSpeed's ``zero_optimization``, such as
+            ``stage3_param_persistence_threshold``.
+        kwargs: those of Lightning's DeepSpeedStrategy (``offload_optimizer``, ``overlap_comm``, ``config``, ...).
+    """
+
+    def __init__(self, stage: int = 2, zero_options: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        # The batch size is for DeepSpeed's own log of speed, and it would ask the data for it.
+        super().__init__(stage=stage, exclude_frozen_parameters=True, logging_batch_size_per_gpu=1, **kwargs)
+        assert isinstance(self.config, dict)
+        self.config["zero_optimization"].update(zero_options or {})
+        self._gathered: list[nn.Module] = []
+        self._told_memory = False
+
+    # -------------------------------------------------------- set-up, on CPU too
+
+    @property
+    def _on_cpu(self) -> bool:
+        return isinstance(self.accelerator, CPUAccelerator)
+
+    @property
+    def root_device(self) -> torch.device:
+        """The device of this process; DeepSpeed wants an index, on CPU too."""
+        return torch.device("cpu", self.local_rank) if self._on_cpu else super().root_device
+
+    def setup_environment(self) -> None:
+        """Lightning's own, without its check for CUDA where the accelerator is the CPU."""
+        if self._on_cpu:
+            check_cpu_toolchain()
+            DDPStrategy.setup_environment(self)
+        else:
+            super().setup_environment()
+
+    def setup_distributed(self) -> None:
+        """Join the process group."""
+        if not self._on_cpu:
+            return super().setup_distributed()
+        reset_seed()
+        self.set_world_ranks()
+        self._init_deepspeed_distributed()
+
+    def _format_config(self) -> None:
+        assert isinstance(self.config, dict)
+        settings = getattr(self.lightning_module, "optimizer_settings", None)
+        if settings is not None:
+            self.config.setdefault("gradient_clipping", settings.max_grad_norm or 0.0)
+        super()._format_config()
+
+    @contextmanager
+    def model_sharded_context(self) -> Iterator[None]:
+        """Under ZeRO-3 transformers shards what it loads, in here only; Lightning's own way gives wrong weights."""
+        self._init_config_if_needed()
+        if not self.zero_stage_3:
+            yield
+            return
+        from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+        # transformers looks at this object, through a weak reference, in every from_pretrained while it lives.
+        config = HfDeepSpeedConfig(deepcopy(self.config))
+        try:
+            yield
+        finally:
+            unset_hf_deepspeed_config()
+            del config
+
+    def setup(self, trainer: Trainer) -> None:
+        """Make the engine, and let ZeRO-3 gather the head for whole passes: its chunks are no modules to DeepSpeed."""
+        super().setup(trainer)
+        policy = getattr(self.lightning_module, "policy", None)
+        if self.zero_stage_3 and policy is not None:
+            import deepspeed
+
+            for parameter in policy.lm.get_output_embeddings().parameters():
+                deepspeed.zero.register_external_parameter(self.lightning_module, parameter)
+
+    # ------------------------------------------------------------- training step
+
+    @contextmanager
+    def micro_step(self, last: bool) -> Iterator[None]:
+        """Forward and backward of one micro-batch; the last one completes the gradients."""
+        self.deepspeed_engine.set_gradient_accumulation_boundary(last)
+        yield
+
+    def optimizer_step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        """Clip and step, both by DeepSpeed.
+
+        Raises:
+            StepNotAppliedError: if it found the gradients not finite, on whichever rank; Lightning then does not count
+                the step.
+        """
+        output = super().optimizer_step(optimizer, *args, **kwargs)
+        if not self.deepspeed_engine.was_step_applied():
+            raise StepNotAppliedError
+        return output
+
+    # ------------------------------------------------------------ whole weights
+
+    @contextmanager
+    def gathered(self, module: nn.Module) -> Iterator[None]:
+        """Hold the module's weights whole on every rank, free to be used without a word to the other ranks.
+
+        All ranks must enter it together, and in between none may train. Inside an outer one of the same module it does
+        nothing.
+        """
+        if not self.zero_stage_3 or module in self._gathered:
+            yield
+            return
+        import deepspeed
+
+        parameters = [p for p in module.parameters() if hasattr(p, "ds_id")]
+        self._tell_memory(parameters)
+        with ExitStack() as stack:
+            stack.enter_context(deepspeed.zero.GatheredParameters(parameters))
+            if not self._gathered:
+                stack.enter_context(self._without_hooks())
+            self._gathered.append(module)
+            stack.callback(self._gathered.remove, module)
+            yield
+
+    @contextmanager
+    def _without_hooks(self) -> Iterator[None]:
+        """Take the engine's hooks off, which would gather and free parameters layer by layer, and put them back."""
+        optimizer = getattr(self.model, "optimizer", None)
+        offload = getattr(optimizer, "parameter_offload", optimizer)
+        if offload is None:  # before the engine there are no hooks
+            yield
+            return
+        for hook in (*offload.forward_hooks, *offload.backward_hooks):
+            hook.remove()
+        offload.forward_hooks, offload.backward_hooks = [], []
+        try:
+            yield
+        finally:
+            offload._register_deepspeed_module(offload.module)
+
+    def _tell_memory(self, parameters: list[nn.Parameter]) -> None:
+        if self._told_memory:
+            return
+        self._told_memory = True
+        size = sum(p.ds_numel * p.element_size() for p in parameters)  # type: ignore[attr-defined]
+        rank_zero_info(
+            f"Rollouts gather the whole model on every process, once per round: {size / 2**30:.3g} GiB on each, beside "
+            "its shard. Where that does not fit, use policy.dtype: bfloat16, more memory per process, or a rollout "
+            "engine of its own."
+        )
+
+    # -------------------------------------------------------------- checkpoints
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Write the shards beside their place, and put them there when all are complete."""
+        target = Path(self.broadcast(filepath))
+        partial = target.with_name(f".{target.name}.partial")
+        if self.is_global_zero and partial.exists():  # of a run that was killed
+            shutil.rmtree(partial)
+        self.barrier()
+        super().save_checkpoint(checkpoint, partial, storage_options)
+        self.barrier()
+        if self.is_global_zero:
+            put_in_place(partial, target)
+        self.barrier()
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Resume from a directory of this many processes, or (to evaluate) take the weights of any checkpoint."""
+        path = Path(checkpoint_path)
+        assert self.lightning_module is not None
+        if self.lightning_module.trainer.state.fn != TrainerFn.FITTING:
+            self._load_weights(path)
+            if path.is_file():
+                return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+            return client_state(path)
+        written = number_of_shards(path) if path.is_dir() else 0
+        if written != self.world_size:
+            what = f"{written} processes under DeepSpeed" if written else "another strategy"
+            raise UserError(
+                f"The checkpoint {path} was written by {what}, and {self.world_size} processes under DeepSpeed cannot "
+                "take up its optimizer: resume as it was written, or start a new run from an export of its weights "
+                "(policy.path: <run>/export/last)."
+            )
+        return super().load_checkpoint(checkpoint_path, weights_only)
+
+    def _load_weights(self, path: Path) -> None:
+        """Read a checkpoint on rank 0, and hand each parameter and buffer on."""
+        import deepspeed
+
+        assert self.lightning_module is not None
+        state = whole_state_dict(path) if self.is_global_zero else {}
+        with torch.no_grad():
+            for name, parameter in self.lightning_module.named_parameters(remove_duplicate=False):
+                if hasattr(parameter, "ds_id"):
+                    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                        if name in state:
+                            parameter.copy_(state[name])
+                else:
+                    if name in state:
+                        parameter.copy_(state[name])
+                    torch.distributed.broadcast(parameter.data, 0)
+            for name, buffer in self.lightning_module.named_buffers():
+                if name in state:
+                    buffer.copy_(state[name])
+                torch.distributed.broadcast(buffer, 0)
+
+
+def check_strategy(strategy: Strategy | None) -> None:
+    """Refuse a strategy whose gradients would be wrong here."""
+    if strategy is None or isinstance(strategy, SingleDeviceStrategy | _DirectSteps):
+        return
+    raise UserError(
+        f"trainer.strategy is {type(strategy).__name__}, under which steps of several micro-batches go wrong: overlay "
+        "one of strategy/ddp, strategy/zero1, strategy/zero2, strategy/zero3 and strategy/zero3_offload, such as "
+        "`--config strategy/ddp`."
+    )
+
+
+def steps_on_host(strategy: Strategy | None) -> bool:
+    """Whether the optimizer's states and step are in host memory (``offload_optimizer``)."""
+    if not isinstance(strategy, LaSeRDeepSpeedStrategy):
+        return False
+    assert isinstance(strategy.config, dict)
+    return "offload_optimizer" in strategy.config["zero_optimization"]
+
+
+@contextmanager
+def micro_step(strategy: Strategy, last: bool) -> Iterator[None]:
+    """Around forward and backward pass of one micro-batch of an optimizer step.
+
+    Args:
+        strategy: of the trainer.
+        last: whether it is the step's last one, the same on all ranks.
+    """
+    if isinstance(strategy, LaSeRDDPStrategy | LaSeRDeepSpeedStrategy):
+        with strategy.micro_step(last):
+            yield
+    else:
+        yield
+
+
+@contextmanager
+def gathered(strategy: Strategy | None, *modules: nn.Module | None) -> Iterator[None]:
+    """Around any use of a model outside of the differentiated passes: rollouts, log-probs, export.
+
+    Args:
+        strategy: of the trainer; None without one.
+        modules: the models; None is passed over.
+    """
+    with ExitStack() as stack:
+        if isinstance(strategy, LaSeRDeepSpeedStrategy):
+            for module in modules:
+                if module is not None:
+                    stack.enter_context(strategy.gathered(module))
+        yield
+
+
+def whole_weights(strategy: Strategy | None, module: nn.Module) -> dict[str, Tensor]:
+    """The state dict of a module; all ranks call it together.
+
+    Args:
+        strategy: of the trainer; None without one.
+        module: the module, sharded or not.
+
+    Returns:
+        Names and tensors. Under ZeRO-3 each parameter is gathered in turn, and rank 0 alone has them whole, on CPU.
+    """
+    state = module.state_dict()
+    if not isinstance(strategy, LaSeRDeepSpeedStrategy) or not strategy.zero_stage_3:
+        return state
+    import deepspeed
+
+    copies: dict[int, Tensor] = {}  # by parameter, so that tied weights stay one tensor
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if not hasattr(parameter, "ds_id"):
+            continue
+        with deepspeed.zero.GatheredParameters([parameter]):
+            if strategy.is_global_zero and parameter.ds_id not in copies:
+                copies[parameter.ds_id] = parameter.detach().cpu().clone()
+        if strategy.is_global_zero:
+            state[name] = copies[parameter.ds_id]
+    return state
+
+
+def step_if_finite(strategy: Strategy, optimizer: LightningOptimizer, limit: float | None) -> tuple[float, bool]:
+    """Clip the gradients and step, or drop them where their global norm is not finite; the same on all ranks.
+
+    Args:
+        strategy: of the trainer.
+        optimizer: the one to step.
+        limit: largest gradient norm; None for no limit.
+
+    Returns:
+        The gradient norm before clipping, and whether the step was taken.
+    """
+    if isinstance(strategy, LaSeRDeepSpeedStrategy):
+        try:
+            optimizer.step()
+        except StepNotAppliedError:
+            return float("inf"), False
+        return float(strategy.deepspeed_engine.get_global_grad_norm()), True
+    parameters = [p for group in optimizer.optimizer.param_groups for p in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, torch.inf if limit is None else limit)
+    finite = bool(norm.isfinite())
+    if finite:
+        optimizer.step()
+    optimizer.zero_grad()
+    return float(norm), finite
+
+
+def _register() -> None:
+    if "laser_ddp" in StrategyRegistry.available_strategies():
+        return
+    StrategyRegistry.register("laser_ddp", LaSeRDDPStrategy, description="DDP for laser-lightning")
+    for stage in (1, 2, 3):
+        StrategyRegistry.register(
+            f"laser_zero{stage}",
+            LaSeRDeepSpeedStrategy,
+            description=f"DeepSpeed ZeRO-{stage} for laser-lightning",
+            stage=stage,
+        )
+
+
+_register()

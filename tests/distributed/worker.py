@@ -1,0 +1,248 @@
+"""What the processes of a distributed test run; started plainly it is the same run in one process.
+
+    torchrun --nproc_per_node 2 worker.py NAME SPEC OUT SECONDS
+
+SPEC is a JSON file with the arguments of the job NAME; every rank saves what the job returns as OUT/rank<r>.pt. After
+SECONDS it prints where it is and ends.
+"""
+
+import faulthandler
+import json
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.strategies import Strategy
+
+from laser_lightning import policy as policy_module
+from laser_lightning.advantages import AdvantageSettings
+from laser_lightning.batching import Rollouts
+from laser_lightning.data import ArithmeticSource, PromptDataModule
+from laser_lightning.logprobs import token_statistics
+from laser_lightning.module import EvaluationSettings, LaSeRModule, VerificationSettings
+from laser_lightning.objective import UpdateSettings
+from laser_lightning.optimization import OptimizerSettings
+from laser_lightning.policy import Policy, PolicySettings
+from laser_lightning.rollout import Sampling
+from laser_lightning.self_reward import LastTokenSelfReward
+from laser_lightning.strategies import LaSeRDDPStrategy, LaSeRDeepSpeedStrategy, gathered
+from laser_lightning.verifiers import Verifier
+
+RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+GROUP, EOS, PAD = 4, 1, 0
+ONE, ZERO = 22, 21  # first tokens of correct and of incorrect responses
+
+
+class FirstTokenVerifier(Verifier):
+    """Rewards a response by its first character."""
+
+    correct = ""
+
+    def extract(self, response: str) -> str | None:
+        return response or None
+
+    def equivalent(self, answer: str, gold: str) -> bool:
+        return answer == gold
+
+    def reward(self, response: str, gold: str) -> float:
+        return float(response.startswith(self.correct))
+
+
+def hand_made(step: int, kind: str, seed: int) -> Rollouts:
+    """Two prompts with four solutions each.
+
+    Args:
+        step: number of the optimizer step, for the seed.
+        kind: ``mixed``, ``truncated`` (no solution ends), ``correct`` (all are), or ``silent`` (all are truncated and
+            incorrect: no solution has a gradient).
+        seed: of this half of the step's solutions.
+    """
+    generator = torch.Generator().manual_seed(1000 * step + seed)
+
+    def draw(low: int, high: int, *shape: int) -> torch.Tensor:
+        return torch.randint(low, high, shape, generator=generator)
+
+    prompts, limit = 2, 12
+    total = prompts * GROUP
+    finished = torch.rand(total, generator=generator) < (0.75 if kind in ("mixed", "correct") else 0.0)
+    # Half the seeds have short responses, so ranks differ in their numbers of tokens.
+    lengths = draw(2, 6 if seed % 2 else limit + 1, total).where(finished, torch.tensor(limit))
+    response_ids = draw(30, 90, total, limit)
+    correct = {"mixed": draw(0, 2, total), "truncated": draw(0, 2, total)}.get(
+        kind, torch.tensor(int(kind == "correct"))
+    )
+    response_ids[:, 0] = torch.where(correct.expand(total) == 1, ONE, ZERO)
+    response_ids[torch.arange(total)[finished], lengths[finished] - 1] = EOS
+    scores = torch.rand(total, generator=generator) * 12 - 21  # self-rewards of beta 0.1 and c_ref -20: -0.1 to 1.1
+    return Rollouts(
+        prompt_ids=draw(30, 90, prompts, 6),
+        prompt_lengths=draw(2, 7, prompts),
+        response_ids=response_ids,
+        response_lengths=lengths,
+        finished=finished,
+        sampling_log_probs=torch.zeros(total, limit),
+        reward_token_log_probs=scores.where(finished, torch.tensor(torch.nan)),
+    )
+
+
+def joined(parts: Sequence[Rollouts]) -> Rollouts:
+    return Rollouts(*(torch.cat([getattr(part, name) for part in parts]) for name in Rollouts.__dataclass_fields__))
+
+
+class FailedRolloutError(Exception):
+    """What the dealt engine raises where it is told to."""
+
+
+class DealtEngine:
+    """Deals fixed rollouts: each of two ranks gets its own half of a step's, one process gets both.
+
+    Args:
+        kinds: of both halves, for each round.
+        fails: rounds in which the first attempt raises an error.
+    """
+
+    def __init__(self, kinds: Sequence[Sequence[str]], fails: Sequence[int] = ()) -> None:
+        self.kinds, self.fails, self.round = kinds, list(fails), 0
+
+    def generate(self, policy: Policy, *args: Any, **options: Any) -> Rollouts:
+        # Uses the policy as a rollout does: whole, and on this rank alone.
+        for _ in range(1 + RANK):
+            policy.head(policy.hidden_states(torch.arange(20, 30)[None]))
+        if self.round in self.fails:
+            self.fails.remove(self.round)
+            raise FailedRolloutError
+        halves = [hand_made(self.round, kind, seed) for seed, kind in enumerate(self.kinds[self.round])]
+        self.round += 1
+        return joined(halves) if WORLD == 1 else halves[RANK]
+
+
+class StepwiseModule(LaSeRModule):
+    """Has another token budget in each round, breaks where it is told to, and keeps what happened."""
+
+    def prepare(self, spec: dict[str, Any]) -> "StepwiseModule":
+        self.budgets = spec.get("budgets")
+        self.broken = {int(round_): part for round_, part in spec.get("broken", {}).items()}
+        self.history: list[dict[str, Any]] = []
+        return self
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self.initial_weights = whole_weights(self)
+
+    def training_step(self, problems: Any, batch_idx: int) -> None:
+        round_ = self.engine.round  # type: ignore[attr-defined]
+        if self.budgets:
+            self.update = replace(self.update, micro_batch_tokens=self.budgets[round_])
+        self.breaks = self.broken.get(round_) if RANK == WORLD - 1 else None
+        self.passes = 0
+        held = sum(p.numel() for p in self.policy.lm.parameters())
+        super().training_step(problems, batch_idx)
+        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        state = {"passes": self.passes, "step": self.trainer.global_step, "held_parameters": held}
+        self.history.append({**state, "metrics": metrics, "weights": whole_weights(self)})
+
+    def sample(self, *args: Any, **options: Any) -> Rollouts:
+        try:
+            return super().sample(*args, **options)
+        except FailedRolloutError:
+            return super().sample(*args, **options)
+
+    def differentiable(self, *inputs: Any) -> Any:
+        self.passes += 1
+        outputs = super().differentiable(*inputs)
+        if self.breaks == "loss":
+            return outputs._replace(log_probs=outputs.log_probs * torch.nan)
+        if self.breaks == "gradient":
+            outputs.log_probs.register_hook(lambda gradient: gradient * torch.inf)
+        return outputs
+
+
+def strategy_of(name: str) -> Strategy | str:
+    if name == "single":
+        return "auto"
+    if name == "ddp":
+        return LaSeRDDPStrategy()
+    if name == "zero3_offload":
+        return LaSeRDeepSpeedStrategy(stage=3, offload_optimizer=True, offload_parameters=True)
+    # By default tiny parameters are kept whole, and ZeRO-3 would not be tested.
+    return LaSeRDeepSpeedStrategy(stage=int(name[-1]), zero_options={"stage3_param_persistence_threshold": 0})
+
+
+def whole_weights(module: LaSeRModule) -> dict[str, torch.Tensor]:
+    with gathered(module.strategy, module.policy):
+        return {name: value.detach().clone() for name, value in module.policy.lm.named_parameters()}
+
+
+def steps(spec: dict[str, Any]) -> Any:
+    """Optimizer steps on hand-made rollouts; what each did, and the weights behind it."""
+    torch.manual_seed(0)
+    policy_module.token_statistics = partial(token_statistics, chunk_size=spec.get("chunk_size", 1024))
+    reference = spec.get("reference", -20.0)
+    module = StepwiseModule(
+        policy=PolicySettings(
+            path=spec["policy"],
+            gradient_checkpointing=spec.get("gradient_checkpointing", False),
+            random_init=spec.get("random_init", False),
+        ),
+        self_reward=LastTokenSelfReward("<|reward|>", beta=0.1, reference=reference, loss_weight=0.5),
+        verifier=FirstTokenVerifier(),
+        group_size=GROUP,
+        sampling=Sampling(max_response_tokens=12),
+        engine=DealtEngine(spec["kinds"], spec.get("fails", ())),
+        advantage=AdvantageSettings(self_reward_mix=0.3),
+        update=UpdateSettings(kl_coef=spec.get("kl_coef", 0.0), epochs=spec.get("epochs", 1)),
+        # A large eps: AdamW must not amplify rounding.
+        optimizer=OptimizerSettings(
+            learning_rate=0.05, algorithm=spec.get("algorithm", "sgd"), eps=0.1, max_grad_norm=spec["max_grad_norm"]
+        ),
+        verification=VerificationSettings(workers=0),
+        evaluation=EvaluationSettings(at_start=False, at_end=False),
+    ).prepare(spec)
+    FirstTokenVerifier.correct = module.tokenizer.decode([ONE])
+    data = PromptDataModule(train=ArithmeticSource("train", size=64), prompts_per_step=4)
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+        num_nodes=WORLD // int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+        strategy=strategy_of(spec["strategy"]),
+        max_steps=spec["max_steps"],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=spec["directory"],
+    )
+    trainer.fit(module, datamodule=data)
+    if not spec["max_steps"]:
+        return module.initial_weights
+    return module.history
+
+
+def initial(spec: list[dict[str, Any]]) -> list[dict[str, torch.Tensor]]:
+    """The weights before the first step."""
+    return [steps({**one, "max_steps": 0, "kinds": []}) for one in spec]
+
+
+def several(spec: list[dict[str, Any]]) -> list[Any]:
+    """Runs of ``steps``, one after the other."""
+    return [steps(one) for one in spec]
+
+
+def main() -> None:
+    warnings.filterwarnings("ignore")
+    name, spec, out, limit = sys.argv[1:]
+    faulthandler.dump_traceback_later(float(limit), exit=True)  # says where each rank hangs
+    result = globals()[name](json.loads(Path(spec).read_text()))
+    torch.save(result, Path(out) / f"rank{RANK}.pt")
+
+
+if __name__ == "__main__":
+    main()
