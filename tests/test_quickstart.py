@@ -66,7 +66,9 @@ def test_the_export_is_a_transformers_model_with_the_checkpoints_weights(run_dir
     for name, value in lm.state_dict().items():
         assert torch.equal(value, checkpoint[f"policy.lm.{name}"]), name
     tokenizer = AutoTokenizer.from_pretrained(run_dir / "export/last")
-    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "1+2"}], add_generation_prompt=True, tokenize=False)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "1+2"}], add_generation_prompt=True, tokenize=False
+    )
     assert prompt == "1+2="
     settings = json.loads((run_dir / "export/last/self_reward.json").read_text())
     assert settings["reference_constant"] == pytest.approx(float(checkpoint["self_reward.reference_constant"]))
