@@ -33,7 +33,7 @@ class SupervisedModule(PolicyModule):
         self,
         policy: PolicySettings,
         micro_batch_sequences: int = 16,
-        optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1e-3),  # noqa: B008 - frozen
+        optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1e-3),
         max_skipped_steps: int = 10,
         seed: int = 0,
     ) -> None:

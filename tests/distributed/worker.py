@@ -26,11 +26,12 @@ from laser_lightning.advantages import AdvantageSettings
 from laser_lightning.batching import Rollouts
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.logprobs import token_statistics
-from laser_lightning.module import EvaluationSettings, LaSeRModule, VerificationSettings
+from laser_lightning.module import LaSeRModule
 from laser_lightning.objective import UpdateSettings
 from laser_lightning.optimization import OptimizerSettings
 from laser_lightning.policy import Policy, PolicySettings
 from laser_lightning.rollout import Sampling
+from laser_lightning.rollout_module import EvaluationSettings, VerificationSettings
 from laser_lightning.self_reward import LastTokenSelfReward
 from laser_lightning.strategies import LaSeRDDPStrategy, LaSeRDeepSpeedStrategy, gathered
 from laser_lightning.verifiers import Verifier
