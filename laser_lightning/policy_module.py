@@ -121,6 +121,7 @@ class PolicyModule(lightning.LightningModule):
             total = self.trainer.strategy.reduce(loss, reduce_op="sum")
             self.skip_step(f"the loss is {float(total):.4g} and the gradient norm {norm:.4g}")
             return None
+        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
         schedule = self.lr_schedulers()
         assert not isinstance(schedule, list | None)
         schedule.step()
