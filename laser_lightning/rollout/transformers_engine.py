@@ -181,8 +181,9 @@ class _Decoding:
         out.finished[slots] |= ended
 
     def _score(self, logits: Tensor, rows: Tensor) -> None:
-        scores = reward_token_log_probs(logits[rows], self.reward_token_id)
-        self.out.reward_token_log_probs[self.slots[rows]] = scores
+        chosen = rows.nonzero().squeeze(-1)
+        scores = reward_token_log_probs(logits.index_select(0, chosen), self.reward_token_id)
+        self.out.reward_token_log_probs.index_copy_(0, self.slots.index_select(0, chosen), scores)
 
     def _keep(self, rows: Tensor) -> None:
         """Drop the other rows from the running batch."""
