@@ -24,7 +24,8 @@ class LastTokenSelfReward(nn.Module):
     Args:
         token: the reward token z_c, one token of the vocabulary that normal text does not contain.
         beta: KL coefficient beta_v of the verification objective; the scale of the score.
-        loss_weight: alpha, the weight of the self-rewarding loss; 0 trains plain GRPO and still reports the score.
+        loss_weight: alpha, the weight of the self-rewarding loss; 0 trains plain GRPO, with no self-rewards in the
+            advantages either, and still reports the score.
         reference: ``calibrate`` takes the mean of log pi_ref(z_c) over solutions of the initial policy (needs the
             ReferenceConstantCalibration callback), a number is taken as it is, and ``exact`` runs the frozen
             reference model on every solution.
