@@ -138,6 +138,14 @@ def test_resume_evaluate_and_export(strategy: str, command: Callable[..., str], 
     for name, value in exported.items():
         assert torch.equal(value, trained[f"policy.lm.{name}"]), name
 
+    # So does an export of that checkpoint, by one process behind the run.
+    command(tmp_path, "export", str(checkpoints / "step=8.ckpt"), "out", processes=1)
+    files = [
+        {path.name: path.read_bytes() for path in at.iterdir()}
+        for at in (checkpoints.parent / "export/last", tmp_path / "out")
+    ]
+    assert files[0] == files[1]
+
     # Another number of processes cannot take up the shards of an optimizer.
     last = str(checkpoints / "step=8.ckpt")
     one = ["--trainer.devices", "1", "--ckpt_path", last, "--run_dir", "other"]
