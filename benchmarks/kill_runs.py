@@ -176,11 +176,11 @@ def differences(ours: Any, theirs: Any, where: str = "") -> list[str]:
 
 
 def saved(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds, without Lightning's count of begun epochs, and paths."""
+    """What a checkpoint holds, without Lightning's count of epochs (resumed at the end of one it lags), and paths."""
     files = sorted(path.glob("checkpoint/*.pt")) if path.is_dir() else [path]
     state = {str(file.relative_to(path)): torch.load(file, weights_only=False, map_location="cpu") for file in files}
     for part in state.values():
-        for key in ("loops", "callbacks"):
+        for key in ("loops", "callbacks", "epoch"):
             part.pop(key, None)
     return state
 

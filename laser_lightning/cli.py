@@ -154,12 +154,13 @@ class LaSeRCLI(LightningCLI):
             newest = newest_complete(checkpoint_directory(self.trainer))
             if newest is None:
                 rank_zero_info("There is no complete checkpoint to resume from: the run starts from its beginning.")
-            self.config.fit.ckpt_path = None if newest is None else str(newest)
+            # Not in `self.config`, which is saved: the same config resumes again.
+            self.config_init.fit.ckpt_path = None if newest is None else str(newest)
         self._check_kind_of_checkpoint()
 
     def _check_kind_of_checkpoint(self) -> None:
         """Only DeepSpeed reads its directories."""
-        path = self._get(self.config, "ckpt_path")
+        path = self._get(self.config_init, "ckpt_path")
         if path is not None and Path(path).is_dir() and not isinstance(self.trainer.strategy, DeepSpeedStrategy):
             raise UserError(
                 f"ckpt_path: {path} is a directory of DeepSpeed's shards: add `--config strategy/zero3` (or zero1 or "

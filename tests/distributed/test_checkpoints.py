@@ -20,21 +20,31 @@ def evaluation(run: Path) -> dict[str, str]:
     return {name: value for name, value in rows[-1].items() if name.startswith("val/")}
 
 
-@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+@pytest.mark.parametrize(("strategy", "nodes"), [("zero2", 2), ("zero3", 1)])
 def test_resume_evaluate_and_export(
-    strategy: str, command: Callable[..., str], experiment: Path, difference: Callable[[Path, Path], list[str]]
+    strategy: str,
+    nodes: int,
+    command: Callable[..., str],
+    experiment: Path,
+    difference: Callable[[Path, Path], list[str]],
 ) -> None:
     tmp_path = experiment
     configs = ["--config", f"strategy/{strategy}", "--config", "run.yaml"]
-    command(tmp_path, "fit", *configs, "--run_dir", "whole")
+    # Two processes on one node, or on each of two nodes one (two torchrun agents on loopback).
+    processes = 2 // nodes
+    fit = ["fit", *configs, "--trainer.num_nodes", str(nodes), "--trainer.devices", str(processes)]
+    command(tmp_path, *fit, "--run_dir", "whole", processes=processes, nodes=nodes)
     checkpoints = tmp_path / "whole/checkpoints"
 
     # Behind step 4 the killed run was writing its next checkpoint.
     resumed = tmp_path / "resumed/checkpoints"
     shutil.copytree(checkpoints / "step=4.ckpt", resumed / "step=4.ckpt")
     (resumed / "step=6.ckpt/checkpoint").mkdir(parents=True)
-    output = command(tmp_path, "fit", *configs, "--run_dir", "resumed", "--ckpt_path", "last")
+    again = [*fit, "--run_dir", "resumed", "--ckpt_path", "last"]
+    output = command(tmp_path, *again, processes=processes, nodes=nodes)
     assert "step=6.ckpt was never finished" in output
+    assert "Restored all states from the checkpoint" in output
+    assert not list(resumed.glob("*-v1.ckpt"))
     shards = sorted((checkpoints / "step=8.ckpt/checkpoint").glob("*.pt"))
     assert len(shards) == (3 if strategy == "zero2" else 4)
     assert difference(checkpoints / "step=8.ckpt", resumed / "step=8.ckpt") == []
@@ -67,3 +77,22 @@ def test_resume_evaluate_and_export(
     one = ["--config", "single.yaml", "--ckpt_path", last, "--run_dir", "other"]
     output = command(tmp_path, "validate", *configs, *one, processes=1, succeeds=False)
     assert "is a directory of DeepSpeed's shards" in output
+
+
+def test_ddp_resumes_and_one_process_evaluates(
+    command: Callable[..., str], experiment: Path, difference: Callable[[Path, Path], list[str]]
+) -> None:
+    (experiment / "ddp.yaml").write_text("trainer: {strategy: laser_ddp}")
+    fit = ["fit", "--config", "run.yaml", "--config", "ddp.yaml"]
+    command(experiment, *fit, "--run_dir", "whole")
+    whole, resumed = (experiment / run / "checkpoints" for run in ("whole", "resumed"))
+    resumed.mkdir(parents=True)
+    shutil.copy(whole / "step=4.ckpt", resumed / "step=4.ckpt")
+    output = command(experiment, *fit, "--run_dir", "resumed", "--ckpt_path", "last")
+    assert "Restored all states from the checkpoint" in output
+    assert difference(whole / "step=8.ckpt", resumed / "step=8.ckpt") == []
+
+    one = ["--config", "run.yaml", "--config", "single.yaml", "--run_dir", "evaluated"]
+    command(experiment, "validate", *one, "--ckpt_path", str(whole / "step=8.ckpt"), processes=1)
+    # Each process samples with a seed of its own, so single numbers differ; the model is the same.
+    assert evaluation(experiment / "evaluated").keys() == evaluation(experiment / "whole").keys()

@@ -1,5 +1,6 @@
 """A run killed with SIGKILL in rollout, update and save loses no more than since its last checkpoint, and no bit."""
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ class Deadly(Callback):
 """
 
 
+def first_step(metrics: Path) -> int:
+    """The first optimizer step that a start of the run logged."""
+    return next(int(row["step"]) for row in csv.DictReader(metrics.open()) if row["train/loss"])
+
+
 def test_a_run_that_is_killed_again_and_again(
     command: Callable[..., str], experiment: Path, difference: Callable[[Path, Path], list[str]]
 ) -> None:
@@ -72,7 +78,11 @@ def test_a_run_that_is_killed_again_and_again(
         overlay = ["--config", "deadly.yaml"]
         output = command(experiment, *fit, *overlay, processes=1, succeeds=False)
         assert found in output, (moment, output[-3000:])
+        assert ("Restored all states from the checkpoint" in output) == ("newest" in found)
     assert "step=12.ckpt, the newest complete" in command(experiment, *fit, processes=1)
+    # No step was taken twice but those behind the last checkpoint.
+    metrics = [experiment / "killed" / f"metrics{number}.csv" for number in (".1", ".2", ".3", ".4", "")]
+    assert [first_step(path) for path in metrics] == [2, 6, 10, 10, 14]  # a round has two steps
     last = "checkpoints/step=20.ckpt"
     assert difference(experiment / "whole" / last, experiment / "killed" / last) == []
     assert not list((experiment / "killed/checkpoints").glob(".*"))
