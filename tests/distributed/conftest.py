@@ -171,12 +171,16 @@ def difference() -> Callable[[Path, Path], list[str]]:
     return lambda one, other: differences(saved(one), saved(other), "")
 
 
+def write_experiment(directory: Path) -> None:
+    (directory / "run.yaml").write_text(CONFIG)
+    (directory / "single.yaml").write_text(SINGLE)
+    (directory / "length_verifier.py").write_text(VERIFIER)
+
+
 @pytest.fixture
 def experiment(tmp_path: Path) -> Path:
     """A directory with a small run: ``run.yaml``, which wants a strategy below it, and ``single.yaml`` above it."""
-    (tmp_path / "run.yaml").write_text(CONFIG)
-    (tmp_path / "single.yaml").write_text(SINGLE)
-    (tmp_path / "length_verifier.py").write_text(VERIFIER)
+    write_experiment(tmp_path)
     return tmp_path
 
 
@@ -202,6 +206,16 @@ def command() -> Callable[..., str]:
         return run(["-m", "laser_lightning", *arguments], processes, 200, succeeds, directory, nodes)
 
     return run_command
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory: pytest.TempPathFactory, command: Callable[..., str]) -> Path:
+    """The last checkpoint of a run of 24 steps on one process that nothing disturbed."""
+    directory = tmp_path_factory.mktemp("whole")
+    write_experiment(directory)
+    overlays = ["--config", "run.yaml", "--config", "single.yaml", "--trainer.max_steps", "24"]
+    command(directory, "fit", *overlays, "--run_dir", "whole", processes=1)
+    return directory / "whole/checkpoints/step=24.ckpt"
 
 
 class Interrupted(NamedTuple):

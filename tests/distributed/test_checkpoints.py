@@ -77,22 +77,3 @@ def test_resume_evaluate_and_export(
     one = ["--config", "single.yaml", "--ckpt_path", last, "--run_dir", "other"]
     output = command(tmp_path, "validate", *configs, *one, processes=1, succeeds=False)
     assert "is a directory of DeepSpeed's shards" in output
-
-
-def test_ddp_resumes_and_one_process_evaluates(
-    command: Callable[..., str], experiment: Path, difference: Callable[[Path, Path], list[str]]
-) -> None:
-    (experiment / "ddp.yaml").write_text("trainer: {strategy: laser_ddp}")
-    fit = ["fit", "--config", "run.yaml", "--config", "ddp.yaml"]
-    command(experiment, *fit, "--run_dir", "whole")
-    whole, resumed = (experiment / run / "checkpoints" for run in ("whole", "resumed"))
-    resumed.mkdir(parents=True)
-    shutil.copy(whole / "step=4.ckpt", resumed / "step=4.ckpt")
-    output = command(experiment, *fit, "--run_dir", "resumed", "--ckpt_path", "last")
-    assert "Restored all states from the checkpoint" in output
-    assert difference(whole / "step=8.ckpt", resumed / "step=8.ckpt") == []
-
-    one = ["--config", "run.yaml", "--config", "single.yaml", "--run_dir", "evaluated"]
-    command(experiment, "validate", *one, "--ckpt_path", str(whole / "step=8.ckpt"), processes=1)
-    # Each process samples with a seed of its own, so single numbers differ; the model is the same.
-    assert evaluation(experiment / "evaluated").keys() == evaluation(experiment / "whole").keys()

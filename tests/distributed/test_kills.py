@@ -58,12 +58,13 @@ def first_step(metrics: Path) -> int:
 
 
 def test_a_run_that_is_killed_again_and_again(
-    command: Callable[..., str], experiment: Path, difference: Callable[[Path, Path], list[str]]
+    command: Callable[..., str],
+    experiment: Path,
+    whole_run: Path,
+    difference: Callable[[Path, Path], list[str]],
 ) -> None:
     (experiment / "deadly.py").write_text(DEADLY)
-    fit = ["fit", "--config", "run.yaml", "--config", "single.yaml", "--trainer.max_steps", "20"]
-    command(experiment, *fit, "--run_dir", "whole", processes=1)
-
+    fit = ["fit", "--config", "run.yaml", "--config", "single.yaml", "--trainer.max_steps", "24"]
     fit += ["--run_dir", "killed", "--ckpt_path", "last"]
     # Checkpoints are saved every 4 steps: where each death happens, and what the next run finds.
     deaths: list[tuple[str, int, str]] = [
@@ -83,6 +84,5 @@ def test_a_run_that_is_killed_again_and_again(
     # No step was taken twice but those behind the last checkpoint.
     metrics = [experiment / "killed" / f"metrics{number}.csv" for number in (".1", ".2", ".3", ".4", "")]
     assert [first_step(path) for path in metrics] == [2, 6, 10, 10, 14]  # a round has two steps
-    last = "checkpoints/step=20.ckpt"
-    assert difference(experiment / "whole" / last, experiment / "killed" / last) == []
+    assert difference(whole_run, experiment / "killed/checkpoints/step=24.ckpt") == []
     assert not list((experiment / "killed/checkpoints").glob(".*"))

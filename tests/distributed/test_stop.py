@@ -17,7 +17,7 @@ import pytest
 pytestmark = pytest.mark.distributed
 
 SCRIPT = Path(__file__).parents[2] / "docs/laser.sbatch"
-LONG = ["--trainer.max_steps", "24", "--model.evaluation.at_end", "false"]
+LONG = ["--trainer.max_steps", "24"]
 
 
 @pytest.mark.parametrize(("processes", "overlay"), [(1, "single.yaml"), (2, "strategy/zero2")])
@@ -28,9 +28,11 @@ def test_sigterm(
     interrupt: Callable[..., Any],
     experiment: Path,
     difference: Callable[[Path, Path], list[str]],
+    request: pytest.FixtureRequest,
 ) -> None:
     fit = ["fit", "--config", "run.yaml", "--config", overlay, *LONG]
-    command(experiment, *fit, "--run_dir", "whole", processes=processes)
+    if processes > 1:
+        command(experiment, *fit, "--run_dir", "whole", processes=processes)
     fit += ["--run_dir", "stopped"]
     stopped = interrupt(
         experiment,
@@ -47,8 +49,8 @@ def test_sigterm(
     output = command(experiment, *fit, "--ckpt_path", "last", processes=processes)
     assert "checkpoints/last-stopped.ckpt, the newest complete checkpoint" in output
     assert "Restored all states from the checkpoint" in output
-    last = "checkpoints/step=24.ckpt"
-    assert difference(experiment / "whole" / last, experiment / "stopped" / last) == []
+    whole = experiment / "whole/checkpoints/step=24.ckpt" if processes > 1 else request.getfixturevalue("whole_run")
+    assert difference(whole, experiment / "stopped/checkpoints/step=24.ckpt") == []
 
 
 SRUN = """#!/bin/bash
@@ -64,7 +66,7 @@ exit $(( first > second ? first : second ))
 """
 
 
-def test_the_script_for_slurm_goes_on_where_it_was_warned(
+def test_the_script_for_slurm_goes_on_under_ddp_where_it_was_warned(
     experiment: Path, difference: Callable[[Path, Path], list[str]], command: Callable[..., str]
 ) -> None:
     (experiment / "ddp.yaml").write_text("trainer: {strategy: laser_ddp}")
