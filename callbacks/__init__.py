@@ -1,10 +1,11 @@
 """Callbacks for LaSeR runs, imported as ``laser_lightning.callbacks``."""
 
 from laser_lightning.callbacks.calibration import Calibration, ReferenceConstantCalibration
-from laser_lightning.callbacks.export import HuggingFaceExport, SelfRewardSettings
+from laser_lightning.callbacks.export import HuggingFaceExport
 from laser_lightning.callbacks.figures import SelfRewardFigures
 from laser_lightning.callbacks.solution_log import SolutionLog
 from laser_lightning.callbacks.summary import RunSummary
+from laser_lightning.export import SelfRewardSettings
 
 __all__ = [
     "Calibration",

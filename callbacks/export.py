@@ -1,100 +1,18 @@
 """Export of the policy as a directory that transformers loads, with the self-reward's settings beside it."""
 
-import json
 import math
-import shutil
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from laser_lightning.callbacks.base import RunCallback, fits
 from laser_lightning.errors import UserError
-from laser_lightning.module import LaSeRModule
+from laser_lightning.export import write_export
 from laser_lightning.policy_module import PolicyModule
-from laser_lightning.self_reward import CORRECT_THRESHOLD
 from laser_lightning.strategies import whole_weights
-
-SETTINGS_FILE = "self_reward.json"
-FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class SelfRewardSettings:
-    """What it takes to compute an exported model's self-rewards: beta * (log pi(z_c) - reference_constant).
-
-    log pi(z_c) is the reward token's log-softmax entry, at temperature 1, behind the response's ``<eos>``.
-
-    Attributes:
-        token: the reward token z_c.
-        token_id: its id.
-        beta: scale of the score.
-        reference_constant: c_ref; None if the model was trained with ``reference: exact``, whose score takes
-            log pi_ref(z_c) of each solution from the model that training started from.
-        step: optimizer steps behind the weights.
-        threshold: self-rewards above it are the verdict "correct".
-        format_version: version of this file's form.
-    """
-
-    token: str
-    token_id: int
-    beta: float
-    reference_constant: float | None
-    step: int
-    threshold: float = CORRECT_THRESHOLD
-    format_version: int = FORMAT_VERSION
-
-    @classmethod
-    def of(cls, module: LaSeRModule, step: int) -> "SelfRewardSettings":
-        """The settings of a module in training after ``step`` optimizer steps."""
-        head = module.self_reward
-        constant = None if head.is_exact else float(head.reference_constant)
-        return cls(head.token, head.token_id, head.beta, constant, step)
-
-    def save(self, directory: str | Path) -> None:
-        """Write ``self_reward.json`` into a directory."""
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False)
-        (Path(directory) / SETTINGS_FILE).write_text(f"{text}\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, directory: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> "SelfRewardSettings":
-        """Read ``self_reward.json`` from an exported directory.
-
-        Args:
-            directory: the export.
-            tokenizer: the tokenizer that will be used; default: the export's own.
-
-        Raises:
-            UserError: if the file is missing or of another form, or the tokenizer does not have the reward token.
-        """
-        path = Path(directory) / SETTINGS_FILE
-        if not path.is_file():
-            raise UserError(
-                f"{directory} has no {SETTINGS_FILE}: it is not an export of a model with self-rewards "
-                "(HuggingFaceExport of a LaSeRModule writes one)."
-            )
-        values = json.loads(path.read_text(encoding="utf-8"))
-        names = {field.name for field in fields(cls)}
-        if values.get("format_version") != FORMAT_VERSION or set(values) != names:
-            raise UserError(
-                f"{path} is of format version {values.get('format_version')} with the keys {', '.join(values)}, and "
-                f"this release reads version {FORMAT_VERSION} with the keys {', '.join(sorted(names))}."
-            )
-        settings = cls(**values)
-        if tokenizer is None:
-            tokenizer = AutoTokenizer.from_pretrained(directory)
-        token_id = tokenizer.get_vocab().get(settings.token)
-        if token_id != settings.token_id:
-            found = "does not know it" if token_id is None else f"gives it the id {token_id}"
-            raise UserError(
-                f"The reward token '{settings.token}' of {path} has the id {settings.token_id}, but the tokenizer "
-                f"{found}: use the tokenizer that was exported with the model."
-            )
-        return settings
 
 
 class HuggingFaceExport(RunCallback):
@@ -200,41 +118,10 @@ class HuggingFaceExport(RunCallback):
         assert isinstance(module, PolicyModule)
         weights = policy_weights(module)
         if trainer.is_global_zero:
-            partial = self.directory / f".{name}.partial"
-            if partial.exists():  # of a run that was killed
-                shutil.rmtree(partial)
-            partial.mkdir(parents=True)
-            module.policy.lm.save_pretrained(partial, state_dict=weights)
-            module.tokenizer.save_pretrained(partial)
-            if isinstance(module, LaSeRModule):
-                settings = SelfRewardSettings.of(module, trainer.global_step)
-                settings.save(partial)
-                if settings.reference_constant is None:
-                    rank_zero_warn(
-                        f"self_reward.reference is exact, so {name}/{SETTINGS_FILE} has no reference constant: "
-                        "self-rewards of the exported model need the model that training started from."
-                    )
-            put_in_place(partial, self.directory / name)
+            write_export(module, weights, self.directory / name, trainer.global_step)
         trainer.strategy.barrier("laser_lightning.export")
 
 
 def policy_weights(module: PolicyModule) -> dict[str, Tensor]:
     """The policy's weights, whole, under the names of its transformers model; all ranks call it together."""
     return whole_weights(module.strategy, module.policy.lm)
-
-
-def put_in_place(directory: Path, target: Path) -> None:
-    """Rename a directory to ``target``, replacing the one there; a whole one exists at every moment.
-
-    Args:
-        directory: the new one, beside the target.
-        target: its place; what is there now waits at ``.<name>.previous`` until the new one is in place.
-    """
-    previous = target.with_name(f".{target.name}.previous")
-    if target.exists():
-        if previous.exists():
-            shutil.rmtree(previous)
-        target.rename(previous)
-    directory.rename(target)
-    if previous.exists():
-        shutil.rmtree(previous)

@@ -1,10 +1,15 @@
 """Checkpoints on disk: files of Lightning, and directories of DeepSpeed with a shard per process."""
 
+import os
+import pickle
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from laser_lightning.errors import UserError
@@ -24,14 +29,80 @@ ENGINE_KEYS = {
 """What DeepSpeed saves beside the entries of Lightning and of the module."""
 
 
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint file beside its place, to the disk, and puts it there by a rename.
+
+    Lightning's own writes into the system's temporary directory and moves: from one file system to another that is a
+    copy, which a kill cuts in half. Remote paths (``s3://...``) are left to it.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save, or leave what was there as it was.
+
+        Raises:
+            UserError: if the disk is full, or refuses for another reason.
+        """
+        if "://" in str(path):
+            return super().save_checkpoint(checkpoint, path, storage_options)
+        target = Path(path)
+        partial = target.with_name(f".{target.name}.partial")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+        except (OSError, RuntimeError) as error:  # torch's writer hides a full disk in a RuntimeError
+            partial.unlink(missing_ok=True)
+            raise not_saved(target, error) from error
+
+
+def not_saved(target: Path, error: Exception) -> UserError:
+    """What to say where a checkpoint could not be written."""
+    cause = error if isinstance(error, OSError) else error.__context__ or error
+    what = "a write failed" if "iostream error" in str(cause) else " ".join(str(cause).split())
+    free = shutil.disk_usage(target.parent).free / 2**30 if target.parent.exists() else 0
+    return UserError(
+        f"The checkpoint {target} could not be saved: {what} ({free:.3g} GiB are free there). Earlier checkpoints are "
+        "as they were: see to the cause (make room, if the disk is full), and resume with --ckpt_path last."
+    )
+
+
+def checkpoint_directory(trainer: Trainer) -> Path:
+    """Where a run saves: the directory of its first checkpoint callback, or ``checkpoints`` in the run's."""
+    saver = next(iter(trainer.checkpoint_callbacks), None)
+    given = getattr(saver, "dirpath", None)
+    return Path(given or Path(trainer.default_root_dir) / "checkpoints")
+
+
+def check_writable(directory: Path) -> None:
+    """Refuse a directory in which this process cannot make files."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(b"a checkpoint")
+    except OSError as error:
+        raise UserError(
+            f"Checkpoints cannot be written to {directory} ({error.strerror}): give another run_dir, or "
+            "checkpoint.dirpath, or the right to write there."
+        ) from error
+
+
 def is_complete(path: Path) -> bool:
-    """Whether a checkpoint was written to its end: DeepSpeed writes the file ``latest`` behind all shards."""
+    """Whether a checkpoint was written to its end: DeepSpeed writes the file ``latest`` behind all shards.
+
+    A file is complete once it has its name.
+    """
     return path.is_file() or (path / "latest").is_file()
 
 
 def newest_complete(directory: Path) -> Path | None:
     """The checkpoint of a directory that was written last and is complete; the others are reported."""
     found = [path for path in directory.glob("*.ckpt") if not path.name.startswith(".")]
+    for waiting in directory.glob(".*.ckpt.previous"):  # a run was killed between two renames of `put_in_place`
+        if not (directory / waiting.name[1:].removesuffix(".previous")).exists():
+            found.append(waiting)
     times = {path: (path / "latest" if path.is_dir() and is_complete(path) else path).stat().st_mtime for path in found}
     for path in sorted(found, key=times.__getitem__, reverse=True):
         if is_complete(path):
@@ -57,7 +128,7 @@ def client_state(directory: Path) -> dict[str, Any]:
 def whole_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """The module's state dict, without frozen parameters, from a file or from the shards of any number of processes."""
     if path.is_file():
-        return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"])
+        return dict(_load_file(path)["state_dict"])
     _refuse_incomplete(path)
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
@@ -67,17 +138,41 @@ def whole_state_dict(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+def _load_file(path: Path) -> dict[str, Any]:
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is not a whole checkpoint, and cannot be read: {reason}") from error
+
+
 def _refuse_incomplete(directory: Path) -> None:
     if not is_complete(directory):
         raise UserError(f"The checkpoint {directory} was never finished: it has no file `latest`. Take an earlier one.")
 
 
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What Lightning and the module saved, with the whole ``state_dict``, from a file or a DeepSpeed directory.
+
+    Raises:
+        UserError: if it is incomplete, or no checkpoint.
+    """
+    if path.is_dir():
+        return client_state(path) | {"state_dict": whole_state_dict(path)}
+    return _load_file(path)
+
+
 def put_in_place(directory: Path, target: Path) -> None:
-    """Rename a finished directory to ``target``; the one there is removed behind it."""
+    """Rename a finished directory to ``target``, replacing the one there; a whole one exists at every moment.
+
+    Args:
+        directory: the new one, beside the target.
+        target: its place; what is there now waits at ``.<name>.previous`` until the new one is in place.
+    """
     previous = target.with_name(f".{target.name}.previous")
-    if previous.exists():  # of a run that was killed
-        shutil.rmtree(previous)
     if target.exists():
+        if previous.exists():
+            shutil.rmtree(previous)
         target.rename(previous)
     directory.rename(target)
     if previous.exists():

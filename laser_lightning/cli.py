@@ -1,4 +1,4 @@
-"""The command line: ``laser-lightning fit | validate | test | predict``, on Lightning's CLI."""
+"""The command line: ``laser-lightning fit | validate | test | predict`` on Lightning's CLI, and ``export``."""
 
 import argparse
 import logging
@@ -16,6 +16,7 @@ import torch
 import yaml
 from jsonargparse import ActionConfigFile, set_loader, set_parsing_settings
 from jsonargparse.typing import PositiveInt
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -24,11 +25,12 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from laser_lightning import __version__
-from laser_lightning.checkpoints import newest_complete
+from laser_lightning import __version__, export
+from laser_lightning.checkpoints import WholeFiles, check_writable, checkpoint_directory, newest_complete
 from laser_lightning.cli_errors import command_line_origins, overridden, sentence, value_for_group
 from laser_lightning.config_files import load_configs, packaged_names, yaml_value
 from laser_lightning.errors import UserError
+from laser_lightning.stopping import StopOnSignal, Stopped
 
 PROGRAM = "laser-lightning"
 
@@ -52,6 +54,7 @@ HELP = """
 A config is a YAML file, or the name of a packaged one: {names}. Several are overlaid in order, and options
 on the command line override them all. Arguments of a class: --model.help laser_lightning.LaSeRModule,
 --data.help laser_lightning.data.PromptDataModule, --checkpoint.help my_file.MyCallback.
+`laser-lightning export CHECKPOINT OUT` writes a checkpoint's model as a directory that transformers loads.
 """
 
 
@@ -106,7 +109,7 @@ class LaSeRCLI(LightningCLI):
             given, rest = configs.parse_known_args(args)
             command = next(iter(rest), "nothing")
             if command not in (*self.subcommands(), "-h", "--help", "--version"):
-                raise UserError(f"the first word is fit, validate, test or predict, not {command!r}")
+                raise UserError(f"the first word is fit, validate, test, predict or export, not {command!r}")
             if command in self.subcommands():
                 known = list(self._subcommand_parsers[command].get_defaults().keys())
                 config = load_configs(given.config, DEFAULT_CLASSES)
@@ -145,18 +148,19 @@ class LaSeRCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """`--ckpt_path last` means the newest checkpoint in the run's directory that was written to its end."""
+        if self.trainer.checkpoint_callbacks:
+            check_writable(checkpoint_directory(self.trainer))
         if self.config.fit.ckpt_path == "last":
-            saver = next(iter(self.trainer.checkpoint_callbacks), None)
-            given = getattr(saver, "dirpath", None)
-            newest = newest_complete(Path(given or Path(self.trainer.default_root_dir) / "checkpoints"))
+            newest = newest_complete(checkpoint_directory(self.trainer))
             if newest is None:
                 rank_zero_info("There is no complete checkpoint to resume from: the run starts from its beginning.")
-            self.config.fit.ckpt_path = None if newest is None else str(newest)
+            # Not in `self.config`, which is saved: the same config resumes again.
+            self.config_init.fit.ckpt_path = None if newest is None else str(newest)
         self._check_kind_of_checkpoint()
 
     def _check_kind_of_checkpoint(self) -> None:
         """Only DeepSpeed reads its directories."""
-        path = self._get(self.config, "ckpt_path")
+        path = self._get(self.config_init, "ckpt_path")
         if path is not None and Path(path).is_dir() and not isinstance(self.trainer.strategy, DeepSpeedStrategy):
             raise UserError(
                 f"ckpt_path: {path} is a directory of DeepSpeed's shards: add `--config strategy/zero3` (or zero1 or "
@@ -178,10 +182,16 @@ class LaSeRCLI(LightningCLI):
         """Adds the slots in use, the run's directory, and its loggers."""
         slots = [callback for callback in callbacks if callback is not None]
         own = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
+        saves = any(isinstance(callback, Checkpoint) for callback in [*own, *slots])
         if config["enable_checkpointing"] is None:
-            config["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in [*own, *slots])
+            config["enable_checkpointing"] = saves
+        if saves and not config["fast_dev_run"]:
+            slots.append(StopOnSignal())
         self._place_run(config)
-        return super()._instantiate_trainer(config, slots)
+        trainer = super()._instantiate_trainer(config, slots)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeFiles()
+        return trainer
 
     def _place_run(self, config: dict[str, Any]) -> None:
         given = self._get(self.config, "run_dir")
@@ -260,7 +270,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: arguments without the program's name; default: those of the process.
 
     Returns:
-        Exit status: 0, or 2 for an error that the user can mend, told in one line on stderr.
+        Exit status: 0; 2 for an error that the user can mend, told in one line on stderr; or 128 and the number of
+        the signal that stopped the run.
     """
     # Classes named by class_path may live in the user's working directory, which a console script does not search.
     if os.getcwd() not in sys.path:
@@ -276,6 +287,9 @@ def main(args: Sequence[str] | None = None) -> int:
     prints = any(arg.split("=")[0].endswith(("print_config", "help")) or arg == "-h" for arg in args)
     set_parsing_settings(unset_sentinel=not prints)
     try:
+        if args[:1] == ["export"]:
+            export.command(args[1:])
+            return 0
         LaSeRCLI(
             LightningModule,
             LightningDataModule,
@@ -294,6 +308,10 @@ def main(args: Sequence[str] | None = None) -> int:
             parser_kwargs=_parser_settings(),
             args=args,
         )
+    except Stopped as stop:
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            print(f"{PROGRAM}: {stop.sentence}", file=sys.stderr)
+        return int(stop.code or 0)
     except (UserError, MisconfigurationException) as error:
         print(f"{PROGRAM}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

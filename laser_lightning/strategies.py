@@ -32,7 +32,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from laser_lightning.checkpoints import client_state, number_of_shards, put_in_place, whole_state_dict
+from laser_lightning.checkpoints import client_state, not_saved, number_of_shards, put_in_place, whole_state_dict
 from laser_lightning.errors import UserError
 from laser_lightning.toolchain import check_cpu_toolchain
 
@@ -249,7 +249,10 @@ class LaSeRDeepSpeedStrategy(_DirectSteps, DeepSpeedStrategy):
         if self.is_global_zero and partial.exists():  # of a run that was killed
             shutil.rmtree(partial)
         self.barrier()
-        super().save_checkpoint(checkpoint, partial, storage_options)
+        try:
+            super().save_checkpoint(checkpoint, partial, storage_options)
+        except (OSError, RuntimeError) as error:
+            raise not_saved(target, error) from error
         self.barrier()
         if self.is_global_zero:
             put_in_place(partial, target)

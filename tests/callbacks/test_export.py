@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 
 from laser_lightning.callbacks import HuggingFaceExport, SelfRewardSettings
-from laser_lightning.callbacks.export import put_in_place
 from laser_lightning.character_tokenizer import CHAT_TEMPLATE, REWARD_TOKEN
+from laser_lightning.checkpoints import put_in_place
 from laser_lightning.errors import UserError
 from laser_lightning.policy import PolicySettings
 from laser_lightning.rollout import Sampling, TransformersEngine

@@ -6,13 +6,76 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+
+CONFIG = """
+seed_everything: 0
+torch_threads: 1
+model:
+  init_args:
+    policy:
+      path: embedded
+      random_init: true
+      config_overrides: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 1}
+    self_reward:
+      class_path: laser_lightning.LastTokenSelfReward
+      init_args: {token: <|reward|>, beta: 0.5, loss_weight: 0.5, reference: calibrate}
+    verifier: {class_path: length_verifier.LengthVerifier}
+    group_size: 4
+    sampling: {max_response_tokens: 40}
+    optimizer: {learning_rate: 1.0e-2, warmup_steps: 4, schedule: linear}
+    phases: {reasoning_steps: 1, self_reward_steps: 2}
+    update: {mini_batches: 2}
+    evaluation: {samples: 2}
+data:
+  init_args:
+    train: {class_path: laser_lightning.data.ArithmeticSource, init_args: {split: train, size: 20}}
+    val:
+      sums: {class_path: laser_lightning.data.ArithmeticSource, init_args: {split: val, size: 3}}
+    prompts_per_step: 8
+trainer:
+  max_steps: 8
+  limit_val_batches: 1.0
+  val_check_interval: 100
+  check_val_every_n_epoch: null
+  accelerator: cpu
+  devices: 2
+  enable_progress_bar: false
+  strategy:
+    init_args:
+      zero_options: {stage3_param_persistence_threshold: 0}
+calibration:
+  class_path: laser_lightning.callbacks.ReferenceConstantCalibration
+  init_args: {prompts: 20, group_size: 8, max_emission_rate: 1.0}
+checkpoint:
+  class_path: lightning.pytorch.callbacks.ModelCheckpoint
+  init_args: {every_n_train_steps: 4, save_top_k: -1, filename: "{step}"}
+export:
+  class_path: laser_lightning.callbacks.HuggingFaceExport
+"""
+
+VERIFIER = """
+from laser_lightning.verifiers import Verifier
+
+class LengthVerifier(Verifier):
+    def extract(self, response):
+        return response or None
+
+    def equivalent(self, answer, gold):
+        return answer == gold
+
+    def reward(self, response, gold):
+        return float(len(response) % 2)
+"""
+
+SINGLE = "trainer: {strategy: auto, devices: 1}\n"
 
 WORKER = Path(__file__).with_name("worker.py")
 
@@ -20,10 +83,10 @@ WORKER = Path(__file__).with_name("worker.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
 
 
-def run(
-    arguments: list[str], processes: int, timeout: float, succeeds: bool = True, cwd: Path | None = None, nodes: int = 1
-) -> str:
-    """Start Python processes (``processes`` on each node), wait, and leave none behind; what they print."""
+def start(
+    arguments: list[str], processes: int, cwd: Path | None = None, nodes: int = 1, **environment: str
+) -> list[subprocess.Popen[str]]:
+    """Start Python processes, ``processes`` on each node; one agent for each node."""
     many = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
     if nodes == 1:
         many += ["--standalone"]
@@ -34,10 +97,10 @@ def run(
         many += ["--nnodes", str(nodes), "--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}"]
         many += ["--rdzv_id", "test"]
     command = [sys.executable, *(many if processes * nodes > 1 else []), *arguments]
-    agents = [
+    return [
         subprocess.Popen(
             command,
-            env=ENVIRONMENT,
+            env=ENVIRONMENT | environment,
             cwd=cwd,
             text=True,
             start_new_session=True,
@@ -46,36 +109,145 @@ def run(
         )
         for _ in range(nodes)
     ]
+
+
+def finish(agents: list[subprocess.Popen[str]], timeout: float) -> list[str]:
+    """Wait for the agents, and leave no process behind; what each printed."""
     try:
-        outputs = [agent.communicate(timeout=timeout)[0] for agent in agents]
+        return [agent.communicate(timeout=timeout)[0] for agent in agents]
     finally:
         for agent in agents:
+            if agent.poll() is None:  # torchrun's workers have sessions of their own: let it end them
+                agent.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    agent.communicate(timeout=40)
             with suppress(ProcessLookupError):
                 os.killpg(agent.pid, signal.SIGKILL)
+
+
+def run(
+    arguments: list[str], processes: int, timeout: float, succeeds: bool = True, cwd: Path | None = None, nodes: int = 1
+) -> str:
+    """Start Python processes (``processes`` on each node), wait, and leave none behind; what they print."""
+    agents = start(arguments, processes, cwd, nodes)
+    outputs = finish(agents, timeout)
     for agent, output in zip(agents, outputs, strict=True):
         assert (agent.returncode == 0) == succeeds, output[-20000:]
     return "".join(outputs)
+
+
+def differences(ours: Any, theirs: Any, where: str) -> list[str]:
+    """Where two saved values are not the same, bit for bit."""
+    if isinstance(ours, torch.Tensor):
+        same = torch.equal(ours.nan_to_num(), theirs.nan_to_num()) and torch.equal(ours.isnan(), theirs.isnan())
+        return [] if same else [where]
+    if isinstance(ours, dict):
+        if ours.keys() != theirs.keys():
+            return [where]
+        return [found for key in ours for found in differences(ours[key], theirs[key], f"{where}/{key}")]
+    if isinstance(ours, list | tuple):
+        if len(ours) != len(theirs):
+            return [where]
+        pairs = zip(ours, theirs, strict=True)
+        return [found for i, (one, other) in enumerate(pairs) for found in differences(one, other, f"{where}/{i}")]
+    if isinstance(ours, int | float | str | None):
+        return [] if ours == theirs or ours != ours else [where]
+    return []
+
+
+def saved(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, without Lightning's count of epochs (resumed at the end of one it lags), and paths."""
+    files = sorted(path.glob("checkpoint/*.pt")) if path.is_dir() else [path]
+    state = {file.name: torch.load(file, weights_only=False, map_location="cpu") for file in files}
+    for part in state.values():
+        for key in ("loops", "callbacks", "epoch"):
+            part.pop(key, None)
+    return state if path.is_dir() else state[path.name]
+
+
+@pytest.fixture(scope="session")
+def difference() -> Callable[[Path, Path], list[str]]:
+    """``difference(one, other)``: what is not the same in two checkpoints, bit for bit."""
+    return lambda one, other: differences(saved(one), saved(other), "")
+
+
+def write_experiment(directory: Path) -> None:
+    (directory / "run.yaml").write_text(CONFIG)
+    (directory / "single.yaml").write_text(SINGLE)
+    (directory / "length_verifier.py").write_text(VERIFIER)
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    """A directory with a small run: ``run.yaml``, which wants a strategy below it, and ``single.yaml`` above it."""
+    write_experiment(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")
 def launch(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Any]]:
     """``launch(job, spec, processes=2, nodes=1)`` runs a job of ``worker.py``; what each rank returned."""
 
-    def start(job: str, spec: Any, processes: int = 2, nodes: int = 1, timeout: float = 240) -> list[Any]:
+    def run_job(job: str, spec: Any, processes: int = 2, nodes: int = 1, timeout: float = 240) -> list[Any]:
         out = tmp_path_factory.mktemp(job)
         (out / "spec.json").write_text(json.dumps(spec))
         arguments = [str(WORKER), job, str(out / "spec.json"), str(out), str(timeout)]
         run(arguments, processes, timeout + 30, nodes=nodes)
         return [torch.load(out / f"rank{rank}.pt", weights_only=False) for rank in range(processes * nodes)]
 
-    return start
+    return run_job
 
 
 @pytest.fixture(scope="session")
 def command() -> Callable[..., str]:
-    """``command(directory, *arguments, processes=2, succeeds=True)`` runs the command line; what it prints."""
+    """``command(directory, *arguments, processes=2, nodes=1, succeeds=True)`` runs the command line; what it prints."""
 
-    def start(directory: Path, *arguments: str, processes: int = 2, succeeds: bool = True) -> str:
-        return run(["-m", "laser_lightning", *arguments], processes, 200, succeeds, directory)
+    def run_command(directory: Path, *arguments: str, processes: int = 2, nodes: int = 1, succeeds: bool = True) -> str:
+        return run(["-m", "laser_lightning", *arguments], processes, 200, succeeds, directory, nodes)
 
-    return start
+    return run_command
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory: pytest.TempPathFactory, command: Callable[..., str]) -> Path:
+    """The last checkpoint of a run of 24 steps on one process that nothing disturbed."""
+    directory = tmp_path_factory.mktemp("whole")
+    write_experiment(directory)
+    overlays = ["--config", "run.yaml", "--config", "single.yaml", "--trainer.max_steps", "24"]
+    command(directory, "fit", *overlays, "--run_dir", "whole", processes=1)
+    return directory / "whole/checkpoints/step=24.ckpt"
+
+
+class Interrupted(NamedTuple):
+    """How a run ended."""
+
+    code: int
+    output: str
+
+
+@pytest.fixture(scope="session")
+def interrupt() -> Callable[..., Interrupted]:
+    """Starts the command line, and when a file appears calls a function with the process (torchrun's, if many)."""
+
+    def run_until(
+        directory: Path,
+        *arguments: str,
+        appears: str,
+        then: Callable[[subprocess.Popen[str]], None],
+        processes: int = 2,
+        timeout: float = 200,
+        **environment: str,
+    ) -> Interrupted:
+        agents = start(["-m", "laser_lightning", *arguments], processes, directory, **environment)
+        deadline = time.monotonic() + timeout
+        try:
+            while not (directory / appears).exists():
+                assert agents[0].poll() is None, agents[0].communicate()[0][-20000:]
+                assert time.monotonic() < deadline, f"{appears} did not appear"
+                time.sleep(0.01)
+            then(agents[0])
+        finally:
+            output = finish(agents, timeout)[0]
+        return Interrupted(agents[0].returncode, output)
+
+    return run_until

@@ -1,0 +1,200 @@
+"""A policy in the form that transformers loads, with the self-reward's settings; ``laser-lightning export``."""
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from laser_lightning.checkpoints import put_in_place, read_checkpoint
+from laser_lightning.config_files import load_configs
+from laser_lightning.errors import UserError
+from laser_lightning.module import LaSeRModule
+from laser_lightning.policy_module import PolicyModule
+from laser_lightning.self_reward import CORRECT_THRESHOLD
+
+SETTINGS_FILE = "self_reward.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SelfRewardSettings:
+    """What it takes to compute an exported model's self-rewards: beta * (log pi(z_c) - reference_constant).
+
+    log pi(z_c) is the reward token's log-softmax entry, at temperature 1, behind the response's ``<eos>``.
+
+    Attributes:
+        token: the reward token z_c.
+        token_id: its id.
+        beta: scale of the score.
+        reference_constant: c_ref; None if the model was trained with ``reference: exact``, whose score takes
+            log pi_ref(z_c) of each solution from the model that training started from.
+        step: optimizer steps behind the weights.
+        threshold: self-rewards above it are the verdict "correct".
+        format_version: version of this file's form.
+    """
+
+    token: str
+    token_id: int
+    beta: float
+    reference_constant: float | None
+    step: int
+    threshold: float = CORRECT_THRESHOLD
+    format_version: int = FORMAT_VERSION
+
+    @classmethod
+    def of(cls, module: LaSeRModule, step: int) -> "SelfRewardSettings":
+        """The settings of a module in training after ``step`` optimizer steps."""
+        head = module.self_reward
+        constant = None if head.is_exact else float(head.reference_constant)
+        return cls(head.token, head.token_id, head.beta, constant, step)
+
+    def save(self, directory: str | Path) -> None:
+        """Write ``self_reward.json`` into a directory."""
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False)
+        (Path(directory) / SETTINGS_FILE).write_text(f"{text}\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> "SelfRewardSettings":
+        """Read ``self_reward.json`` from an exported directory.
+
+        Args:
+            directory: the export.
+            tokenizer: the tokenizer that will be used; default: the export's own.
+
+        Raises:
+            UserError: if the file is missing or of another form, or the tokenizer does not have the reward token.
+        """
+        path = Path(directory) / SETTINGS_FILE
+        if not path.is_file():
+            raise UserError(
+                f"{directory} has no {SETTINGS_FILE}: it is not an export of a model with self-rewards "
+                "(HuggingFaceExport of a LaSeRModule writes one)."
+            )
+        values = json.loads(path.read_text(encoding="utf-8"))
+        names = {field.name for field in fields(cls)}
+        if values.get("format_version") != FORMAT_VERSION or set(values) != names:
+            raise UserError(
+                f"{path} is of format version {values.get('format_version')} with the keys {', '.join(values)}, and "
+                f"this release reads version {FORMAT_VERSION} with the keys {', '.join(sorted(names))}."
+            )
+        settings = cls(**values)
+        if tokenizer is None:
+            tokenizer = AutoTokenizer.from_pretrained(directory)
+        token_id = tokenizer.get_vocab().get(settings.token)
+        if token_id != settings.token_id:
+            found = "does not know it" if token_id is None else f"gives it the id {token_id}"
+            raise UserError(
+                f"The reward token '{settings.token}' of {path} has the id {settings.token_id}, but the tokenizer "
+                f"{found}: use the tokenizer that was exported with the model."
+            )
+        return settings
+
+
+def write_export(module: PolicyModule, weights: dict[str, Tensor], directory: Path, step: int) -> None:
+    """Write an export beside its place, and put it there by a rename; one process does it.
+
+    Args:
+        module: whose policy, tokenizer and self-reward it is.
+        weights: the policy's, whole, under the names of its transformers model.
+        directory: the export's place; an earlier one there is replaced.
+        step: optimizer steps behind the weights.
+    """
+    partial = directory.with_name(f".{directory.name}.partial")
+    if partial.exists():  # of a run that was killed
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    module.policy.lm.save_pretrained(partial, state_dict=weights)
+    module.tokenizer.save_pretrained(partial)
+    if isinstance(module, LaSeRModule):
+        settings = SelfRewardSettings.of(module, step)
+        settings.save(partial)
+        if settings.reference_constant is None:
+            rank_zero_warn(
+                f"self_reward.reference is exact, so {directory.name}/{SETTINGS_FILE} has no reference constant: "
+                "self-rewards of the exported model need the model that training started from."
+            )
+    put_in_place(partial, directory)
+
+
+def export_checkpoint(checkpoint: Path, out: Path, configs: Sequence[str] = ()) -> None:
+    """Write the policy of a checkpoint on disk as ``HuggingFaceExport`` would have in the run.
+
+    Args:
+        checkpoint: file, or directory of DeepSpeed.
+        out: the export's directory, not there yet.
+        configs: names or paths of the run's configs; default: the ``config.yaml`` that the run saved.
+
+    Raises:
+        UserError: if ``out`` is in use, the checkpoint is incomplete or of another model, or there is no config.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists already: name another directory for the export, or delete it.")
+    if not checkpoint.exists():
+        raise UserError(f"There is no checkpoint at {str(checkpoint)!r}.")
+    saved = read_checkpoint(checkpoint)
+    module = _module_of([*configs] or [str(_saved_config(checkpoint))])
+    PolicyModule.configure_model(module)  # a frozen reference is not exported, and need not be loaded
+    if isinstance(module, LaSeRModule):
+        module.self_reward.bind(module.tokenizer, module.policy.eos_token_ids)
+    module.on_load_checkpoint(saved)
+    module.load_state_dict(saved["state_dict"], strict=False)
+    write_export(module, module.policy.lm.state_dict(), out, saved["global_step"])
+
+
+def _saved_config(checkpoint: Path) -> Path:
+    path = checkpoint.absolute()
+    for directory in (path.parent.parent, path.parent):
+        if (directory / "config.yaml").is_file():
+            return directory / "config.yaml"
+    raise UserError(
+        f"The run's config.yaml is not in {path.parent.parent}, where the run of {checkpoint} left it: name the run's "
+        "configs with --config."
+    )
+
+
+def _module_of(configs: Sequence[str]) -> PolicyModule:
+    """The module of a run's configs, without its data and trainer."""
+    values = yaml.safe_load(load_configs(configs, "model: {class_path: laser_lightning.LaSeRModule}").text)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningModule, "model", required=True)
+    try:
+        module = parser.instantiate_classes(parser.parse_object({"model": values["model"]})).model
+    except argparse.ArgumentError as error:
+        raise UserError(f"{', '.join(configs)}: {error}") from error
+    if not isinstance(module, PolicyModule):
+        raise UserError(f"{', '.join(configs)}: the model is {type(module).__name__}, which has no policy to export.")
+    return module
+
+
+def command(args: Sequence[str]) -> None:
+    """``laser-lightning export CHECKPOINT OUT``.
+
+    Args:
+        args: the words behind ``export``.
+    """
+    parser = argparse.ArgumentParser(
+        prog="laser-lightning export",
+        description="Writes a checkpoint's model as a directory that transformers loads.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint file, or a directory of DeepSpeed")
+    parser.add_argument("out", type=Path, help="directory to write, not there yet")
+    parser.add_argument(
+        "-c",
+        "--config",
+        action="append",
+        default=[],
+        help="config of the run, repeatable; default: the config.yaml in the run's directory",
+    )
+    given = parser.parse_args(args)
+    export_checkpoint(given.checkpoint, given.out, given.config)
+    print(f"Exported {given.checkpoint} to {given.out}")
