@@ -29,6 +29,8 @@ from laser_lightning.batching import Rollouts
 from laser_lightning.character_tokenizer import character_tokenizer
 from laser_lightning.policy import Policy, PolicySettings, load_tokenizer
 
+torch.set_num_threads(1)  # tiny models are faster so, and rounding is the same on every machine and under xdist
+
 EOS, PAD, VOCABULARY = 1, 0, 100  # of the character tokenizer
 
 

@@ -61,7 +61,12 @@ def generate(
 
 
 def check(
-    policy: Policy, rollouts: Rollouts, sampling: Sampling, plain_pass: Callable, prompts: list[list[int]]
+    policy: Policy,
+    rollouts: Rollouts,
+    sampling: Sampling,
+    plain_pass: Callable,
+    prompts: list[list[int]],
+    atol: float = 1e-5,
 ) -> None:
     """Everything that the record promises, row by row."""
     assert rollouts.prompt_lengths.tolist() == [len(prompt) for prompt in prompts]
@@ -83,9 +88,9 @@ def check(
             assert len(row.response) == sampling.max_response_tokens
         with torch.no_grad():
             plain = plain_pass(policy.lm, row.prompt, row.response, sampling.temperature or 1.0)
-        torch.testing.assert_close(torch.tensor(row.log_probs), plain.log_probs, rtol=0, atol=1e-5)
+        torch.testing.assert_close(torch.tensor(row.log_probs), plain.log_probs, rtol=0, atol=atol)
         score = plain.after_last[Z] if row.finished else torch.tensor(torch.nan)
-        torch.testing.assert_close(torch.tensor(row.score), score, rtol=0, atol=1e-5, equal_nan=True)
+        torch.testing.assert_close(torch.tensor(row.score), score, rtol=0, atol=atol, equal_nan=True)
 
 
 def kinds(rollouts: Rollouts, limit: int = LIMIT) -> set[str]:
@@ -210,7 +215,8 @@ def test_all_families(
     policy, sampling = make_policy(path, eos_bias=eos_bias), Sampling(max_response_tokens=LIMIT)
     rollouts = generate(policy, sampling, prompts=prompts, group_size=8, drop_fraction=drop_fraction)
     assert {True, False} == set(rollouts.finished.tolist())
-    check(policy, rollouts, sampling, plain_pass, prompts)
+    # Some families scale their logits up, and with them the rounding of float32 (1.2e-5 was seen).
+    check(policy, rollouts, sampling, plain_pass, prompts, atol=2e-5)
 
 
 def test_gradient_checkpointing_does_not_disturb_the_cache(make_policy: MakePolicy, plain_pass: Callable) -> None:
