@@ -5,7 +5,7 @@ import pickle
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -56,6 +56,12 @@ class WholeFiles(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch's writer hides a full disk in a RuntimeError
             partial.unlink(missing_ok=True)
             raise not_saved(target, error) from error
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a file, or what carries over from a directory of DeepSpeed."""
+        if Path(path).is_dir():
+            return carried_over(Path(path)) | {"state_dict": whole_state_dict(Path(path)), "optimizer_states": []}
+        return super().load_checkpoint(path, *args, **kwargs)
 
 
 def not_saved(target: Path, error: Exception) -> UserError:
@@ -112,17 +118,55 @@ def newest_complete(directory: Path) -> Path | None:
     return None
 
 
-def number_of_shards(directory: Path) -> int:
-    """How many processes wrote a DeepSpeed directory."""
-    return len(list((directory / TAG).glob("*_optim_states.pt")))
+class Writer(NamedTuple):
+    """What wrote a DeepSpeed directory, and alone can take up its optimizer.
+
+    Attributes:
+        processes: their number.
+        stage: of ZeRO.
+    """
+
+    processes: int
+    stage: int
+
+
+def writer(directory: Path) -> Writer:
+    """What wrote a DeepSpeed directory."""
+    shards = len(list((directory / TAG).glob("*_optim_states.pt")))
+    return Writer(shards, _first_shard(directory)["ds_config"]["zero_optimization"]["stage"])
 
 
 def client_state(directory: Path) -> dict[str, Any]:
     """What Lightning and the module saved in a DeepSpeed directory, without weights and optimizer."""
+    return {key: value for key, value in _first_shard(directory).items() if key not in ENGINE_KEYS}
+
+
+def _first_shard(directory: Path) -> dict[str, Any]:
     _refuse_incomplete(directory)
     shards = sorted((directory / TAG).glob("*mp_rank_00_model_states.pt"))
-    saved = torch.load(shards[0], map_location="cpu", weights_only=False, mmap=True)
-    return {key: value for key, value in saved.items() if key not in ENGINE_KEYS}
+    return dict(torch.load(shards[0], map_location="cpu", weights_only=False, mmap=True))
+
+
+def carried_over(path: Path) -> dict[str, Any]:
+    """What a run goes on with from a checkpoint whose optimizer it cannot take up; says so.
+
+    Args:
+        path: file, or directory of DeepSpeed.
+
+    Returns:
+        What Lightning and the module saved, without weights and optimizer.
+    """
+    if path.is_dir():
+        processes, stage = writer(path)
+        wrote, saved = f"{processes} processes under ZeRO-{stage}", client_state(path)
+    else:
+        wrote, saved = "one process or DDP", _load_file(path)
+    rank_zero_info(
+        f"The checkpoint {path} was written by {wrote}, and this run is another: weights, reference constant, step, "
+        "schedule and position in the data carry over; the optimizer's moments do not, so the next steps are not those "
+        "that the run would have taken."
+    )
+    return {key: value for key, value in saved.items() if key not in ("state_dict", "optimizer_states")}
 
 
 def whole_state_dict(path: Path) -> dict[str, torch.Tensor]:

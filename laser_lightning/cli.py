@@ -21,7 +21,6 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -30,7 +29,7 @@ from laser_lightning.checkpoints import WholeFiles, check_writable, checkpoint_d
 from laser_lightning.cli_errors import command_line_origins, overridden, sentence, value_for_group
 from laser_lightning.config_files import load_configs, packaged_names, yaml_value
 from laser_lightning.errors import UserError
-from laser_lightning.stopping import StopOnSignal, Stopped
+from laser_lightning.stopping import FinishingFitLoop, StopOnSignal, Stopped
 
 PROGRAM = "laser-lightning"
 
@@ -147,28 +146,28 @@ class LaSeRCLI(LightningCLI):
             torch.set_num_threads(threads)
 
     def before_fit(self) -> None:
-        """`--ckpt_path last` means the newest checkpoint in the run's directory that was written to its end."""
+        """Looks whether checkpoints can be written, and finds the one to resume from."""
         if self.trainer.checkpoint_callbacks:
             check_writable(checkpoint_directory(self.trainer))
-        if self.config.fit.ckpt_path == "last":
-            newest = newest_complete(checkpoint_directory(self.trainer))
-            if newest is None:
-                rank_zero_info("There is no complete checkpoint to resume from: the run starts from its beginning.")
-            # Not in `self.config`, which is saved: the same config resumes again.
-            self.config_init.fit.ckpt_path = None if newest is None else str(newest)
-        self._check_kind_of_checkpoint()
+        if self.config.fit.ckpt_path == "last" and self._find_last() is None:
+            rank_zero_info("There is no complete checkpoint to resume from: the run starts from its beginning.")
 
-    def _check_kind_of_checkpoint(self) -> None:
-        """Only DeepSpeed reads its directories."""
-        path = self._get(self.config_init, "ckpt_path")
-        if path is not None and Path(path).is_dir() and not isinstance(self.trainer.strategy, DeepSpeedStrategy):
+    def before_evaluation(self) -> None:
+        """Finds the checkpoint to evaluate."""
+        if self._get(self.config, "ckpt_path") == "last" and self._find_last() is None:
             raise UserError(
-                f"ckpt_path: {path} is a directory of DeepSpeed's shards: add `--config strategy/zero3` (or zero1 or "
-                "zero2, as it was written). Any number of processes evaluates it; as many as wrote it resume it. To "
-                "go on with another strategy, start a new run from an export (policy.path: <run>/export/last)."
+                f"ckpt_path: there is no complete checkpoint in {checkpoint_directory(self.trainer)}; --run_dir names "
+                "the run whose last one it is"
             )
 
-    before_validate = before_test = before_predict = _check_kind_of_checkpoint
+    before_validate = before_test = before_predict = before_evaluation
+
+    def _find_last(self) -> Path | None:
+        """`--ckpt_path last` means the newest checkpoint in the run's directory that was written to its end."""
+        newest = newest_complete(checkpoint_directory(self.trainer))
+        # Not in `self.config`, which is saved: the same config resumes again.
+        self.config_init[self.config.subcommand].ckpt_path = None if newest is None else str(newest)
+        return newest
 
     def instantiate_classes(self) -> None:
         """Builds all classes; what a constructor refuses is the user's to mend."""
@@ -191,6 +190,7 @@ class LaSeRCLI(LightningCLI):
         trainer = super()._instantiate_trainer(config, slots)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeFiles()
+        FinishingFitLoop.take_over(trainer)
         return trainer
 
     def _place_run(self, config: dict[str, Any]) -> None:

@@ -1,14 +1,17 @@
-"""A run that is told to stop (SIGTERM, or SLURM's warning) finishes its step, saves, and leaves."""
+"""A run that is told to stop (SIGTERM, or SLURM's warning) saves and leaves; a resumed one finishes what is left."""
 
 import os
 import signal
 import subprocess
+from copy import deepcopy
 from types import FrameType
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loops import _FitLoop
 from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from laser_lightning.checkpoints import checkpoint_directory
@@ -28,13 +31,31 @@ class Stopped(SystemExit):
         )
 
 
+class FinishingFitLoop(_FitLoop):
+    """Finishes a run whose steps are all taken but whose last evaluation and export are not: Lightning skips them."""
+
+    @classmethod
+    def take_over(cls, trainer: Trainer) -> None:
+        """Put such a loop in the place of the trainer's own."""
+        own = trainer.fit_loop
+        trainer.fit_loop = cls(trainer, min_epochs=own.min_epochs, max_epochs=own.max_epochs)
+        trainer.fit_loop.epoch_loop = own.epoch_loop
+
+    @property
+    def skip(self) -> bool:
+        """Whether there is nothing to do."""
+        resumes = self.trainer.ckpt_path is not None and self.trainer.limit_train_batches != 0
+        return not resumes and super().skip
+
+
 class StopOnSignal(Checkpoint):
-    """Saves behind the step in which SIGTERM or SIGUSR1 arrives, on whichever process, and stops the run.
+    """Saves behind the step (or the batch of an evaluation) in which SIGTERM or SIGUSR1 arrives, on whichever process,
+    and stops the run.
 
     Lightning alone would end at the signal without a checkpoint, or (SLURM) save in the middle of a step, and with
     many processes its handlers start a collective operation wherever the process happens to be. Here a handler takes
-    a note, and the processes agree behind each step. A job of SLURM that gets its warning signal (``#SBATCH
-    --signal=USR1@300``) is queued again.
+    a note, and the processes agree behind each step and each batch of an evaluation. A job of SLURM that gets its
+    warning signal (``#SBATCH --signal=USR1@300``) is queued again.
 
     It is a ``Checkpoint``, so that the trainer calls it behind all callbacks whose state it saves.
     """
@@ -43,6 +64,7 @@ class StopOnSignal(Checkpoint):
         self._received: int | None = None
         self._stops: Stopped | None = None
         self._requeues = False
+        self._behind_step: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the signals from Lightning, which gives them back behind the run."""
@@ -59,6 +81,21 @@ class StopOnSignal(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Save, if any process has been told to stop."""
+        self._behind_step = deepcopy(trainer.fit_loop.state_dict())
+        self._save_if_told(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Save and leave in the middle of an evaluation, which a resumed run does from its beginning."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._save_if_told(trainer)
+            self._leave(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save the loops as they were behind the step: Lightning resumes wrongly from the middle of an evaluation."""
+        if self._stops is not None and self._behind_step is not None:
+            checkpoint["loops"]["fit_loop"] = self._behind_step
+
+    def _save_if_told(self, trainer: Trainer) -> None:
         received, agree = self._received, trainer.strategy.reduce_boolean_decision
         if self._stops is not None or not agree(received is not None, all=False):
             return

@@ -32,7 +32,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from laser_lightning.checkpoints import client_state, not_saved, number_of_shards, put_in_place, whole_state_dict
+from laser_lightning.checkpoints import carried_over, client_state, not_saved, put_in_place, whole_state_dict, writer
 from laser_lightning.errors import UserError
 from laser_lightning.toolchain import check_cpu_toolchain
 
@@ -105,6 +105,7 @@ class LaSeRDeepSpeedStrategy(_DirectSteps, DeepSpeedStrategy):
         super().__init__(stage=stage, exclude_frozen_parameters=True, logging_batch_size_per_gpu=1, **kwargs)
         assert isinstance(self.config, dict)
         self.config["zero_optimization"].update(zero_options or {})
+        self._stage = stage
         self._gathered: list[nn.Module] = []
         self._told_memory = False
 
@@ -259,23 +260,21 @@ class LaSeRDeepSpeedStrategy(_DirectSteps, DeepSpeedStrategy):
         self.barrier()
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Resume from a directory of this many processes, or (to evaluate) take the weights of any checkpoint."""
+        """Resume from a directory of as many processes at this stage, or take the weights of any other checkpoint."""
         path = Path(checkpoint_path)
         assert self.lightning_module is not None
-        if self.lightning_module.trainer.state.fn != TrainerFn.FITTING:
-            self._load_weights(path)
-            if path.is_file():
-                return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-            return client_state(path)
-        written = number_of_shards(path) if path.is_dir() else 0
-        if written != self.world_size:
-            what = f"{written} processes under DeepSpeed" if written else "another strategy"
-            raise UserError(
-                f"The checkpoint {path} was written by {what}, and {self.world_size} processes under DeepSpeed cannot "
-                "take up its optimizer: resume as it was written, or start a new run from an export of its weights "
-                "(policy.path: <run>/export/last)."
-            )
-        return super().load_checkpoint(checkpoint_path, weights_only)
+        fits = self.lightning_module.trainer.state.fn == TrainerFn.FITTING
+        if fits and path.is_dir() and writer(path) == (self.world_size, self._stage):
+            return super().load_checkpoint(checkpoint_path, weights_only)
+        self._load_weights(path)
+        if fits:
+            self.deepspeed_engine.optimizer.refresh_fp32_params()  # the copies that it steps
+            return carried_over(path)
+        return (
+            client_state(path)
+            if path.is_dir()
+            else dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+        )
 
     def _load_weights(self, path: Path) -> None:
         """Read a checkpoint on rank 0, and hand each parameter and buffer on."""

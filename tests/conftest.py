@@ -96,6 +96,12 @@ def tiny(config_class: Callable[..., PretrainedConfig] = Qwen2Config, **fields: 
 
 
 @pytest.fixture(scope="session")
+def tiny_run() -> Path:
+    """Directory of ``run.yaml``, a run of the whole algorithm in seconds, and of its verifier."""
+    return Path(__file__).with_name("tiny_run")
+
+
+@pytest.fixture(scope="session")
 def tiny_config() -> Callable[..., PretrainedConfig]:
     """``tiny_config(config_class, **fields)`` makes the config of a tiny model with the character vocabulary."""
     return tiny

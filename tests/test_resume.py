@@ -1,6 +1,7 @@
 """A run killed with SIGKILL and resumed is, bit for bit, the run that was not."""
 
 import csv
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,64 +11,18 @@ from typing import Any
 
 import torch
 
-CONFIG = """
-seed_everything: 0
-torch_threads: 1
-model:
-  class_path: laser_lightning.LaSeRModule
-  init_args:
-    policy:
-      path: embedded
-      random_init: true
-      config_overrides: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 1}
-    self_reward:
-      class_path: laser_lightning.LastTokenSelfReward
-      init_args: {token: <|reward|>, beta: 0.5, loss_weight: 0.5, reference: calibrate}
-    verifier: {class_path: length_verifier.LengthVerifier}
-    group_size: 4
-    sampling: {max_response_tokens: 16}
-    optimizer: {learning_rate: 1.0e-3, warmup_steps: 4, schedule: linear}
-    phases: {reasoning_steps: 1, self_reward_steps: 2}
-    update: {mini_batches: 2}
-    evaluation: {samples: 2}
-data:
-  train: {class_path: laser_lightning.data.ArithmeticSource, init_args: {split: train, size: 20}}
-  val:
-    sums: {class_path: laser_lightning.data.ArithmeticSource, init_args: {split: val, size: 4}}
-  prompts_per_step: 8
-trainer:
-  max_steps: 16
-  val_check_interval: 4
-  check_val_every_n_epoch: null
-  accelerator: cpu
-  devices: 1
-  enable_progress_bar: false
-calibration:
-  class_path: laser_lightning.callbacks.ReferenceConstantCalibration
-  init_args: {prompts: 4, max_emission_rate: 1.0}
-checkpoint:
-  class_path: lightning.pytorch.callbacks.ModelCheckpoint
-  init_args: {every_n_train_steps: 2, save_top_k: -1, filename: "{step}"}
-"""
-
-VERIFIER = """
-from laser_lightning.verifiers import Verifier
-
-class LengthVerifier(Verifier):
-    def extract(self, response):
-        return response or None
-
-    def equivalent(self, answer, gold):
-        return answer == gold
-
-    def reward(self, response, gold):
-        return float(len(response) % 2)
-"""
+OPTIONS = [
+    "--trainer.max_steps=16",
+    "--trainer.val_check_interval=4",
+    "--checkpoint.every_n_train_steps=2",
+    "--model.sampling.max_response_tokens=16",
+    "--model.optimizer.learning_rate=1e-3",
+]
 
 
 def start(directory: Path, run: str, *options: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "laser_lightning", "fit", "--config", "run.yaml", "--run_dir", run, *options]
-    return subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    command = [sys.executable, "-m", "laser_lightning", "fit", "--config", "run.yaml", *OPTIONS, "--run_dir", run]
+    return subprocess.Popen([*command, *options], cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def finish(process: subprocess.Popen[bytes]) -> None:
@@ -113,12 +68,11 @@ def assert_equal(ours: Any, theirs: Any, where: str = "") -> None:
         assert ours == theirs, where
 
 
-def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path) -> None:
-    (tmp_path / "run.yaml").write_text(CONFIG)
-    (tmp_path / "length_verifier.py").write_text(VERIFIER)
+def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path, tiny_run: Path) -> None:
+    shutil.copytree(tiny_run, tmp_path, dirs_exist_ok=True)
     finish(start(tmp_path, "whole"))
 
-    # 20 problems and 8 prompts a step: an epoch has 2 rounds, 4 optimizer steps. Step 6 is in the middle of one.
+    # An epoch has 4 optimizer steps: step 6 is in the middle of one.
     killed = start(tmp_path, "killed")
     wait_for(checkpoint(tmp_path / "killed", 6), killed)
     killed.send_signal(signal.SIGKILL)

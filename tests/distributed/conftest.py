@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,66 +15,15 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import yaml
 
-CONFIG = """
-seed_everything: 0
-torch_threads: 1
-model:
-  init_args:
-    policy:
-      path: embedded
-      random_init: true
-      config_overrides: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 1}
-    self_reward:
-      class_path: laser_lightning.LastTokenSelfReward
-      init_args: {token: <|reward|>, beta: 0.5, loss_weight: 0.5, reference: calibrate}
-    verifier: {class_path: length_verifier.LengthVerifier}
-    group_size: 4
-    sampling: {max_response_tokens: 40}
-    optimizer: {learning_rate: 1.0e-2, warmup_steps: 4, schedule: linear}
-    phases: {reasoning_steps: 1, self_reward_steps: 2}
-    update: {mini_batches: 2}
-    evaluation: {samples: 2}
-data:
-  init_args:
-    train: {class_path: laser_lightning.data.ArithmeticSource, init_args: {split: train, size: 20}}
-    val:
-      sums: {class_path: laser_lightning.data.ArithmeticSource, init_args: {split: val, size: 3}}
-    prompts_per_step: 8
-trainer:
-  max_steps: 8
-  limit_val_batches: 1.0
-  val_check_interval: 100
-  check_val_every_n_epoch: null
-  accelerator: cpu
-  devices: 2
-  enable_progress_bar: false
-  strategy:
-    init_args:
-      zero_options: {stage3_param_persistence_threshold: 0}
-calibration:
-  class_path: laser_lightning.callbacks.ReferenceConstantCalibration
-  init_args: {prompts: 20, group_size: 8, max_emission_rate: 1.0}
-checkpoint:
-  class_path: lightning.pytorch.callbacks.ModelCheckpoint
-  init_args: {every_n_train_steps: 4, save_top_k: -1, filename: "{step}"}
-export:
-  class_path: laser_lightning.callbacks.HuggingFaceExport
-"""
+TINY_RUN = Path(__file__).parents[1] / "tiny_run"
 
-VERIFIER = """
-from laser_lightning.verifiers import Verifier
-
-class LengthVerifier(Verifier):
-    def extract(self, response):
-        return response or None
-
-    def equivalent(self, answer, gold):
-        return answer == gold
-
-    def reward(self, response, gold):
-        return float(len(response) % 2)
-"""
+TWO: dict[str, Any] = {
+    "devices": 2,
+    # By default tiny parameters are kept whole, and ZeRO-3 would not be tested.
+    "strategy": {"init_args": {"zero_options": {"stage3_param_persistence_threshold": 0}}},
+}
 
 SINGLE = "trainer: {strategy: auto, devices: 1}\n"
 
@@ -172,9 +122,11 @@ def difference() -> Callable[[Path, Path], list[str]]:
 
 
 def write_experiment(directory: Path) -> None:
-    (directory / "run.yaml").write_text(CONFIG)
+    shutil.copytree(TINY_RUN, directory, dirs_exist_ok=True)
+    config = yaml.safe_load((directory / "run.yaml").read_text())
+    config["trainer"] |= TWO
+    (directory / "run.yaml").write_text(yaml.safe_dump(config))
     (directory / "single.yaml").write_text(SINGLE)
-    (directory / "length_verifier.py").write_text(VERIFIER)
 
 
 @pytest.fixture

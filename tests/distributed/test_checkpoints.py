@@ -4,6 +4,7 @@ import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,11 +70,54 @@ def test_resume_evaluate_and_export(
     ]
     assert files[0] == files[1]
 
-    # Another number of processes cannot take up the shards of an optimizer.
-    last = str(checkpoints / "step=8.ckpt")
-    one = ["--trainer.devices", "1", "--ckpt_path", last, "--run_dir", "other"]
-    output = command(tmp_path, "fit", *configs, *one, processes=1, succeeds=False)
-    assert "was written by 2 processes under DeepSpeed, and 1 processes" in output
-    one = ["--config", "single.yaml", "--ckpt_path", last, "--run_dir", "other"]
-    output = command(tmp_path, "validate", *configs, *one, processes=1, succeeds=False)
-    assert "is a directory of DeepSpeed's shards" in output
+    # One process without DeepSpeed evaluates the shards too, and goes on from them.
+    alone = ["--config", "single.yaml", "--ckpt_path", "last"]
+    command(tmp_path, "validate", *configs, *alone, "--run_dir", "whole", processes=1)
+    assert evaluation(tmp_path / "whole") == evaluation(tmp_path / "evaluated")
+    output = command(tmp_path, "fit", *configs, *alone, "--run_dir", "whole", processes=1)
+    assert f"was written by 2 processes under ZeRO-{strategy[-1]}, and this run is another" in output
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "whole/export/last").state_dict()
+    assert all(torch.equal(value, exported[name]) for name, value in again.items())
+
+
+def test_weights_step_and_constant_carry_over_to_other_strategies(
+    launch: Callable[..., list[Any]], policy_dir: Path, tmp_path: Path
+) -> None:
+    # SGD has no state to lose, and the rollouts are given: the runs below are parts of one run of five steps.
+    shared = {
+        "policy": str(policy_dir),
+        "directory": str(tmp_path),
+        "max_grad_norm": 1.0,
+        "kinds": [["mixed", "mixed"]] * 5,
+        "budgets": [50] * 5,
+    }
+
+    def part(
+        strategy: str, first: int, last: int, resume: str | None = None, save: str | None = None
+    ) -> dict[str, Any]:
+        spec = {**shared, "strategy": strategy, "first_round": first, "max_steps": last}
+        spec |= {"resume": str(tmp_path / resume)} if resume else {}
+        return spec | ({"save": str(tmp_path / save)} if save else {})
+
+    whole, other = launch("several", [part("single", 0, 5), {**part("single", 0, 1, save="a.ckpt")}], processes=1)[0]
+    assert [round_["step"] for round_ in other] == [1]
+    chain = [
+        part("zero3", 1, 2, "a.ckpt", "b.ckpt"),
+        part("zero2", 2, 3, "b.ckpt", "c.ckpt"),
+        part("ddp", 3, 4, "c.ckpt", "d.ckpt"),
+        part("zero1", 4, 5, "d.ckpt"),
+        part("zero3", 3, 4, "c.ckpt"),
+    ]
+    for rank in launch("several", chain):
+        for number, (spec, history) in enumerate(zip(chain, rank, strict=True)):
+            assert [round_["step"] for round_ in history] == [spec["max_steps"]], number
+            expected = whole[spec["first_round"]]["weights"]
+            off = max(float((history[0]["weights"][name] - expected[name]).abs().max()) for name in expected)
+            assert off < 1e-6, (number, off)
+    for history, expected in zip(
+        launch("several", [part("single", 2, 3, "b.ckpt"), part("single", 3, 4, "c.ckpt")], processes=1)[0],
+        whole[2:4],
+        strict=True,
+    ):
+        for name, value in expected["weights"].items():
+            assert torch.allclose(history[0]["weights"][name], value, rtol=0, atol=1e-6), name

@@ -24,6 +24,7 @@ from lightning.pytorch.strategies import Strategy
 from laser_lightning import policy as policy_module
 from laser_lightning.advantages import AdvantageSettings
 from laser_lightning.batching import Rollouts
+from laser_lightning.checkpoints import WholeFiles
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.logprobs import token_statistics
 from laser_lightning.module import LaSeRModule
@@ -221,7 +222,12 @@ def steps(spec: dict[str, Any]) -> Any:
         use_distributed_sampler=False,
         default_root_dir=spec["directory"],
     )
-    trainer.fit(module, datamodule=data)
+    if spec["strategy"] in ("single", "ddp"):
+        trainer.strategy.checkpoint_io = WholeFiles()
+    module.engine.round = spec.get("first_round", 0)  # type: ignore[attr-defined]
+    trainer.fit(module, datamodule=data, ckpt_path=spec.get("resume"), weights_only=False)
+    if "save" in spec:
+        trainer.save_checkpoint(spec["save"])
     if not spec["max_steps"]:
         return module.initial_weights
     return module.history
