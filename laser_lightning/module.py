@@ -14,6 +14,7 @@ from laser_lightning.objective import Objective, Targets, UpdateSettings
 from laser_lightning.optimization import OptimizerSettings
 from laser_lightning.phases import Phase, Phases
 from laser_lightning.policy import PolicyOutputs, PolicySettings
+from laser_lightning.precision import float32_by_default
 from laser_lightning.rollout import RolloutEngine, Sampling
 from laser_lightning.rollout_module import EvaluationSettings, RolloutModule, VerificationSettings
 from laser_lightning.rounds import Round
@@ -110,6 +111,7 @@ class LaSeRModule(RolloutModule):
 
     # ---------------------------------------------------------------- training
 
+    @float32_by_default()
     def training_step(self, problems: list[Problem], batch_idx: int) -> None:
         """One round of LaSeR (ALGORITHM steps 1 to 6)."""
         self.log_of_step = TrainingLog(self.all_sum)

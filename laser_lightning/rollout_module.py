@@ -17,6 +17,7 @@ from laser_lightning.evaluation import EvaluationMetrics
 from laser_lightning.optimization import OptimizerSettings
 from laser_lightning.policy import FrozenPolicy, Policy, PolicySettings
 from laser_lightning.policy_module import PolicyModule
+from laser_lightning.precision import float32_by_default
 from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
 from laser_lightning.rounds import Round
 from laser_lightning.self_reward import LastTokenSelfReward, settled_scores
@@ -309,6 +310,7 @@ class RolloutModule(PolicyModule):
         assert isinstance(metrics, EvaluationMetrics)
         return metrics
 
+    @float32_by_default()
     def _evaluate(self, problems: list[Problem], batch_idx: int) -> None:
         # A rank without problems gathers weights for those that have some.
         exact = self.self_reward.is_exact
@@ -318,6 +320,7 @@ class RolloutModule(PolicyModule):
                 compare = None if self.verifier.canonical_decides else self.verifier_pool.equivalent
                 metrics.update(self._play_evaluation(problems, batch_idx), compare)
 
+    @float32_by_default()
     def _play_evaluation(self, problems: list[Problem], batch_idx: int) -> Round:
         # A stream of its own: an evaluation is the same at every step, and training is the same without it.
         name = problems[0].dataset

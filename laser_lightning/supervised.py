@@ -12,6 +12,7 @@ from laser_lightning.logprobs import token_statistics
 from laser_lightning.optimization import OptimizerSettings
 from laser_lightning.policy import PolicySettings
 from laser_lightning.policy_module import PolicyModule
+from laser_lightning.precision import float32_by_default
 
 
 class SupervisedModule(PolicyModule):
@@ -42,6 +43,7 @@ class SupervisedModule(PolicyModule):
             raise UserError(f"micro_batch_sequences is {micro_batch_sequences}, and must be at least 1.")
         self.micro_batch_sequences = micro_batch_sequences
 
+    @float32_by_default()
     def training_step(self, problems: list[Problem], batch_idx: int) -> None:
         """One optimizer step: the mean loss over all target tokens of the step on all ranks."""
         started = time.perf_counter()
@@ -65,6 +67,7 @@ class SupervisedModule(PolicyModule):
         if norm is not None:
             self.log("train/gradient_norm", norm)
 
+    @float32_by_default()
     def validation_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> None:
         """The mean loss over target tokens, and the share of them that is the most likely one."""
         # A rank without problems gathers weights for those that have some.

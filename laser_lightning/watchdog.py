@@ -93,8 +93,9 @@ def sentence(table: Sequence[Position], rank: int, limit_seconds: float) -> str:
             clauses.append(f"{who} given no sign of life for {seconds:.0f} s, and was last in {place}")
         else:
             clauses.append(f"{who} been in {place} for {max(table[other].seconds for other in ranks):.0f} s")
-    mine = f"in {table[rank].place} for {table[rank].seconds:.0f} s"
-    told = f"{'; '.join(clauses)}, while rank {rank} waited {mine}" if clauses else f"rank {rank} was {mine}"
+    waits = bool(clauses) and table[rank].number == max(position.number for position in table)
+    mine = f"rank {rank} {'waited' if waits else 'was'} in {table[rank].place} for {table[rank].seconds:.0f} s"
+    told = f"{'; '.join(clauses)}, while {mine}" if clauses else mine
     limit = f"The time limit of a collective operation is {limit_seconds:g} s ({LIMIT_KEY})."
     return f"{told[0].upper()}{told[1:]}. {limit}"
 

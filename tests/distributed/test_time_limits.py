@@ -8,11 +8,10 @@ import pytest
 
 pytestmark = pytest.mark.distributed
 
-LIMIT_SECONDS = 15
-GRACE_SECONDS = 30
-"""Which torchrun leaves to the process that hangs, once the other one has ended."""
+LIMIT_SECONDS = 20
 
 HANGS = """
+import signal
 import time
 from pathlib import Path
 
@@ -35,6 +34,7 @@ class Hang(Callback):
         setattr(owner, name, self.hang)
 
     def hang(self, *args, **options):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # or torchrun would wait for this process for 30 s more
         Path("hung").touch()
         time.sleep(1000)
 """
@@ -53,10 +53,9 @@ def test_a_rank_that_hangs(
     (experiment / "hang.yaml").write_text(f"trainer: {{callbacks: [{callback}]}}")
     configs = ["--config", f"strategy/{strategy}", "--config", "run.yaml", "--config", "hang.yaml"]
     output = command(experiment, "fit", *configs, "--run_dir", "run", succeeds=False)
-    assert time.time() - (experiment / "hung").stat().st_mtime < LIMIT_SECONDS + GRACE_SECONDS + 15
+    assert (experiment / "hung").exists(), output[-10000:]
+    assert time.time() - (experiment / "hung").stat().st_mtime < LIMIT_SECONDS + 20
     told = f"Rank {rank} has been in {moment} of step 2 for"
-    limit = f"The time limit of a collective operation is {LIMIT_SECONDS} s"
-    assert f"UserWarning: {told}" in output, output[-10000:]  # before the limit
-    assert f"\n{told}" in output, output[-10000:]  # below the error
+    assert output.count(told) == 2, output[-10000:]  # a warning before the limit, and below the error
     assert f"while rank {1 - rank} waited in update of step 2 for" in output
-    assert limit in output
+    assert f"The time limit of a collective operation is {LIMIT_SECONDS} s" in output
