@@ -95,7 +95,12 @@ def sentence(table: Sequence[Position], rank: int, limit_seconds: float) -> str:
             clauses.append(f"{who} been in {place} for {max(table[other].seconds for other in ranks):.0f} s")
     waits = bool(clauses) and table[rank].number == max(position.number for position in table)
     mine = f"rank {rank} {'waited' if waits else 'was'} in {table[rank].place} for {table[rank].seconds:.0f} s"
-    told = f"{'; '.join(clauses)}, while {mine}" if clauses else mine
+    if clauses:
+        told = f"{'; '.join(clauses)}, while {mine}"
+    elif all(position.number == table[rank].number for position in table):
+        told = f"all {len(table)} ranks were in the same part: {mine}"
+    else:
+        told = mine
     limit = f"The time limit of a collective operation is {limit_seconds:g} s ({LIMIT_KEY})."
     return f"{told[0].upper()}{told[1:]}. {limit}"
 

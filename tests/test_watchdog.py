@@ -54,7 +54,8 @@ def test_a_rank_that_ended_and_a_silent_one() -> None:
 
 
 def test_all_in_the_same_place() -> None:
-    assert sentence([WAITING, WAITING], 1, 300.0) == "Rank 1 was in update of step 12 for 300 s." + LIMIT
+    expected = "All 2 ranks were in the same part: rank 1 was in update of step 12 for 300 s."
+    assert sentence([WAITING, WAITING], 1, 300.0) == expected + LIMIT
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ class Hang(Callback):
         owner, name = {
             "rollout": (pl_module.engine, "generate"),
             "verification": (pl_module.verifier_pool, "verify"),
+            "update": (pl_module, "differentiable"),
         }[self.moment]
         setattr(owner, name, self.hang)
 
@@ -40,11 +41,8 @@ class Hang(Callback):
 """
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "zero2"])
-@pytest.mark.parametrize(("moment", "rank"), [("verification", 1), ("rollout", 0)])
-def test_a_rank_that_hangs(
-    moment: str, rank: int, strategy: str, command: Callable[..., str], experiment: Path
-) -> None:
+def run_until_it_hangs(command: Callable[..., str], experiment: Path, strategy: str, moment: str, rank: int) -> str:
+    """What a run prints that ends by the time limit."""
     (experiment / "hangs.py").write_text(HANGS)
     run = experiment / "run.yaml"
     zero_options = "zero_options: {stage3_param_persistence_threshold: 0}"
@@ -55,7 +53,21 @@ def test_a_rank_that_hangs(
     output = command(experiment, "fit", *configs, "--run_dir", "run", succeeds=False)
     assert (experiment / "hung").exists(), output[-10000:]
     assert time.time() - (experiment / "hung").stat().st_mtime < LIMIT_SECONDS + 20
+    assert f"The time limit of a collective operation is {LIMIT_SECONDS} s" in output, output[-10000:]
+    return output
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero2"])
+@pytest.mark.parametrize(("moment", "rank"), [("verification", 1), ("rollout", 0)])
+def test_a_rank_that_hangs(
+    moment: str, rank: int, strategy: str, command: Callable[..., str], experiment: Path
+) -> None:
+    output = run_until_it_hangs(command, experiment, strategy, moment, rank)
     told = f"Rank {rank} has been in {moment} of step 2 for"
     assert output.count(told) == 2, output[-10000:]  # a warning before the limit, and below the error
     assert f"while rank {1 - rank} waited in update of step 2 for" in output
-    assert f"The time limit of a collective operation is {LIMIT_SECONDS} s" in output
+
+
+def test_the_limit_holds_in_the_group_that_deepspeed_makes(command: Callable[..., str], experiment: Path) -> None:
+    output = run_until_it_hangs(command, experiment, "zero2", "update", 1)
+    assert "All 2 ranks were in the same part: rank 0 was in update of step 2 for" in output, output[-10000:]
