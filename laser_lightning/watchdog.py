@@ -33,6 +33,9 @@ HOST_GONE = (
     "rank 0 or, under torchrun, the agent of its node."
 )
 
+END = 2**62
+"""Number of a rank whose run is over; no rank is further."""
+
 SILENCE_SECONDS = 10.0
 """A rank of which nothing is heard for this long (and for four rounds of messages) is called silent."""
 
@@ -182,7 +185,9 @@ class Watchdog:
         return self._sentence() + ("" if answers else HOST_GONE)
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread, and leave word that this rank waits for nobody and is waited for by nobody."""
+        if self._error is None:
+            self._here = (END, "the end of the run", time.monotonic())
         self._closed = True
         self._requests.put(None)
         self._thread.join(ANSWER_SECONDS)
@@ -190,12 +195,13 @@ class Watchdog:
     # ------------------------------------------------------- the watchdog's thread
 
     def _run(self) -> None:
-        next_round, warned = time.monotonic(), False
-        while not self._closed:
+        next_round, was_late = time.monotonic(), False
+        while True:
             try:
                 asked = self._requests.get(timeout=max(next_round - time.monotonic(), 0.0))
             except queue.Empty:
                 asked = None
+            is_last = self._closed
             is_round = asked is not None or time.monotonic() >= next_round
             if self._host_answers:
                 try:
@@ -206,11 +212,14 @@ class Watchdog:
                     self._host_answers = False
             if is_round:
                 next_round = time.monotonic() + self.interval
-                if not warned and self._is_to_warn():
-                    warned = True
+                is_late = self._is_to_warn()
+                if is_late and not was_late:
                     warnings.warn(self._sentence() + ("" if self._host_answers else HOST_GONE), stacklevel=1)
+                was_late = is_late
             if asked is not None:
                 asked.set()
+            if is_last:
+                return
 
     def _tell(self) -> None:
         position = self._own_position()
@@ -239,7 +248,7 @@ class Watchdog:
         message, came = self._heard[rank]
         number, place, seconds, error = json.loads(message)
         ago = time.monotonic() - came
-        silent = self._host_answers and ago > max(SILENCE_SECONDS, 4 * self.interval)
+        silent = self._host_answers and number < END and ago > max(SILENCE_SECONDS, 4 * self.interval)
         return Position(number, place, seconds + ago, error, ago if silent else None)
 
     def _is_to_warn(self) -> bool:

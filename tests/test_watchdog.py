@@ -99,19 +99,30 @@ def test_parts_and_parts_of_parts(watchdogs: list[Watchdog]) -> None:
 
 def test_the_rank_that_waits_warns_once_before_the_limit(watchdogs: list[Watchdog]) -> None:
     waiting, slow = watchdogs
-    started = time.monotonic()
-    with (
-        slow.part("rollout", lambda: 3),
-        pytest.warns(UserWarning, match="^Rank 1 has been in rollout of step 3 for .*, while rank 0 waited") as caught,
-    ):
-        with waiting.part("rollout", lambda: 3):
-            pass
-        with waiting.part("update", lambda: 3):
-            while time.monotonic() - started < 5.5:
-                time.sleep(0.1)
-                if not caught.list:
-                    assert time.monotonic() - started < 5.0
-    assert len(caught.list) == 1
+    with pytest.warns(UserWarning, match="^Rank 1 has been in rollout of step") as caught:
+        for step in (3, 4):  # late again: told again
+            began, told = time.monotonic(), len(caught.list)
+            with slow.part("rollout", lambda: step):  # noqa: B023
+                with waiting.part("rollout", lambda: step):  # noqa: B023
+                    pass
+                while time.monotonic() < began + 4.8:
+                    if time.monotonic() < began + 3.0:
+                        assert len(caught.list) == told
+                    time.sleep(0.1)
+            assert len(caught.list) == told + 1
+            with waiting.part("update", lambda: step):  # noqa: B023
+                time.sleep(1.2)  # two rounds of messages
+    assert "of step 3 for" in str(caught.list[0].message)
+    assert "of step 4 for" in str(caught.list[1].message)
+
+
+def test_a_rank_whose_run_is_over_is_not_missed(watchdogs: list[Watchdog]) -> None:
+    one, other = watchdogs
+    other.close()
+    with one.part("rollout", lambda: 3):
+        told = one.explanation(RuntimeError("a defect"))
+        assert one.table()[1].place == "the end of the run"
+    assert told.startswith("Rank 0 was in rollout of step 3")
 
 
 def test_an_error_on_one_rank_is_known_on_the_other(watchdogs: list[Watchdog]) -> None:
