@@ -45,7 +45,7 @@ class RaisingVerifier(LengthVerifier):
 @pytest.mark.parametrize(
     ("kind", "strategy", "causes"),
     [
-        ("dies", "zero2", ["Signal 9 (SIGKILL) received by PID", "Rank 1 has been in step 6 for"]),
+        ("dies", "zero2", ["Signal 9 (SIGKILL) received by PID", "in the same part: rank 0 was in step 6 for"]),
         (
             "raises",
             "ddp",
