@@ -1,10 +1,8 @@
 """LaSeR (arXiv 2510.14943) as a LightningModule: ``training_step`` reads as the algorithm."""
 
-import time
 from collections.abc import Iterator
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from laser_lightning.advantages import AdvantageSettings, group_relative, mixed
@@ -16,11 +14,12 @@ from laser_lightning.objective import Objective, Targets, UpdateSettings
 from laser_lightning.optimization import OptimizerSettings
 from laser_lightning.phases import Phase, Phases
 from laser_lightning.policy import PolicyOutputs, PolicySettings
+from laser_lightning.precision import float32_by_default
 from laser_lightning.rollout import RolloutEngine, Sampling
 from laser_lightning.rollout_module import EvaluationSettings, RolloutModule, VerificationSettings
 from laser_lightning.rounds import Round
 from laser_lightning.self_reward import LastTokenSelfReward, class_counts
-from laser_lightning.training_log import TrainingLog, mismatch_terms
+from laser_lightning.training_log import StepWarnings, TrainingLog, mismatch_terms
 from laser_lightning.verifiers import Verifier
 
 PROGRESS_BAR = {
@@ -97,7 +96,7 @@ class LaSeRModule(RolloutModule):
             )
         self.group_size, self.advantage, self.phases, self.update = group_size, advantage, phases, update
         self.objective = Objective(ClippedPolicyLoss() if policy_loss is None else policy_loss, self_reward, update)
-        self._reported_emission = False
+        self._warnings = StepWarnings(sampling.max_response_tokens, self_reward.token)
 
     def setup(self, stage: str) -> None:
         """Check the batch arithmetic too."""
@@ -112,9 +111,9 @@ class LaSeRModule(RolloutModule):
 
     # ---------------------------------------------------------------- training
 
+    @float32_by_default()
     def training_step(self, problems: list[Problem], batch_idx: int) -> None:
         """One round of LaSeR (ALGORITHM steps 1 to 6)."""
-        started = time.perf_counter()
         self.log_of_step = TrainingLog(self.all_sum)
         phase = self.phases.at(self.trainer.global_step)
         round_ = self.play(problems, self.group_size, self.sampling, self.generator)
@@ -122,10 +121,11 @@ class LaSeRModule(RolloutModule):
         old_log_probs = self.token_log_probs(self.policy, round_) if self.update.reuses_rollouts else None
         reference_log_probs = self.token_log_probs(self.reference, round_) if self.update.kl_coef > 0 else None
         for rows in self.mini_batches(round_):
-            targets = self.targets(round_, rows, advantages, phase)
-            targets.old_log_probs, targets.reference_log_probs = old_log_probs, reference_log_probs
-            self.update_policy(round_, rows, targets)
-        self._log_step(round_, phase, time.perf_counter() - started)
+            with self.part("update"):
+                targets = self.targets(round_, rows, advantages, phase)
+                targets.old_log_probs, targets.reference_log_probs = old_log_probs, reference_log_probs
+                self.update_policy(round_, rows, targets)
+        self._log_step(round_, phase)
 
     def advantages(self, round_: Round, phase: Phase) -> Tensor:
         """[N] advantages: of the verifier's rewards, mixed with self-rewards in the integrated phase."""
@@ -171,7 +171,6 @@ class LaSeRModule(RolloutModule):
 
     def update_policy(self, round_: Round, rows: Tensor, targets: Targets) -> None:
         """One optimizer step: the gradients of all micro-batches, then the step."""
-        started = time.perf_counter()
         needed = rows[self.objective.contributing(targets)[rows]]
         if self.all_sum(torch.tensor(len(needed), device=self.device)) == 0:
             self.skip_step(
@@ -196,7 +195,6 @@ class LaSeRModule(RolloutModule):
         norm = self.apply_gradients(terms["loss"])
         if norm is not None:
             self.log_of_step.add_update(terms, norm)
-        self.log_of_step.seconds["update"] += time.perf_counter() - started
 
     def forward(self, batch: MicroBatch) -> PolicyOutputs:
         """The one differentiable pass: log-probs of a micro-batch's responses and of the reward token."""
@@ -204,34 +202,12 @@ class LaSeRModule(RolloutModule):
 
     # ----------------------------------------------------------------- logging
 
-    def _log_step(self, round_: Round, phase: Phase, seconds: float) -> None:
+    def _log_step(self, round_: Round, phase: Phase) -> None:
         values = self.log_of_step.round_values(round_, self.self_reward, phase, self.mixed_groups)
         values |= self.log_of_step.update_values()
-        values |= self.log_of_step.time_values(seconds, float(values["train/response_tokens"]))
+        values |= self.log_of_step.time_values(float(values["train/response_tokens"]))
         numbers = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()}
         # Lightning would number the rows by batches, and those of an evaluation in another way than the others.
         self.log_dict(numbers | {"step": torch.tensor(float(self.trainer.global_step))})
         self.log_dict({short: numbers[name] for short, name in PROGRESS_BAR.items()}, prog_bar=True, logger=False)
-        self._warn(values)
-
-    def _warn(self, values: dict[str, float | Tensor]) -> None:
-        """Say what a user should know of a step and might not look for in the metrics."""
-        step = self.trainer.global_step
-        if values["train/truncation_rate"] == 1:
-            rank_zero_warn(
-                f"All responses of step {step} were cut at sampling.max_response_tokens = "
-                f"{self.sampling.max_response_tokens}: none has a self-reward to learn from."
-            )
-        if values["train/reward_token_emitted"] and not self._reported_emission:
-            self._reported_emission = True
-            rank_zero_warn(
-                f"In step {step} {values['train/reward_token_emitted']:.2%} of the responses contain the reward token "
-                f"'{self.self_reward.token}', which normal text should not; the metric train/reward_token_emitted "
-                "says how many do from here on."
-            )
-        if values["train/verifier_failures"]:
-            errors = self.verifier_pool.last_errors or ["on another rank"]
-            rank_zero_warn(
-                f"The verifier failed on {values['train/verifier_failures']:.0f} responses of step {step}, which get "
-                f"reward 0; the last one here: {errors[-1]}."
-            )
+        self._warnings.tell(values, self.trainer.global_step, self.verifier_pool.last_errors)

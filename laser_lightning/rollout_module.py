@@ -2,7 +2,8 @@
 
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +17,13 @@ from laser_lightning.evaluation import EvaluationMetrics
 from laser_lightning.optimization import OptimizerSettings
 from laser_lightning.policy import FrozenPolicy, Policy, PolicySettings
 from laser_lightning.policy_module import PolicyModule
+from laser_lightning.precision import float32_by_default
 from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
 from laser_lightning.rounds import Round
 from laser_lightning.self_reward import LastTokenSelfReward, settled_scores
 from laser_lightning.training_log import TrainingLog
 from laser_lightning.verifiers import Verifier, VerifierPool
+from laser_lightning.watchdog import part
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,18 @@ class RolloutModule(PolicyModule):
 
     # ---------------------------------------------------------------- rollouts
 
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Around a part of the step: its time is logged, and errors of other ranks name it.
+
+        Args:
+            name: such as ``rollout``.
+        """
+        started = time.perf_counter()
+        with part(self.strategy, name):
+            yield
+        self.log_of_step.seconds[name] += time.perf_counter() - started
+
     def play(
         self, problems: Sequence[Problem], group_size: int, sampling: Sampling, generator: torch.Generator
     ) -> Round:
@@ -191,14 +206,11 @@ class RolloutModule(PolicyModule):
             sampling: how they are drawn.
             generator: the source of randomness, on the policy's device.
         """
-        started = time.perf_counter()
         rollouts = self.sample(problems, group_size, sampling, generator)
-        self.log_of_step.seconds["rollout"] += time.perf_counter() - started
         texts = self.tokenizer.batch_decode(rollouts.responses(), skip_special_tokens=True)
         golds = [problem.answer for problem in problems for _ in range(group_size)]
-        started = time.perf_counter()
-        verifications = self.verifier_pool.verify(list(zip(texts, golds, strict=True)))
-        self.log_of_step.seconds["verification"] += time.perf_counter() - started
+        with self.part("verification"):
+            verifications = self.verifier_pool.verify(list(zip(texts, golds, strict=True)))
         rewards = torch.tensor([v.reward for v in verifications], dtype=torch.float32, device=self.device)
         references = self.reference_scores(rollouts) if self.self_reward.is_exact else None
         scores = self.self_reward.score(rollouts.reward_token_log_probs, references)
@@ -211,7 +223,7 @@ class RolloutModule(PolicyModule):
     ) -> Rollouts:
         """Draw solutions with the reward token's log-prob, from the policy as it is now."""
         prompts = [problem.prompt_ids for problem in problems]
-        with self.gathered_weights(self.policy):
+        with self.part("rollout"), self.gathered_weights(self.policy):
             return self.engine.generate(
                 self.policy, prompts, group_size, sampling, self.self_reward.token_id, generator
             )
@@ -231,7 +243,8 @@ class RolloutModule(PolicyModule):
         log_probs = torch.zeros_like(rollouts.sampling_log_probs)
         reward_token = torch.zeros_like(rollouts.reward_token_log_probs)
         rows = torch.arange(len(rollouts), device=self.device)
-        with self.gathered_weights(model):
+        name = "reference_pass" if model is self.reference else "old_log_probs_pass"
+        with self.part(name), self.gathered_weights(model):
             for batch in micro_batches(rollouts, rows, self.micro_batch_tokens, self.policy.pad_token_id):
                 outputs = model(batch, self.self_reward.token_id, self.sampling.temperature)
                 log_probs[batch.rows, : outputs.log_probs.shape[1]] = outputs.log_probs
@@ -297,14 +310,17 @@ class RolloutModule(PolicyModule):
         assert isinstance(metrics, EvaluationMetrics)
         return metrics
 
+    @float32_by_default()
     def _evaluate(self, problems: list[Problem], batch_idx: int) -> None:
         # A rank without problems gathers weights for those that have some.
-        with self.gathered_weights(self.policy, self.reference if self.self_reward.is_exact else None):
+        exact = self.self_reward.is_exact
+        with self.part("evaluation"), self.gathered_weights(self.policy, self.reference if exact else None):
             if problems:
                 metrics = self.metrics_of(problems[0].dataset)
                 compare = None if self.verifier.canonical_decides else self.verifier_pool.equivalent
                 metrics.update(self._play_evaluation(problems, batch_idx), compare)
 
+    @float32_by_default()
     def _play_evaluation(self, problems: list[Problem], batch_idx: int) -> Round:
         # A stream of its own: an evaluation is the same at every step, and training is the same without it.
         name = problems[0].dataset
@@ -324,12 +340,14 @@ class RolloutModule(PolicyModule):
         self._log_evaluation("test")
 
     def _log_evaluation(self, stage: str) -> None:
-        values = {"step": torch.tensor(float(self.trainer.global_step))}
-        for name in self.evaluation_metrics:
-            metrics = self.metrics_of(name)
-            values |= {f"{stage}/{name}/{key}": value.float() for key, value in metrics.compute().items()}
-            metrics.reset()
-        self.log_dict(values)
+        values = {"step": torch.tensor(self.trainer.global_step, dtype=torch.float32, device=self.device)}
+        with self.part("evaluation"):
+            for name in self.evaluation_metrics:
+                metrics = self.metrics_of(name)
+                values |= {f"{stage}/{name}/{key}": value.float() for key, value in metrics.compute().items()}
+                metrics.reset()
+        # The values are those of all ranks; the largest of equal numbers is that number, bit for bit.
+        self.log_dict(values, sync_dist=True, reduce_fx="max")
 
     def teardown(self, stage: str) -> None:
         """Stop the verifier's processes."""

@@ -10,7 +10,7 @@ They are named by class in YAML (see ``configs/strategy``), or in Python by ``la
 
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -30,64 +30,22 @@ from lightning.pytorch.strategies import (
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.optim import Optimizer
 
 from laser_lightning.checkpoints import carried_over, client_state, not_saved, put_in_place, whole_state_dict, writer
+from laser_lightning.ddp import LaSeRDDPStrategy
+from laser_lightning.direct_steps import DirectSteps
 from laser_lightning.errors import UserError
 from laser_lightning.toolchain import check_cpu_toolchain
+from laser_lightning.watchdog import WatchedStrategy, time_limit
 
 
 class StepNotAppliedError(Exception):
     """DeepSpeed left the weights as they are, since the global gradient norm is not finite."""
 
 
-class _DirectSteps(Strategy):
-    """Runs the LightningModule's steps on the module itself, not as a forward pass of the wrapper around it."""
-
-    def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        assert self.lightning_module is not None
-        with self.precision_plugin.train_step_context():
-            return self.lightning_module.training_step(*args, **kwargs)
-
-    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
-        assert self.lightning_module is not None
-        with self.precision_plugin.val_step_context():
-            return self.lightning_module.validation_step(*args, **kwargs)
-
-    def test_step(self, *args: Any, **kwargs: Any) -> Any:
-        assert self.lightning_module is not None
-        with self.precision_plugin.test_step_context():
-            return self.lightning_module.test_step(*args, **kwargs)
-
-    def predict_step(self, *args: Any, **kwargs: Any) -> Any:
-        assert self.lightning_module is not None
-        with self.precision_plugin.predict_step_context():
-            return self.lightning_module.predict_step(*args, **kwargs)
-
-
-class LaSeRDDPStrategy(_DirectSteps, DDPStrategy):
-    """DDP whose gradients are averaged once per optimizer step, however many micro-batches it has.
-
-    Args:
-        kwargs: those of Lightning's DDPStrategy (``timeout``, ``bucket_cap_mb``, ``process_group_backend``, ...).
-    """
-
-    def __init__(self, **kwargs: Any) -> None:
-        # The only buffers are constants that all ranks agree on.
-        super().__init__(broadcast_buffers=False, **kwargs)
-
-    @contextmanager
-    def micro_step(self, last: bool) -> Iterator[None]:
-        """Forward and backward of one micro-batch; gradients travel with the last one."""
-        assert isinstance(self.model, nn.parallel.DistributedDataParallel)
-        with nullcontext() if last else self.model.no_sync():
-            yield
-
-    def pre_backward(self, closure_loss: Tensor) -> None:
-        """Nothing: the wrapper's own forward pass has prepared the reduction."""
-
-
-class LaSeRDeepSpeedStrategy(_DirectSteps, DeepSpeedStrategy):
+class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
     """DeepSpeed ZeRO with one engine pass per micro-batch, on CUDA or on CPU.
 
     Gradients are clipped by DeepSpeed, to the ``max_grad_norm`` of the module's optimizer settings. A step whose global
@@ -97,12 +55,26 @@ class LaSeRDeepSpeedStrategy(_DirectSteps, DeepSpeedStrategy):
         stage: 1 shards the optimizer's states over the ranks, 2 gradients too, 3 parameters too.
         zero_options: further keys of DeepSpeed's ``zero_optimization``, such as
             ``stage3_param_persistence_threshold``.
+        collective_timeout_seconds: the run ends when a process waits longer than this for the others.
         kwargs: those of Lightning's DeepSpeedStrategy (``offload_optimizer``, ``overlap_comm``, ``config``, ...).
     """
 
-    def __init__(self, stage: int = 2, zero_options: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        stage: int = 2,
+        zero_options: dict[str, Any] | None = None,
+        collective_timeout_seconds: float = 1800.0,
+        **kwargs: Any,
+    ) -> None:
+        self.collective_timeout = time_limit(collective_timeout_seconds)
         # The batch size is for DeepSpeed's own log of speed, and it would ask the data for it.
-        super().__init__(stage=stage, exclude_frozen_parameters=True, logging_batch_size_per_gpu=1, **kwargs)
+        super().__init__(
+            stage=stage,
+            exclude_frozen_parameters=True,
+            logging_batch_size_per_gpu=1,
+            timeout=self.collective_timeout,
+            **kwargs,
+        )
         assert isinstance(self.config, dict)
         self.config["zero_optimization"].update(zero_options or {})
         self._stage = stage
@@ -136,6 +108,10 @@ class LaSeRDeepSpeedStrategy(_DirectSteps, DeepSpeedStrategy):
         self.set_world_ranks()
         self._init_deepspeed_distributed()
 
+    def _init_deepspeed_distributed(self) -> None:
+        super()._init_deepspeed_distributed()
+        self.start_watchdog(self.collective_timeout)
+
     def _format_config(self) -> None:
         assert isinstance(self.config, dict)
         settings = getattr(self.lightning_module, "optimizer_settings", None)
@@ -162,11 +138,13 @@ class LaSeRDeepSpeedStrategy(_DirectSteps, DeepSpeedStrategy):
 
     def setup(self, trainer: Trainer) -> None:
         """Make the engine, and let ZeRO-3 gather the head for whole passes: its chunks are no modules to DeepSpeed."""
+        import deepspeed
+
         super().setup(trainer)
+        # DeepSpeed makes this group of its own without the limit.
+        _set_pg_timeout(self.collective_timeout, deepspeed.utils.groups._get_data_parallel_group())
         policy = getattr(self.lightning_module, "policy", None)
         if self.zero_stage_3 and policy is not None:
-            import deepspeed
-
             for parameter in policy.lm.get_output_embeddings().parameters():
                 deepspeed.zero.register_external_parameter(self.lightning_module, parameter)
 
@@ -300,7 +278,7 @@ class LaSeRDeepSpeedStrategy(_DirectSteps, DeepSpeedStrategy):
 
 def check_strategy(strategy: Strategy | None) -> None:
     """Refuse a strategy whose gradients would be wrong here."""
-    if strategy is None or isinstance(strategy, SingleDeviceStrategy | _DirectSteps):
+    if strategy is None or isinstance(strategy, SingleDeviceStrategy | DirectSteps):
         return
     raise UserError(
         f"trainer.strategy is {type(strategy).__name__}, under which steps of several micro-batches go wrong: overlay "

@@ -12,6 +12,8 @@ from laser_lightning.logprobs import token_statistics
 from laser_lightning.optimization import OptimizerSettings
 from laser_lightning.policy import PolicySettings
 from laser_lightning.policy_module import PolicyModule
+from laser_lightning.precision import float32_by_default
+from laser_lightning.watchdog import part
 
 
 class SupervisedModule(PolicyModule):
@@ -42,6 +44,7 @@ class SupervisedModule(PolicyModule):
             raise UserError(f"micro_batch_sequences is {micro_batch_sequences}, and must be at least 1.")
         self.micro_batch_sequences = micro_batch_sequences
 
+    @float32_by_default()
     def training_step(self, problems: list[Problem], batch_idx: int) -> None:
         """One optimizer step: the mean loss over all target tokens of the step on all ranks."""
         started = time.perf_counter()
@@ -51,10 +54,10 @@ class SupervisedModule(PolicyModule):
         tokens = self.trainer.strategy.reduce(local_tokens, reduce_op="sum")
         loss = torch.zeros((), device=self.device)
         for start in range(0, len(problems), self.micro_batch_sequences):
-            part = slice(start, start + self.micro_batch_sequences)
+            rows = slice(start, start + self.micro_batch_sequences)
             # All ranks have the same number of sequences, and so of micro-batches.
-            with self.micro_step(last=part.stop >= len(problems)):
-                share = self.differentiable(prompts[part], targets[part]).sum() / tokens
+            with part(self.strategy, "update"), self.micro_step(last=rows.stop >= len(problems)):
+                share = self.differentiable(prompts[rows], targets[rows]).sum() / tokens
                 self.backward_share(share)
             loss += share.detach()
         norm = self.apply_gradients(loss)
@@ -65,10 +68,11 @@ class SupervisedModule(PolicyModule):
         if norm is not None:
             self.log("train/gradient_norm", norm)
 
+    @float32_by_default()
     def validation_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> None:
         """The mean loss over target tokens, and the share of them that is the most likely one."""
         # A rank without problems gathers weights for those that have some.
-        with self.gathered_weights(self.policy):
+        with part(self.strategy, "evaluation"), self.gathered_weights(self.policy):
             if not problems:
                 return
             prompts, targets = self.encode(problems)

@@ -1,9 +1,11 @@
 """What a training step reports: the ``train/...`` metrics, right over all ranks and micro-batches."""
 
+import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from laser_lightning.batching import MicroBatch
@@ -31,8 +33,48 @@ def mismatch_terms(outputs: PolicyOutputs, batch: MicroBatch, round_: Round) -> 
     }
 
 
+class StepWarnings:
+    """Says what a user should know of a step and might not look for in the metrics.
+
+    Args:
+        max_response_tokens: where responses are cut.
+        reward_token: the token that no response should contain; that some do is said once.
+    """
+
+    def __init__(self, max_response_tokens: int, reward_token: str) -> None:
+        self.max_response_tokens, self.reward_token = max_response_tokens, reward_token
+        self._told_emission = False
+
+    def tell(self, values: Mapping[str, float | Tensor], step: int, verifier_errors: Sequence[str]) -> None:
+        """Warn of one step.
+
+        Args:
+            values: its metrics.
+            step: its number.
+            verifier_errors: the latest ones on this rank.
+        """
+        if values["train/truncation_rate"] == 1:
+            rank_zero_warn(
+                f"All responses of step {step} were cut at sampling.max_response_tokens = "
+                f"{self.max_response_tokens}: none has a self-reward to learn from."
+            )
+        if values["train/reward_token_emitted"] and not self._told_emission:
+            self._told_emission = True
+            rank_zero_warn(
+                f"In step {step} {values['train/reward_token_emitted']:.2%} of the responses contain the reward token "
+                f"'{self.reward_token}', which normal text should not; the metric train/reward_token_emitted "
+                "says how many do from here on."
+            )
+        if values["train/verifier_failures"]:
+            errors = verifier_errors or ["on another rank"]
+            rank_zero_warn(
+                f"The verifier failed on {values['train/verifier_failures']:.0f} responses of step {step}, which get "
+                f"reward 0; the last one here: {errors[-1]}."
+            )
+
+
 class TrainingLog:
-    """Gathers what happens in one training step.
+    """Gathers what happens in one training step, which begins with it.
 
     Args:
         all_sum: sums a tensor over the ranks.
@@ -44,6 +86,7 @@ class TrainingLog:
     def __init__(self, all_sum: AllSum) -> None:
         self.all_sum = all_sum
         self.seconds: dict[str, float] = defaultdict(float)
+        self._began = time.perf_counter()
         self._updates: list[dict[str, float]] = []
 
     def add_update(self, terms: dict[str, Tensor], gradient_norm: float) -> None:
@@ -96,7 +139,8 @@ class TrainingLog:
             "train/phase": float(phase),
         }
 
-    def time_values(self, seconds: float, tokens: float) -> dict[str, float]:
+    def time_values(self, tokens: float) -> dict[str, float]:
         """Seconds of the step and of its parts, and response tokens per second of the whole step."""
+        seconds = time.perf_counter() - self._began
         parts = {f"train/{name}_seconds": value for name, value in self.seconds.items()}
         return {"train/step_seconds": seconds, "train/tokens_per_second": tokens / seconds, **parts}

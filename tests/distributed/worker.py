@@ -26,6 +26,7 @@ from laser_lightning.advantages import AdvantageSettings
 from laser_lightning.batching import Rollouts
 from laser_lightning.checkpoints import WholeFiles
 from laser_lightning.data import ArithmeticSource, PromptDataModule
+from laser_lightning.data.loader import PromptLoader
 from laser_lightning.logprobs import token_statistics
 from laser_lightning.module import LaSeRModule
 from laser_lightning.objective import UpdateSettings
@@ -123,6 +124,52 @@ class DealtEngine:
         halves = [hand_made(self.round, kind, seed) for seed, kind in enumerate(self.kinds[self.round])]
         self.round += 1
         return joined(halves) if WORLD == 1 else halves[RANK]
+
+
+class PromptEngine:
+    """Deals four fixed rollouts to each prompt, whichever rank it is on."""
+
+    def generate(self, policy: Policy, prompts: Sequence[Sequence[int]], *args: Any, **options: Any) -> Rollouts:
+        parts = []
+        for ids in prompts:
+            half = hand_made(0, "mixed", seed=sum(ids) * len(ids))
+            one = {name: getattr(half, name)[:GROUP] for name in Rollouts.__dataclass_fields__}
+            one["response_ids"][:, 1] = one["response_ids"][:, 1] % 3 + 30  # few different answers
+            one["prompt_ids"], one["prompt_lengths"] = torch.full((1, 80), 30), torch.tensor([len(ids)])
+            parts.append(Rollouts(**one))
+        return joined(parts)
+
+
+class SecondTokenVerifier(FirstTokenVerifier):
+    """Takes the second character for the answer."""
+
+    def extract(self, response: str) -> str | None:
+        return response[1:2] or None
+
+
+class UnequalData(PromptDataModule):
+    """Gives each problem of the set ``repeated`` to both ranks."""
+
+    def val_dataloader(self) -> list[Any]:
+        loaders: list[Any] = super().val_dataloader()
+        number = list(self.evaluation_problems).index("repeated")
+        loaders[number] = PromptLoader(self.evaluation_problems["repeated"], 2)
+        return loaders
+
+
+class ToldModule(LaSeRModule):
+    """Keeps what it logs, before Lightning does anything to it, and has taken 256 steps already."""
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self.told: list[dict[str, float]] = []
+        # bfloat16 has 8 bits: 257 is not one of its numbers.
+        self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed = 256
+
+    def log_dict(self, values: Any, **options: Any) -> None:
+        if options.get("logger", True):
+            self.told.append({name: float(value) for name, value in values.items()})
+        super().log_dict(values, **options)
 
 
 class StepwiseModule(LaSeRModule):
@@ -231,6 +278,50 @@ def steps(spec: dict[str, Any]) -> Any:
     if not spec["max_steps"]:
         return module.initial_weights
     return module.history
+
+
+def metrics(spec: dict[str, Any]) -> Any:
+    """An evaluation and two training steps on hand-made rollouts: what each logs, and Lightning's own values."""
+    torch.manual_seed(0)
+    module = ToldModule(
+        policy=PolicySettings(path=spec["policy"]),
+        self_reward=LastTokenSelfReward("<|reward|>", beta=0.1, reference=-20.0, loss_weight=0.5),
+        verifier=SecondTokenVerifier(),
+        group_size=GROUP,
+        sampling=Sampling(max_response_tokens=12),
+        engine=PromptEngine(),
+        update=UpdateSettings(),
+        optimizer=OptimizerSettings(learning_rate=1e-6, algorithm="sgd"),
+        verification=VerificationSettings(workers=0),
+        evaluation=EvaluationSettings(samples=GROUP, at_end=False),
+    )
+    SecondTokenVerifier.correct = module.tokenizer.decode([ONE])
+    sizes = {"uneven": 7, "single": 1, "repeated": 5}  # on two ranks 4 and 3, 1 and 0, 5 and the same 5
+    data = UnequalData(
+        train=ArithmeticSource("train", size=64),
+        val={name: ArithmeticSource("val", size=size) for name, size in sizes.items()},
+        prompts_per_step=12,
+        eval_prompts_per_batch=2,
+    )
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        devices=WORLD,
+        strategy=strategy_of(spec["strategy"]),
+        precision=spec["precision"],
+        max_steps=258,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        default_root_dir=spec["directory"],
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(module, datamodule=data)
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {"told": module.told, "logged": logged, "warnings": [str(warning.message) for warning in caught]}
 
 
 def initial(spec: list[dict[str, Any]]) -> list[dict[str, torch.Tensor]]:
