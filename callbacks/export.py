@@ -10,7 +10,7 @@ from torch import Tensor
 
 from laser_lightning.callbacks.base import RunCallback, fits
 from laser_lightning.errors import UserError
-from laser_lightning.export import write_export
+from laser_lightning.export import check_adapter, write_export
 from laser_lightning.policy_module import PolicyModule
 from laser_lightning.strategies import whole_weights
 
@@ -30,6 +30,7 @@ class HuggingFaceExport(RunCallback):
         monitor: metric that says which weights are best, such as ``val/arithmetic/pass@1``; null exports no best.
         mode: whether the best value of ``monitor`` is the largest (``max``) or the smallest (``min``).
         at_end: export the last weights.
+        adapter: write LoRA's adapter in peft's form, in place of a plain model with the adapter merged in.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class HuggingFaceExport(RunCallback):
         monitor: str | None = None,
         mode: Literal["max", "min"] = "max",
         at_end: bool = True,
+        adapter: bool = False,
     ) -> None:
         if mode not in ("max", "min"):
             raise UserError(f"export.mode is '{mode}', and must be max or min.")
         if not dirname:
             raise UserError("export.dirname is empty: name the folder of the exports.")
         self.dirname, self.monitor, self.mode, self.at_end = dirname, monitor, mode, at_end
+        self.adapter = adapter
         self.best_score: float | None = None
         self.best_path: str | None = None
 
@@ -60,6 +63,8 @@ class HuggingFaceExport(RunCallback):
                 f"HuggingFaceExport works with LaSeRModule and SupervisedModule, and the model is "
                 f"{type(pl_module).__name__}: set `export: null`."
             )
+        if self.adapter:
+            check_adapter(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """The best score so far, of what, and where its export is."""
@@ -118,7 +123,7 @@ class HuggingFaceExport(RunCallback):
         assert isinstance(module, PolicyModule)
         weights = policy_weights(module)
         if trainer.is_global_zero:
-            write_export(module, weights, self.directory / name, trainer.global_step)
+            write_export(module, weights, self.directory / name, trainer.global_step, self.adapter)
         trainer.strategy.barrier("laser_lightning.export")
 
 

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from laser_lightning.checkpoints import put_in_place, read_checkpoint
 from laser_lightning.config_files import load_configs
 from laser_lightning.errors import UserError
+from laser_lightning.lora import merged_weights, save_adapter
 from laser_lightning.module import LaSeRModule
 from laser_lightning.policy_module import PolicyModule
 from laser_lightning.self_reward import CORRECT_THRESHOLD
@@ -99,7 +100,15 @@ class SelfRewardSettings:
         return settings
 
 
-def write_export(module: PolicyModule, weights: dict[str, Tensor], directory: Path, step: int) -> None:
+def check_adapter(module: PolicyModule) -> None:
+    """Refuse to export the adapter of a model without one."""
+    if module.policy_settings.lora is None:
+        raise UserError("The model was trained without LoRA (policy.lora), so there is no adapter to export.")
+
+
+def write_export(
+    module: PolicyModule, weights: dict[str, Tensor], directory: Path, step: int, adapter: bool = False
+) -> None:
     """Write an export beside its place, and put it there by a rename; one process does it.
 
     Args:
@@ -107,12 +116,18 @@ def write_export(module: PolicyModule, weights: dict[str, Tensor], directory: Pa
         weights: the policy's, whole, under the names of its transformers model.
         directory: the export's place; an earlier one there is replaced.
         step: optimizer steps behind the weights.
+        adapter: write LoRA's adapter in peft's form, in place of a plain model with the adapter merged in.
     """
     partial = directory.with_name(f".{directory.name}.partial")
     if partial.exists():  # of a run that was killed
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
-    module.policy.lm.save_pretrained(partial, state_dict=weights)
+    lm = module.policy.lm
+    if adapter:
+        save_adapter(lm, weights, partial)
+        lm.generation_config.save_pretrained(partial)
+    else:
+        lm.save_pretrained(partial, state_dict=dict(merged_weights(lm, weights)))
     module.tokenizer.save_pretrained(partial)
     if isinstance(module, LaSeRModule):
         settings = SelfRewardSettings.of(module, step)
@@ -125,16 +140,18 @@ def write_export(module: PolicyModule, weights: dict[str, Tensor], directory: Pa
     put_in_place(partial, directory)
 
 
-def export_checkpoint(checkpoint: Path, out: Path, configs: Sequence[str] = ()) -> None:
+def export_checkpoint(checkpoint: Path, out: Path, configs: Sequence[str] = (), adapter: bool = False) -> None:
     """Write the policy of a checkpoint on disk as ``HuggingFaceExport`` would have in the run.
 
     Args:
         checkpoint: file, or directory of DeepSpeed.
         out: the export's directory, not there yet.
         configs: names or paths of the run's configs; default: the ``config.yaml`` that the run saved.
+        adapter: write LoRA's adapter in peft's form, in place of a plain model with the adapter merged in.
 
     Raises:
-        UserError: if ``out`` is in use, the checkpoint is incomplete or of another model, or there is no config.
+        UserError: if ``out`` is in use, the checkpoint is incomplete or of another model, or there is no config, or
+            no adapter where it is asked for.
     """
     if out.exists():
         raise UserError(f"{out} exists already: name another directory for the export, or delete it.")
@@ -142,12 +159,14 @@ def export_checkpoint(checkpoint: Path, out: Path, configs: Sequence[str] = ()) 
         raise UserError(f"There is no checkpoint at {str(checkpoint)!r}.")
     saved = read_checkpoint(checkpoint)
     module = _module_of([*configs] or [str(_saved_config(checkpoint))])
+    if adapter:
+        check_adapter(module)
     PolicyModule.configure_model(module)  # a frozen reference is not exported, and need not be loaded
     if isinstance(module, LaSeRModule):
         module.self_reward.bind(module.tokenizer, module.policy.eos_token_ids)
     module.on_load_checkpoint(saved)
     module.load_state_dict(saved["state_dict"], strict=False)
-    write_export(module, module.policy.lm.state_dict(), out, saved["global_step"])
+    write_export(module, module.policy.lm.state_dict(), out, saved["global_step"], adapter)
 
 
 def _saved_config(checkpoint: Path) -> Path:
@@ -195,6 +214,11 @@ def command(args: Sequence[str]) -> None:
         default=[],
         help="config of the run, repeatable; default: the config.yaml in the run's directory",
     )
+    parser.add_argument(
+        "--adapter",
+        action="store_true",
+        help="write LoRA's adapter in peft's form; by default it is merged into a plain model",
+    )
     given = parser.parse_args(args)
-    export_checkpoint(given.checkpoint, given.out, given.config)
+    export_checkpoint(given.checkpoint, given.out, given.config, given.adapter)
     print(f"Exported {given.checkpoint} to {given.out}")

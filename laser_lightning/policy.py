@@ -18,6 +18,7 @@ from transformers import (
 from laser_lightning.batching import MicroBatch
 from laser_lightning.errors import UserError
 from laser_lightning.logprobs import reward_token_log_probs, token_statistics
+from laser_lightning.lora import LoRASettings, adapters_off, add_adapters
 
 EMBEDDED = "embedded"
 
@@ -37,6 +38,7 @@ class PolicySettings:
             by default transformers chooses.
         gradient_checkpointing: recompute activations in the backward pass, for less memory and more time.
         trust_remote_code: run model code that comes with the weights.
+        lora: train adapters beside the frozen weights (needs the extra ``lora``); null trains all weights.
     """
 
     path: str = EMBEDDED
@@ -46,6 +48,7 @@ class PolicySettings:
     attention: str | None = None
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
+    lora: LoRASettings | None = None
 
 
 def model_path(path: str) -> str:
@@ -109,10 +112,16 @@ class Policy(nn.Module):
         super().__init__()
         if settings.config_overrides and not settings.random_init:
             raise UserError("policy.config_overrides needs policy.random_init: pretrained weights have their shapes.")
+        if settings.lora is not None and settings.random_init:
+            raise UserError(
+                "policy.lora adapts pretrained weights, and policy.random_init has none: drop one of the two."
+            )
         try:
             self.lm: PreTrainedModel = _load(settings)
         except OSError as error:
             raise UserError(f"The model of policy.path '{settings.path}' cannot be loaded: {error}") from error
+        if settings.lora is not None:
+            add_adapters(self.lm, settings.lora)
         self.lm.train()  # from_pretrained leaves evaluation mode on
         if settings.gradient_checkpointing:
             self.lm.gradient_checkpointing_enable({"use_reentrant": False})
@@ -239,3 +248,19 @@ class FrozenPolicy(Policy):
         """Stay in evaluation mode: Lightning switches every submodule to training, dropout included."""
         super().train(False)
         return self
+
+
+class AdaptersOff:
+    """The initial policy of a policy with LoRA, which is called as a ``FrozenPolicy`` and holds no weights of its own.
+
+    Args:
+        policy: the policy in training.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def __call__(self, *args: Any, **options: Any) -> PolicyOutputs:
+        """The policy's outputs without its adapters (see ``Policy.forward``)."""
+        with adapters_off(self.policy.lm):
+            return self.policy(*args, **options)

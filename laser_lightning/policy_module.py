@@ -1,6 +1,7 @@
 """What the RL and the supervised module share: a policy, its optimizer, guarded steps, and exact resume."""
 
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from typing import Any
 
 import lightning
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from laser_lightning.errors import UserError
 from laser_lightning.optimization import OptimizerSettings, build_optimizer, build_schedule
-from laser_lightning.policy import Policy, PolicySettings, load_tokenizer
+from laser_lightning.policy import AdaptersOff, Policy, PolicySettings, load_tokenizer
 from laser_lightning.random_state import random_state, restore_random_state
 from laser_lightning.strategies import check_strategy, gathered, micro_step, step_if_finite, steps_on_host
 
@@ -43,6 +44,7 @@ class PolicyModule(lightning.LightningModule):
         self.policy_settings, self.optimizer_settings = policy, optimizer
         self.max_skipped_steps, self.seed = max_skipped_steps, seed
         self.tokenizer = load_tokenizer(policy)
+        self.strict_loading = policy.lora is None  # with LoRA checkpoints lack the frozen weights, see saved_weights
         self._skipped_in_a_row = 0
         self._restored_random_states: list[dict[str, Any]] | None = None
 
@@ -84,9 +86,10 @@ class PolicyModule(lightning.LightningModule):
         """The trainer's strategy; None without a trainer."""
         return None if self._trainer is None else self._trainer.strategy
 
-    def gathered_weights(self, *models: Policy | None) -> AbstractContextManager[None]:
+    def gathered_weights(self, *models: Policy | AdaptersOff | None) -> AbstractContextManager[None]:
         """Around any use of a model outside of ``differentiable``; all ranks enter it together."""
-        return gathered(self.strategy, *models)
+        holders = [model.policy if isinstance(model, AdaptersOff) else model for model in models]
+        return gathered(self.strategy, *holders)
 
     def micro_step(self, last: bool) -> AbstractContextManager[None]:
         """Around ``differentiable`` and ``backward_share`` of each micro-batch; all ranks have the same number."""
@@ -172,8 +175,12 @@ class PolicyModule(lightning.LightningModule):
         self._restored_random_states = checkpoint["laser_random_states"] or None
 
     def saved_weights(self, state: dict[str, Any]) -> dict[str, Any]:
-        """The part of a state dict that belongs into checkpoints: all of it, unless a subclass can rebuild some."""
-        return state
+        """The part of a state dict that belongs into checkpoints: with LoRA without the frozen weights, which a resumed
+        run loads from ``policy.path`` as the first run did."""
+        if self.policy_settings.lora is None:
+            return state
+        frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        return {name: value for name, value in state.items() if name not in frozen}
 
     def fingerprint(self) -> dict[str, Any]:
         """What a checkpoint's model must have in common with the configured one."""
@@ -184,4 +191,5 @@ class PolicyModule(lightning.LightningModule):
             "vocabulary_size": config.vocab_size,
             "hidden_size": config.hidden_size,
             "number_of_layers": config.num_hidden_layers,
+            "lora": None if self.policy_settings.lora is None else asdict(self.policy_settings.lora),
         }

@@ -15,7 +15,7 @@ from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
 from laser_lightning.evaluation import EvaluationMetrics
 from laser_lightning.optimization import OptimizerSettings
-from laser_lightning.policy import FrozenPolicy, Policy, PolicySettings
+from laser_lightning.policy import AdaptersOff, FrozenPolicy, Policy, PolicySettings
 from laser_lightning.policy_module import PolicyModule
 from laser_lightning.precision import float32_by_default
 from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
@@ -70,7 +70,7 @@ class RolloutModule(PolicyModule):
         verification: processes and time limit of the verifier.
         evaluation: how problems are evaluated.
         micro_batch_tokens: token budget of a forward pass without gradient.
-        needs_reference: load the frozen reference model.
+        needs_reference: load the frozen reference model (with LoRA it is the policy itself, its adapters off).
         optimizer: how gradients change weights.
         max_skipped_steps: stop after this many optimizer steps in a row without a usable gradient.
         seed: seed of all sampling.
@@ -103,7 +103,7 @@ class RolloutModule(PolicyModule):
         self.engine = TransformersEngine() if engine is None else engine
         self.verifier_pool = VerifierPool(verifier, verification.workers, verification.timeout_seconds)
         self.micro_batch_tokens, self.needs_reference = micro_batch_tokens, needs_reference
-        self.reference: FrozenPolicy | None = None
+        self.reference: FrozenPolicy | AdaptersOff | None = None
         self.evaluation_metrics = nn.ModuleDict()
         self.last_round: Round | None = None
         self.strict_loading = False  # checkpoints lack the reference, see saved_weights
@@ -127,11 +127,15 @@ class RolloutModule(PolicyModule):
                     "policy.random_init has no reference model to be held to: a KL term (update.kl_coef) and "
                     "self_reward.reference 'exact' need pretrained weights."
                 )
-            self.reference = FrozenPolicy(self.policy_settings, self.tokenizer)
+            if self.policy_settings.lora is None:
+                self.reference = FrozenPolicy(self.policy_settings, self.tokenizer)
+            else:
+                self.reference = AdaptersOff(self.policy)
 
     def saved_weights(self, state: dict[str, Any]) -> dict[str, Any]:
-        """All but the frozen reference, which a resumed run loads from ``policy.path`` as the first run did."""
-        return {name: value for name, value in state.items() if not name.startswith("reference.")}
+        """Without the frozen reference too, which a resumed run loads from ``policy.path`` as the first run did."""
+        kept = super().saved_weights(state)
+        return {name: value for name, value in kept.items() if not name.startswith("reference.")}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add which step was evaluated last."""
@@ -229,7 +233,7 @@ class RolloutModule(PolicyModule):
             )
 
     @torch.no_grad()
-    def token_log_probs(self, model: Policy | None, round_: Round) -> Tensor:
+    def token_log_probs(self, model: Policy | AdaptersOff | None, round_: Round) -> Tensor:
         """[N, R] log-probs of the response tokens under ``model``, in a forward pass of its own."""
         return self._no_grad_pass(model, round_.rollouts)[0]
 
@@ -238,7 +242,7 @@ class RolloutModule(PolicyModule):
         """[N] log pi_ref(z_c given x, y), for exact self-rewards."""
         return self._no_grad_pass(self.reference, rollouts)[1]
 
-    def _no_grad_pass(self, model: Policy | None, rollouts: Rollouts) -> tuple[Tensor, Tensor]:
+    def _no_grad_pass(self, model: Policy | AdaptersOff | None, rollouts: Rollouts) -> tuple[Tensor, Tensor]:
         assert model is not None
         log_probs = torch.zeros_like(rollouts.sampling_log_probs)
         reward_token = torch.zeros_like(rollouts.reward_token_log_probs)

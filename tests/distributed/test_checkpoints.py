@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from laser_lightning.checkpoints import whole_state_dict
+from laser_lightning.policy import model_path
 
 pytestmark = pytest.mark.distributed
 
@@ -121,3 +123,42 @@ def test_weights_step_and_constant_carry_over_to_other_strategies(
     ):
         for name, value in expected["weights"].items():
             assert torch.allclose(history[0]["weights"][name], value, rtol=0, atol=1e-6), name
+
+
+@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+def test_adapters_are_saved_resumed_and_exported(
+    strategy: str, command: Callable[..., str], experiment: Path, difference: Callable[[Path, Path], list[str]]
+) -> None:
+    config = yaml.safe_load((experiment / "run.yaml").read_text())
+    config["model"]["init_args"]["policy"] = {"path": "embedded"}
+    (experiment / "run.yaml").write_text(yaml.safe_dump(config))
+    adapters = ["--model.policy.lora.rank", "4", "--model.update.kl_coef", "0.1", "--trainer.max_steps", "6"]
+    fit = ["fit", "--config", f"strategy/{strategy}", "--config", "run.yaml", *adapters]
+    every = ["--checkpoint.every_n_train_steps", "2", "--trainer.limit_val_batches", "0"]
+    command(experiment, *fit, *every, "--run_dir", "whole")
+    last = experiment / "whole/checkpoints/step=6.ckpt"
+    trained = whole_state_dict(last)
+    assert {name for name in trained if ".lora_" not in name} == {"self_reward.reference_constant"}
+    assert len(trained) == 3 * 7 * 2 + 1  # layers, their linear ones, A and B
+
+    middle = str(experiment / "whole/checkpoints/step=2.ckpt")
+    command(experiment, *fit, *every, "--run_dir", "resumed", "--ckpt_path", middle)
+    assert difference(last, experiment / "resumed/checkpoints/step=6.ckpt") == []
+
+    # The run's export is that of the checkpoint, by one process behind the run.
+    command(experiment, "export", str(last), "merged", processes=1)
+    merged = load_file(experiment / "merged/model.safetensors")
+    theirs = load_file(experiment / "whole/export/last/model.safetensors")
+    assert merged.keys() == theirs.keys()
+    assert all(torch.equal(merged[name], theirs[name]) for name in merged)
+    layer = "model.layers.2.mlp.down_proj"
+    base = load_file(Path(model_path("embedded")) / "model.safetensors")
+    inner, outer = (trained[f"policy.lm.{layer}.lora_{half}.default.weight"] for half in "AB")
+    torch.testing.assert_close(merged[f"{layer}.weight"], base[f"{layer}.weight"] + 8.0 * outer @ inner)  # 32 / 4
+    assert torch.equal(merged["model.embed_tokens.weight"], base["model.embed_tokens.weight"])
+    command(experiment, "export", str(last), "adapter", "--adapter", processes=1)
+    adapter = load_file(experiment / "adapter/adapter_model.safetensors")
+    for name, value in adapter.items():
+        saved = name.replace("base_model.model", "policy.lm").replace(".weight", ".default.weight")
+        assert torch.equal(value, trained[saved]), name
+    assert len(adapter) == 3 * 7 * 2

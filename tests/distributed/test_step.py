@@ -38,6 +38,19 @@ RUNS: dict[str, dict[str, Any]] = {
         "kinds": [[MIXED, MIXED], [MIXED, CORRECT]],
         "budgets": [50, 60],
     },
+    # Adapters beside frozen weights, the KL term against the policy without them, and another number of passes on each
+    # rank between two uses of both.
+    "lora": {
+        "lora": {"rank": 4, "alpha": 8.0},
+        "kl_coef": 0.2,
+        "gradient_checkpointing": True,
+        "chunk_size": 16,
+        "max_grad_norm": 1.0,
+        "max_steps": 4,
+        "kinds": [[MIXED, MIXED], [MIXED, TRUNCATED], [CORRECT, MIXED], [MIXED, CORRECT]],
+        "budgets": [10_000, 54, 72, 36],
+        "fails": [2],
+    },
     # What is not finite on the last rank is skipped by all, and leaves AdamW's state as it is.
     "broken rank": {
         "algorithm": "adamw",

@@ -28,6 +28,7 @@ from laser_lightning.checkpoints import WholeFiles
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.data.loader import PromptLoader
 from laser_lightning.logprobs import token_statistics
+from laser_lightning.lora import LoRASettings
 from laser_lightning.module import LaSeRModule
 from laser_lightning.objective import UpdateSettings
 from laser_lightning.optimization import OptimizerSettings
@@ -239,6 +240,7 @@ def steps(spec: dict[str, Any]) -> Any:
             path=spec["policy"],
             gradient_checkpointing=spec.get("gradient_checkpointing", False),
             random_init=spec.get("random_init", False),
+            lora=LoRASettings(**spec["lora"]) if "lora" in spec else None,
         ),
         self_reward=LastTokenSelfReward("<|reward|>", beta=0.1, reference=reference, loss_weight=0.5),
         verifier=FirstTokenVerifier(),
