@@ -70,18 +70,19 @@ class SupervisedModule(PolicyModule):
 
     @float32_by_default()
     def validation_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """The mean loss over target tokens, and the share of them that is the most likely one."""
-        # A rank without problems gathers weights for those that have some.
+        """The mean loss over the target tokens of all ranks."""
+        # A rank without problems gathers weights and sums for those that have some.
+        total = torch.zeros(2, device=self.device)  # of losses, and their number
         with part(self.strategy, "evaluation"), self.gathered_weights(self.policy):
-            if not problems:
-                return
-            prompts, targets = self.encode(problems)
-            losses = self(prompts, targets)
-        name = problems[0].dataset
+            if problems:
+                losses = self(*self.encode(problems))
+                total += torch.stack((losses.sum(), torch.tensor(float(len(losses)), device=self.device)))
+        total = self.trainer.strategy.reduce(total, reduce_op="sum")
+        name = list(self.trainer.datamodule.evaluation_problems)[dataloader_idx]  # type: ignore[attr-defined]
         self.log(
             f"val/{name}/loss",
-            losses.mean(),
-            batch_size=len(losses),
+            total[0] / total[1],
+            batch_size=int(total[1]),
             prog_bar=True,
             add_dataloader_idx=False,
             sync_dist=True,
