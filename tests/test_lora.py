@@ -34,7 +34,7 @@ Z = 3  # <|reward|>
 
 @pytest.fixture
 def make_adapted(make_policy: MakePolicy) -> MakePolicy:
-    """``make_adapted(*path, rank=4, alpha=6.0, **settings)``: a policy whose adapters matter, and are the same ones every time."""
+    """``make_adapted(*path, rank=4, alpha=6.0, **settings)``: a policy whose adapters are the same in every call."""
 
     def make(*path: Path, rank: int = 4, alpha: float = 6.0, use_rslora: bool = False, **settings: Any) -> Policy:
         policy = make_policy(*path, lora=LoRASettings(rank=rank, alpha=alpha, use_rslora=use_rslora), **settings)
