@@ -34,14 +34,14 @@ Z = 3  # <|reward|>
 
 @pytest.fixture
 def make_adapted(make_policy: MakePolicy) -> MakePolicy:
-    """``make_adapted(*path, rank=4, alpha=6.0, **settings)``: a policy whose adapters matter, B being random."""
+    """``make_adapted(*path, rank=4, alpha=6.0, **settings)``: a policy whose adapters are the same in every call."""
 
     def make(*path: Path, rank: int = 4, alpha: float = 6.0, use_rslora: bool = False, **settings: Any) -> Policy:
         policy = make_policy(*path, lora=LoRASettings(rank=rank, alpha=alpha, use_rslora=use_rslora), **settings)
         generator = torch.Generator().manual_seed(5)
         for name, parameter in policy.lm.named_parameters():
-            if ".lora_B." in name:
-                parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+            if ".lora_" in name:
+                parameter.data = 0.15 * torch.randn(parameter.shape, generator=generator)
         return policy
 
     return make
@@ -149,7 +149,7 @@ def test_gradients_are_those_of_the_merged_weight(
             (parameter.grad, 1.5 * other.detach().T @ whole),
             (other.grad, 1.5 * whole @ parameter.detach().T),
         ):
-            assert (found - expected).norm() < 1e-5 * expected.norm(), layer
+            assert (found - expected).norm() < 1e-4 * expected.norm(), layer
 
 
 def test_adapters_are_float32_beside_bfloat16(make_adapted: MakePolicy, make_rollouts: MakeRollouts) -> None:
