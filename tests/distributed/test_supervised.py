@@ -13,6 +13,7 @@ OPTIONS = [
     "--data.train.init_args.size=64",
     "--data.val.arithmetic.init_args.size=1",
     "--data.prompts_per_step=16",
+    "--model.optimizer.warmup_steps=1",
     "--trainer.max_steps=3",
     "--trainer.val_check_interval=3",
     "--trainer.enable_progress_bar=false",
