@@ -17,9 +17,12 @@ from transformers import (
 
 from laser_lightning.batching import MicroBatch
 from laser_lightning.errors import UserError
-from laser_lightning.logprobs import reward_token_log_probs, token_statistics
+from laser_lightning.logprobs import token_statistics
 
 EMBEDDED = "embedded"
+
+LOGITS_AT_ONCE = 2**26
+"""Logits that the update holds at a time: 256 MiB in float32."""
 
 
 @dataclass
@@ -141,18 +144,28 @@ class Policy(nn.Module):
         mask = batch.response_mask
         rows, places = mask.nonzero(as_tuple=True)
         places = batch.prompt_lengths[rows] + places
-        # The hidden state at a place predicts the token at the next one.
-        statistics = token_statistics(
-            hidden[rows, places - 1], batch.input_ids[rows, places], self.head, temperature, entropy
-        )
         last = batch.prompt_lengths + batch.response_lengths - 1
-        behind_last = hidden[torch.arange(len(last), device=last.device), last]
+        tokens, solutions = len(rows), len(last)
+        # The hidden state at a place predicts the token at the next one; behind the last one that is the reward token.
+        statistics = token_statistics(
+            hidden[torch.cat((rows, torch.arange(solutions, device=rows.device))), torch.cat((places - 1, last))],
+            torch.cat((batch.input_ids[rows, places], torch.full_like(last, reward_token_id))),
+            self.head,
+            torch.cat((hidden.new_full((tokens,), temperature, dtype=torch.float64), hidden.new_ones(solutions))),
+            entropy,
+            self.chunk_size,
+        )
         empty = torch.zeros(mask.shape, device=hidden.device)
         return PolicyOutputs(
-            empty.masked_scatter(mask, statistics.log_probs),
-            empty.masked_scatter(mask, statistics.entropy),
-            reward_token_log_probs(self.head(behind_last), reward_token_id),
+            empty.masked_scatter(mask, statistics.log_probs[:tokens]),
+            empty.masked_scatter(mask, statistics.entropy[:tokens]),
+            statistics.log_probs[tokens:],
         )
+
+    @property
+    def chunk_size(self) -> int:
+        """Positions that go through the head together in the update."""
+        return max(1, LOGITS_AT_ONCE // self.lm.config.get_text_config().vocab_size)
 
     def hidden_states(self, input_ids: Tensor) -> Tensor:
         """Last hidden states of right-padded sequences.
