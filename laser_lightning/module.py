@@ -179,9 +179,10 @@ class LaSeRModule(RolloutModule):
             )
             return
         terms: dict[str, Tensor] = {}
-        budget, pad = self.update.micro_batch_tokens, self.policy.pad_token_id
-        batches = micro_batches(round_.rollouts, needed, budget, pad)
-        mine, most = len(batches), self.all_max(len(batches))
+        budget, pad, packed = self.update.micro_batch_tokens, self.policy.pad_token_id, self.policy.packs
+        most = self.all_max(len(micro_batches(round_.rollouts, needed, budget, pad, packed)))
+        batches = micro_batches(round_.rollouts, needed, budget, pad, packed, at_least=most)
+        mine = len(batches)
         batches += [shortest(round_.rollouts, pad)] * (most - mine)  # of weight 0: ranks meet in every pass
         for number, batch in enumerate(batches):
             with self.micro_step(last=number + 1 == most):

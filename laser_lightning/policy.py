@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from laser_lightning.batching import MicroBatch
+from laser_lightning.batching import MicroBatch, length_mask
 from laser_lightning.errors import UserError
 from laser_lightning.logprobs import token_statistics
 
@@ -38,6 +38,9 @@ class PolicySettings:
         dtype: type of the weights.
         attention: attention implementation of transformers (``sdpa``, ``eager``, ``flash_attention_2``, ...);
             by default transformers chooses.
+        packing: join the sequences of a forward pass of the update to one row, without padding: ``auto`` does so with
+            flash attention, which then computes no more than each sequence needs; ``always`` with any
+            implementation, whose masks then cover the square of the row's length; ``never`` pads.
         gradient_checkpointing: recompute activations in the backward pass, for less memory and more time.
         trust_remote_code: run model code that comes with the weights.
     """
@@ -47,6 +50,7 @@ class PolicySettings:
     config_overrides: dict[str, Any] = field(default_factory=dict)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attention: str | None = None
+    packing: Literal["auto", "always", "never"] = "auto"
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
 
@@ -79,6 +83,9 @@ def _refuse_missing_directory(name: str, path: str) -> None:
         raise UserError(f"policy.path is '{name}', and there is no such directory.")
 
 
+_PAD_INSTEAD = "set policy.packing to never."
+
+
 class PolicyOutputs(NamedTuple):
     """What one forward pass over a micro-batch yields.
 
@@ -106,6 +113,7 @@ class Policy(nn.Module):
         lm: the transformers model.
         eos_token_ids: sorted ids that end a response: those of the generation config, else the tokenizer's.
         pad_token_id: id that fills unused places; never used to tell what a place holds.
+        packs: whether micro-batches are run as one row without padding.
     """
 
     def __init__(self, settings: PolicySettings, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -119,6 +127,8 @@ class Policy(nn.Module):
         self.lm.train()  # from_pretrained leaves evaluation mode on
         if settings.gradient_checkpointing:
             self.lm.gradient_checkpointing_enable({"use_reentrant": False})
+        flash = "flash" in str(self.lm.config.get_text_config()._attn_implementation)
+        self.packs = settings.packing == "always" or (settings.packing == "auto" and flash)
         self.eos_token_ids = eos_token_ids(self.lm, tokenizer)
         self.pad_token_id: int = tokenizer.pad_token_id
         self.lm.generation_config.eos_token_id = list(self.eos_token_ids)
@@ -140,15 +150,16 @@ class Policy(nn.Module):
             temperature: the one that the responses were sampled at.
             entropy: compute entropies too.
         """
-        hidden = self.hidden_states(batch.input_ids)
+        lengths = batch.prompt_lengths + batch.response_lengths
+        hidden, starts = self.flat_hidden_states(batch.input_ids, lengths)
         mask = batch.response_mask
         rows, places = mask.nonzero(as_tuple=True)
         places = batch.prompt_lengths[rows] + places
-        last = batch.prompt_lengths + batch.response_lengths - 1
+        last = lengths - 1
         tokens, solutions = len(rows), len(last)
         # The hidden state at a place predicts the token at the next one; behind the last one that is the reward token.
         statistics = token_statistics(
-            hidden[torch.cat((rows, torch.arange(solutions, device=rows.device))), torch.cat((places - 1, last))],
+            hidden[torch.cat((starts[rows] + places - 1, starts + last))],
             torch.cat((batch.input_ids[rows, places], torch.full_like(last, reward_token_id))),
             self.head,
             torch.cat((hidden.new_full((tokens,), temperature, dtype=torch.float64), hidden.new_ones(solutions))),
@@ -180,6 +191,26 @@ class Policy(nn.Module):
         """
         return self.lm.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
 
+    def flat_hidden_states(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Last hidden states of right-padded sequences, packed without their padding where ``packs`` says so.
+
+        Args:
+            input_ids: [B, L] token ids.
+            lengths: [B] int64.
+
+        Returns:
+            [T, D] hidden states, and [B] places in them where the sequences begin.
+        """
+        if not self.packs:
+            hidden = self.hidden_states(input_ids)
+            return hidden.flatten(0, 1), torch.arange(len(hidden), device=hidden.device) * hidden.shape[1]
+        mask = length_mask(lengths, input_ids.shape[1])
+        positions = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
+        # Where positions begin anew, transformers keeps attention from looking across.
+        decoder = self.lm.get_decoder()
+        output = decoder(input_ids=input_ids[mask][None], position_ids=positions[mask][None], use_cache=False)
+        return output.last_hidden_state[0], lengths.cumsum(0) - lengths
+
     def head(self, hidden: Tensor) -> Tensor:
         """Float32 logits [..., V] of hidden states [..., D], as the model's own forward computes them."""
         # Not called as a module: ZeRO-3 would gather its weights for each chunk, and ranks differ in their numbers of
@@ -207,6 +238,25 @@ class Policy(nn.Module):
                 f"{type(self.lm).__name__} changes its logits after the output embedding in a way that is not known "
                 f"here (they differ by up to {(ours - theirs).abs().max():.3g}), so scores would be wrong."
             )
+        if self.packs:
+            self._check_packing()
+
+    def _check_packing(self) -> None:
+        """Refuse a model in which packed sequences see each other, or do not begin at the first position."""
+        lengths = torch.tensor([5, 1, 4], device=self.device)
+        tokens = torch.arange(15, device=self.device).view(3, 5) % self.lm.config.get_text_config().vocab_size
+        try:
+            packed, starts = self.flat_hidden_states(tokens, lengths)
+        except TypeError as error:
+            raise UserError(f"{type(self.lm).__name__} cannot pack sequences ({error}): {_PAD_INSTEAD}") from error
+        for ids, start, length in zip(tokens, starts.tolist(), lengths.tolist(), strict=True):
+            alone = self.hidden_states(ids[None, :length])[0].float()
+            distance = (packed[start : start + length].float() - alone).norm() / alone.norm()
+            if distance > torch.finfo(packed.dtype).eps ** 0.5:  # half of the digits
+                raise UserError(
+                    f"In {type(self.lm).__name__} packed sequences disturb each other (their hidden states differ by "
+                    f"{float(distance):.2g} of their norm from those of each alone): {_PAD_INSTEAD}"
+                )
 
 
 def _load(settings: PolicySettings) -> PreTrainedModel:

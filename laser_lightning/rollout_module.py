@@ -232,7 +232,8 @@ class RolloutModule(PolicyModule):
         reward_token = torch.zeros_like(rollouts.reward_token_log_probs)
         rows = torch.arange(len(rollouts), device=self.device)
         with self.gathered_weights(model):
-            for batch in micro_batches(rollouts, rows, self.micro_batch_tokens, self.policy.pad_token_id):
+            pad, packed = self.policy.pad_token_id, self.policy.packs
+            for batch in micro_batches(rollouts, rows, self.micro_batch_tokens, pad, packed):
                 outputs = model(batch, self.self_reward.token_id, self.sampling.temperature)
                 log_probs[batch.rows, : outputs.log_probs.shape[1]] = outputs.log_probs
                 reward_token[batch.rows] = outputs.reward_token_log_probs

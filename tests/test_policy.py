@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig
+from transformers import AutoTokenizer, GenerationConfig, MambaConfig, PretrainedConfig
 
 from laser_lightning.batching import Rollouts, micro_batches
 from laser_lightning.character_tokenizer import character_tokenizer
@@ -100,6 +100,66 @@ def test_padding_changes_nothing(make_policy: MakePolicy, make_rollouts: MakeRol
             torch.testing.assert_close(
                 outputs.reward_token_log_probs[0], expected.reward_token_log_probs[row], rtol=0, atol=1e-5
             )
+
+
+@pytest.mark.parametrize("attention", [None, "eager"])  # sdpa where there is one
+def test_packed_sequences_give_what_padded_ones_give(
+    family: tuple[Path, float], make_policy: MakePolicy, make_rollouts: MakeRollouts, attention: str | None
+) -> None:
+    rollouts = make_rollouts()
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(2, 12, 9, generator=generator)
+
+    def run(packing: str) -> tuple[PolicyOutputs, Tensor, int]:
+        policy, places = make_policy(family[0], attention=attention, packing=packing), []
+        policy.check_head()
+        hook = policy.lm.get_decoder().register_forward_pre_hook(
+            lambda module, args, inputs: places.append(inputs["input_ids"].numel()), with_kwargs=True
+        )
+        outputs = all_rows(policy, rollouts)
+        hook.remove()
+        loss = (outputs.log_probs * weights[0]).sum() + (outputs.reward_token_log_probs * weights[1, :, 0]).sum()
+        return outputs, gradient(policy, loss), sum(places)
+
+    padded, padded_gradient, places = run("auto")
+    packed, packed_gradient, packed_places = run("always")
+    for values, same in zip(packed, padded, strict=True):
+        torch.testing.assert_close(values, same, rtol=0, atol=2e-5)
+    assert (packed_gradient - padded_gradient).norm() <= 2e-5 * padded_gradient.norm()
+    tokens = int(rollouts.prompt_lengths.sum() * rollouts.group_size + rollouts.response_lengths.sum())
+    assert packed_places == tokens < places
+
+
+def test_packing_is_refused_where_sequences_would_see_each_other(
+    make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = make_policy(packing="always")
+    decoder = policy.lm.get_decoder()
+    forward = decoder.forward
+    # A model that takes the mask that it is given, or goes by places in the row.
+    monkeypatch.setattr(decoder, "forward", lambda position_ids=None, **inputs: forward(**inputs))
+    with pytest.raises(UserError, match=r"Qwen2ForCausalLM packed sequences disturb each other.*packing to never"):
+        policy.check_head()
+
+    def without_positions(**inputs: Any) -> Any:
+        if inputs.pop("position_ids", None) is not None:
+            raise TypeError("unexpected keyword argument 'position_ids'")
+        return forward(**inputs)
+
+    monkeypatch.setattr(decoder, "forward", without_positions)
+    with pytest.raises(UserError, match=r"cannot pack sequences .*position_ids.*packing to never"):
+        policy.check_head()
+
+
+def test_a_state_space_model_cannot_pack(
+    tmp_path: Path,
+    save_model: Callable[..., Path],
+    tiny_config: Callable[..., PretrainedConfig],
+    make_policy: MakePolicy,
+) -> None:
+    path = save_model(tmp_path, tiny_config(MambaConfig, state_size=4))
+    with pytest.raises(UserError, match=r"policy\.packing to never"):
+        make_policy(path, packing="always").check_head()
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 64])
