@@ -42,6 +42,10 @@ class PolicySettings:
             flash attention, which then computes no more than each sequence needs; ``always`` with any
             implementation, whose masks then cover the square of the row's length; ``never`` pads.
         gradient_checkpointing: recompute activations in the backward pass, for less memory and more time.
+        compile: run the forward and backward passes of the update through ``torch.compile``; the first ones then take a
+            minute or more. Rollouts are not compiled. Tried on CPU only, and refused under ZeRO-3.
+        liger: replace norms, rotary embeddings and MLPs by Liger kernels (needs CUDA, and ``pip install
+            laser-lightning[liger]``); never tried on CUDA by this project.
         trust_remote_code: run model code that comes with the weights.
     """
 
@@ -52,6 +56,8 @@ class PolicySettings:
     attention: str | None = None
     packing: Literal["auto", "always", "never"] = "auto"
     gradient_checkpointing: bool = False
+    compile: bool = False
+    liger: bool = False
     trust_remote_code: bool = False
 
 
@@ -127,6 +133,9 @@ class Policy(nn.Module):
         self.lm.train()  # from_pretrained leaves evaluation mode on
         if settings.gradient_checkpointing:
             self.lm.gradient_checkpointing_enable({"use_reentrant": False})
+        if settings.liger:
+            _apply_liger(self.lm)
+        self._decode = torch.compile(self._run_decoder, dynamic=True) if settings.compile else self._run_decoder
         flash = "flash" in str(self.lm.config.get_text_config()._attn_implementation)
         self.packs = settings.packing == "always" or (settings.packing == "auto" and flash)
         self.eos_token_ids = eos_token_ids(self.lm, tokenizer)
@@ -189,7 +198,10 @@ class Policy(nn.Module):
         Returns:
             [B, L, D]; rows' places behind their last token hold no meaning.
         """
-        return self.lm.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
+        return self._decode(input_ids, None)
+
+    def _run_decoder(self, input_ids: Tensor, positions: Tensor | None) -> Tensor:
+        return self.lm.get_decoder()(input_ids=input_ids, position_ids=positions, use_cache=False).last_hidden_state
 
     def flat_hidden_states(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Last hidden states of right-padded sequences, packed without their padding where ``packs`` says so.
@@ -207,9 +219,8 @@ class Policy(nn.Module):
         mask = length_mask(lengths, input_ids.shape[1])
         positions = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
         # Where positions begin anew, transformers keeps attention from looking across.
-        decoder = self.lm.get_decoder()
-        output = decoder(input_ids=input_ids[mask][None], position_ids=positions[mask][None], use_cache=False)
-        return output.last_hidden_state[0], lengths.cumsum(0) - lengths
+        hidden = self._decode(input_ids[mask][None], positions[mask][None])
+        return hidden[0], lengths.cumsum(0) - lengths
 
     def head(self, hidden: Tensor) -> Tensor:
         """Float32 logits [..., V] of hidden states [..., D], as the model's own forward computes them."""
@@ -226,6 +237,7 @@ class Policy(nn.Module):
         return logits.float()
 
     @torch.no_grad()
+    @torch.compiler.set_stance("force_eager")  # the probe's shapes are not worth compiling for
     def check_head(self) -> None:
         """Compare ``head(hidden_states(.))`` with the model's own logits, and refuse a model where they differ."""
         probe = torch.arange(4, device=self.device)[None] % self.lm.config.get_text_config().vocab_size
@@ -279,6 +291,22 @@ def _load(settings: PolicySettings) -> PreTrainedModel:
     if "num_hidden_layers" in settings.config_overrides and hasattr(config, "layer_types"):
         config.layer_types = (list(config.layer_types) * config.num_hidden_layers)[: config.num_hidden_layers]
     return AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
+
+
+def _apply_liger(lm: PreTrainedModel) -> None:
+    if not torch.cuda.is_available():
+        raise UserError("policy.liger needs a CUDA device, and there is none: set policy.liger to false.")
+    try:
+        from liger_kernel.transformers.monkey_patch import (
+            MODEL_TYPE_TO_APPLY_LIGER_FN,
+            _apply_liger_kernel_to_instance,
+        )
+    except ImportError as error:
+        raise UserError(f"policy.liger needs Liger kernels ({error}): pip install 'laser-lightning[liger]'.") from error
+    if lm.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+        raise UserError(f"There are no Liger kernels for {type(lm).__name__}: set policy.liger to false.")
+    # The head and its loss are ours.
+    _apply_liger_kernel_to_instance(model=lm, cross_entropy=False, fused_linear_cross_entropy=False)
 
 
 def eos_token_ids(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

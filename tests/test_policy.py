@@ -193,6 +193,37 @@ def test_bfloat16_weights_give_float32_log_probs(make_policy: MakePolicy, make_r
     outputs.log_probs.sum().backward()
 
 
+def test_compiling_changes_neither_values_nor_gradients(make_policy: MakePolicy, make_rollouts: MakeRollouts) -> None:
+    rollouts = make_rollouts()
+    weights = torch.randn(2, 12, 9, generator=torch.Generator().manual_seed(0))
+
+    def run(policy: Policy) -> tuple[PolicyOutputs, Tensor]:
+        outputs = all_rows(policy, rollouts)
+        loss = (outputs.log_probs * weights[0]).sum() + (outputs.reward_token_log_probs * weights[1, :, 0]).sum()
+        return outputs, gradient(policy, loss)
+
+    compiled = make_policy(compile=True)
+    compiled.check_head()
+    assert not torch._dynamo.utils.counters["stats"]["unique_graphs"], "the check is not worth compiling for"
+    outputs, plain = run(make_policy())
+    compiled_outputs, compiled_gradient = run(compiled)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for values, same in zip(compiled_outputs, outputs, strict=True):
+        torch.testing.assert_close(values, same, rtol=0, atol=1e-5)
+    assert (compiled_gradient - plain).norm() <= 1e-5 * plain.norm()
+    # Other lengths need no other graph, weights keep their names, and rollouts call the decoder itself.
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    all_rows(compiled, make_rollouts(limit=7, seed=1))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+    assert compiled.state_dict().keys() == make_policy().state_dict().keys()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there are kernels for CUDA")
+def test_liger_kernels_are_refused_without_cuda(make_policy: MakePolicy) -> None:
+    with pytest.raises(UserError, match=r"policy\.liger needs a CUDA device"):
+        make_policy(liger=True)
+
+
 # --------------------------------------------------------------- head and eos
 
 
