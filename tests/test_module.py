@@ -4,6 +4,7 @@ import importlib
 import math
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,16 @@ def test_the_micro_batch_budget_does_not_change_the_step(
     assert not torch.equal(results[0], results[2])
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=0, atol=1e-6)
+
+
+def test_packing_does_not_change_the_step(tmp_path: Path, pretrained: PolicySettings) -> None:
+    results = []
+    for packing in ("never", "always"):
+        update = UpdateSettings(micro_batch_tokens=200, kl_coef=0.1)
+        model = fresh(policy=replace(pretrained, packing=packing), update=update)  # type: ignore[arg-type]
+        fit(tmp_path, model)
+        results.append(weights(model))
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-6)
 
 
 def test_global_step_counts_optimizer_steps(tmp_path: Path) -> None:
