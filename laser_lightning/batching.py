@@ -96,8 +96,15 @@ class MicroBatch:
         return MicroBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
-def micro_batches(rollouts: Rollouts, rows: Tensor, token_budget: int, pad_token_id: int) -> list[MicroBatch]:
-    """Cut solutions into micro-batches of at most ``token_budget`` places, padding included.
+def micro_batches(
+    rollouts: Rollouts,
+    rows: Tensor,
+    token_budget: int,
+    pad_token_id: int,
+    packed: bool = False,
+    at_least: int = 1,
+) -> list[MicroBatch]:
+    """Cut solutions into micro-batches of at most ``token_budget`` places.
 
     Solutions are sorted by length first, so that little of the budget goes into padding. The order within the
     result is a function of the lengths alone.
@@ -105,8 +112,10 @@ def micro_batches(rollouts: Rollouts, rows: Tensor, token_budget: int, pad_token
     Args:
         rollouts: the solutions.
         rows: [M] int64, the solutions to take.
-        token_budget: largest number of places (rows times the longest sequence) in a micro-batch.
+        token_budget: largest number of places in a micro-batch.
         pad_token_id: fills unused places.
+        packed: the forward pass leaves padding out: places are tokens, and not rows times the longest sequence.
+        at_least: micro-batches to make, as equal in places as can be; fewer only where there are fewer solutions.
 
     Raises:
         UserError: if a single sequence is longer than the budget.
@@ -120,20 +129,48 @@ def micro_batches(rollouts: Rollouts, rows: Tensor, token_budget: int, pad_token
             f"A sequence of {int(lengths.max())} tokens does not fit into update.micro_batch_tokens = {token_budget}: "
             "raise it, or lower sampling.max_response_tokens or data.max_prompt_tokens."
         )
-    batches, sorted_lengths, start = [], lengths[order].tolist(), 0
-    while start < len(order):
-        stop = min(start + token_budget // sorted_lengths[start], len(order))
-        chosen = order[start:stop]
-        batches.append(
-            MicroBatch(
-                rows[chosen],
-                _join(rollouts, prompts[chosen], rows[chosen], sorted_lengths[start], pad_token_id),
-                prompt_lengths[chosen],
-                response_lengths[chosen],
-            )
+    sorted_lengths = lengths[order].tolist()
+    sizes = _sizes(sorted_lengths, token_budget, packed)
+    if sizes and at_least > 1:
+        sizes = _even_sizes(sorted_lengths, token_budget, packed, min(max(at_least, len(sizes)), len(rows)))
+    return [
+        MicroBatch(
+            rows[chosen],
+            _join(rollouts, prompts[chosen], rows[chosen], int(lengths[chosen].max()), pad_token_id),
+            prompt_lengths[chosen],
+            response_lengths[chosen],
         )
-        start = stop
-    return batches
+        for chosen in order.split(sizes)
+    ]
+
+
+def _sizes(lengths: list[int], budget: int, packed: bool) -> list[int]:
+    """How many of the sequences, longest first, go into each micro-batch when each is filled up to the budget."""
+    sizes: list[int] = []
+    places = longest = 0
+    for length in lengths:
+        places += length if packed else longest
+        if not sizes or places > budget:
+            sizes.append(0)
+            places = longest = length
+        sizes[-1] += 1
+    return sizes
+
+
+def _even_sizes(lengths: list[int], budget: int, packed: bool, parts: int) -> list[int]:
+    """The same for a given number of micro-batches, whose largest is as small as can be."""
+    low = lengths[0]
+    while low < budget:  # the smallest budget that needs no more parts
+        middle = (low + budget) // 2
+        if len(_sizes(lengths, middle, packed)) > parts:
+            low = middle + 1
+        else:
+            budget = middle
+    sizes = _sizes(lengths, budget, packed)
+    while len(sizes) < parts:
+        largest = sizes.index(max(sizes))
+        sizes[largest : largest + 1] = [sizes[largest] - sizes[largest] // 2, sizes[largest] // 2]
+    return sizes
 
 
 def shortest(rollouts: Rollouts, pad_token_id: int) -> MicroBatch:

@@ -118,14 +118,20 @@ class LaSeRModule(RolloutModule):
         phase = self.phases.at(self.trainer.global_step)
         round_ = self.play(problems, self.group_size, self.sampling, self.generator)
         advantages = self.advantages(round_, phase)
-        old_log_probs = self.token_log_probs(self.policy, round_) if self.update.reuses_rollouts else None
-        reference_log_probs = self.token_log_probs(self.reference, round_) if self.update.kl_coef > 0 else None
+        old_log_probs = self.no_grad_pass(self.policy, round_.rollouts)[0] if self.update.reuses_rollouts else None
+        reference_log_probs = self.reference_log_probs(round_) if self.update.kl_coef > 0 else None
         for rows in self.mini_batches(round_):
             with self.part("update"):
                 targets = self.targets(round_, rows, advantages, phase)
                 targets.old_log_probs, targets.reference_log_probs = old_log_probs, reference_log_probs
                 self.update_policy(round_, rows, targets)
         self._log_step(round_, phase)
+
+    def reference_log_probs(self, round_: Round) -> Tensor:
+        """[N, R] log-probs under the frozen reference: of the pass that gave exact scores, where there was one."""
+        if round_.reference_log_probs is not None:
+            return round_.reference_log_probs
+        return self.no_grad_pass(self.reference, round_.rollouts)[0]
 
     def advantages(self, round_: Round, phase: Phase) -> Tensor:
         """[N] advantages: of the verifier's rewards, mixed with self-rewards in the integrated phase."""
@@ -167,6 +173,7 @@ class LaSeRModule(RolloutModule):
             policy_weights=solution_weights(lengths, self.update.aggregation, totals[0], totals[1]),
             self_reward_weights=self.self_reward.loss_weights(rewards, finished & trains_score, totals[2:]),
             references=round_.references,
+            sampling_log_probs=None if self.update.importance == "none" else rollouts.sampling_log_probs,
         )
 
     def update_policy(self, round_: Round, rows: Tensor, targets: Targets) -> None:
@@ -178,9 +185,10 @@ class LaSeRModule(RolloutModule):
             )
             return
         terms: dict[str, Tensor] = {}
-        budget, pad = self.update.micro_batch_tokens, self.policy.pad_token_id
-        batches = micro_batches(round_.rollouts, needed, budget, pad)
-        mine, most = len(batches), self.all_max(len(batches))
+        budget, pad, packed = self.update.micro_batch_tokens, self.policy.pad_token_id, self.policy.packs
+        most = self.all_max(len(micro_batches(round_.rollouts, needed, budget, pad, packed)))
+        batches = micro_batches(round_.rollouts, needed, budget, pad, packed, at_least=most)
+        mine = len(batches)
         batches += [shortest(round_.rollouts, pad)] * (most - mine)  # of weight 0: ranks meet in every pass
         for number, batch in enumerate(batches):
             with self.micro_step(last=number + 1 == most):

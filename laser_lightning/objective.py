@@ -7,7 +7,15 @@ from torch import Tensor
 
 from laser_lightning.batching import MicroBatch
 from laser_lightning.errors import UserError
-from laser_lightning.losses import Aggregation, KLEstimator, PolicyLoss, kl_estimate, weighted_sum
+from laser_lightning.losses import (
+    Aggregation,
+    Importance,
+    KLEstimator,
+    PolicyLoss,
+    importance_weights,
+    kl_estimate,
+    weighted_sum,
+)
 from laser_lightning.policy import PolicyOutputs
 from laser_lightning.self_reward import LastTokenSelfReward
 
@@ -24,6 +32,10 @@ class UpdateSettings:
         kl_coef: weight of the KL divergence to the frozen reference; 0 loads no reference for it.
         kl_estimator: how the divergence is estimated from the sampled tokens.
         entropy_coef: weight of the entropy bonus.
+        importance: truncated importance sampling against the mismatch between the engine's log-probs and the
+            trainer's: the policy loss of a token is multiplied by the ratio of its probabilities (``token``), or by
+            that of its whole response (``sequence``).
+        importance_cap: largest such ratio.
     """
 
     micro_batch_tokens: int = 16_384
@@ -33,6 +45,8 @@ class UpdateSettings:
     kl_coef: float = 0.0
     kl_estimator: KLEstimator = "k3"
     entropy_coef: float = 0.0
+    importance: Importance = "none"
+    importance_cap: float = 2.0
 
     def __post_init__(self) -> None:
         for name in ("micro_batch_tokens", "mini_batches", "epochs"):
@@ -40,6 +54,8 @@ class UpdateSettings:
                 raise UserError(f"update.{name} is {getattr(self, name)}, and must be at least 1.")
         if self.kl_coef < 0 or self.entropy_coef < 0:
             raise UserError("update.kl_coef and update.entropy_coef must be 0 or more.")
+        if self.importance_cap < 1:
+            raise UserError(f"update.importance_cap is {self.importance_cap}, and must be at least 1.")
 
     @property
     def reuses_rollouts(self) -> bool:
@@ -60,6 +76,7 @@ class Targets:
         old_log_probs: [N, R] of the policy that the update started from; None for a first and only step, where they
             are those of the step itself.
         reference_log_probs: [N, R] of the frozen reference, for the KL term, else None.
+        sampling_log_probs: [N, R] of the engine, for importance weights, else None.
     """
 
     advantages: Tensor
@@ -69,6 +86,7 @@ class Targets:
     references: Tensor | None = None
     old_log_probs: Tensor | None = None
     reference_log_probs: Tensor | None = None
+    sampling_log_probs: Tensor | None = None
 
 
 @dataclass
@@ -90,14 +108,30 @@ class Objective:
 
         Returns:
             Scalars ``loss`` (with gradient), ``policy_loss``, ``self_reward_loss``, ``kl``, ``entropy`` and
-            ``clip_fraction`` (the share of the step's weight at clipped tokens), without gradient.
+            ``clip_fraction`` (the share of the step's weight at clipped tokens), without gradient; with importance
+            weights their sum, how many were capped, and of how many tokens.
         """
         rows, mask = batch.rows, batch.response_mask
         width = mask.shape[1]
         weights = targets.policy_weights[rows]
         old = outputs.log_probs.detach() if targets.old_log_probs is None else targets.old_log_probs[rows, :width]
         tokens = self.policy_loss(outputs.log_probs, old, targets.advantages[rows], mask)
-        loss = policy_loss = weighted_sum(tokens.losses, mask, weights)
+        losses, importance = tokens.losses, {}
+        if targets.sampling_log_probs is not None:
+            ratios, capped = importance_weights(
+                old,
+                targets.sampling_log_probs[rows, :width],
+                mask,
+                self.settings.importance,
+                self.settings.importance_cap,
+            )
+            losses = losses * ratios
+            importance = {
+                "importance_weights": ratios.where(mask, 0.0).sum(),
+                "capped_tokens": capped.sum(),
+                "weighted_tokens": mask.sum(),
+            }
+        loss = policy_loss = weighted_sum(losses, mask, weights)
         self_reward_loss = kl = entropy = torch.zeros_like(policy_loss)
 
         self_reward_weights = targets.self_reward_weights[rows]
@@ -122,6 +156,7 @@ class Objective:
             "kl": kl.detach(),
             "entropy": entropy.detach(),
             "clip_fraction": weighted_sum(tokens.clipped.float(), mask, weights),
+            **importance,
         }
 
     def contributing(self, targets: Targets) -> Tensor:

@@ -15,12 +15,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from laser_lightning.batching import MicroBatch
+from laser_lightning.batching import MicroBatch, length_mask
 from laser_lightning.errors import UserError
-from laser_lightning.logprobs import reward_token_log_probs, token_statistics
+from laser_lightning.logprobs import token_statistics
 from laser_lightning.lora import LoRASettings, adapters_off, add_adapters
 
 EMBEDDED = "embedded"
+
+LOGITS_AT_ONCE = 2**26
+"""Logits that the update holds at a time: 256 MiB in float32."""
 
 
 @dataclass
@@ -36,7 +39,14 @@ class PolicySettings:
         dtype: type of the weights.
         attention: attention implementation of transformers (``sdpa``, ``eager``, ``flash_attention_2``, ...);
             by default transformers chooses.
+        packing: join the sequences of a forward pass of the update to one row, without padding: ``auto`` does so with
+            flash attention, which then computes no more than each sequence needs; ``always`` with any
+            implementation, whose masks then cover the square of the row's length; ``never`` pads.
         gradient_checkpointing: recompute activations in the backward pass, for less memory and more time.
+        compile: run the forward and backward passes of the update through ``torch.compile``; the first ones then take a
+            minute or more. Rollouts are not compiled. Tried on CPU only, and refused under ZeRO-3.
+        liger: replace norms, rotary embeddings and MLPs by Liger kernels (needs CUDA, and ``pip install
+            laser-lightning[liger]``); never tried on CUDA by this project.
         trust_remote_code: run model code that comes with the weights.
         lora: train adapters beside the frozen weights (needs the extra ``lora``); null trains all weights.
     """
@@ -46,7 +56,10 @@ class PolicySettings:
     config_overrides: dict[str, Any] = field(default_factory=dict)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attention: str | None = None
+    packing: Literal["auto", "always", "never"] = "auto"
     gradient_checkpointing: bool = False
+    compile: bool = False
+    liger: bool = False
     trust_remote_code: bool = False
     lora: LoRASettings | None = None
 
@@ -79,6 +92,9 @@ def _refuse_missing_directory(name: str, path: str) -> None:
         raise UserError(f"policy.path is '{name}', and there is no such directory.")
 
 
+_PAD_INSTEAD = "set policy.packing to never."
+
+
 class PolicyOutputs(NamedTuple):
     """What one forward pass over a micro-batch yields.
 
@@ -106,6 +122,7 @@ class Policy(nn.Module):
         lm: the transformers model.
         eos_token_ids: sorted ids that end a response: those of the generation config, else the tokenizer's.
         pad_token_id: id that fills unused places; never used to tell what a place holds.
+        packs: whether micro-batches are run as one row without padding.
     """
 
     def __init__(self, settings: PolicySettings, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -125,6 +142,11 @@ class Policy(nn.Module):
         self.lm.train()  # from_pretrained leaves evaluation mode on
         if settings.gradient_checkpointing:
             self.lm.gradient_checkpointing_enable({"use_reentrant": False})
+        if settings.liger:
+            _apply_liger(self.lm)
+        self._decode = torch.compile(self._run_decoder, dynamic=True) if settings.compile else self._run_decoder
+        flash = "flash" in str(self.lm.config.get_text_config()._attn_implementation)
+        self.packs = settings.packing == "always" or (settings.packing == "auto" and flash)
         self.eos_token_ids = eos_token_ids(self.lm, tokenizer)
         self.pad_token_id: int = tokenizer.pad_token_id
         self.lm.generation_config.eos_token_id = list(self.eos_token_ids)
@@ -146,22 +168,33 @@ class Policy(nn.Module):
             temperature: the one that the responses were sampled at.
             entropy: compute entropies too.
         """
-        hidden = self.hidden_states(batch.input_ids)
+        lengths = batch.prompt_lengths + batch.response_lengths
+        hidden, starts = self.flat_hidden_states(batch.input_ids, lengths)
         mask = batch.response_mask
         rows, places = mask.nonzero(as_tuple=True)
         places = batch.prompt_lengths[rows] + places
-        # The hidden state at a place predicts the token at the next one.
+        last = lengths - 1
+        tokens, solutions = len(rows), len(last)
+        # The hidden state at a place predicts the token at the next one; behind the last one that is the reward token.
         statistics = token_statistics(
-            hidden[rows, places - 1], batch.input_ids[rows, places], self.head, temperature, entropy
+            hidden[torch.cat((starts[rows] + places - 1, starts + last))],
+            torch.cat((batch.input_ids[rows, places], torch.full_like(last, reward_token_id))),
+            self.head,
+            torch.cat((hidden.new_full((tokens,), temperature, dtype=torch.float64), hidden.new_ones(solutions))),
+            entropy,
+            self.chunk_size,
         )
-        last = batch.prompt_lengths + batch.response_lengths - 1
-        behind_last = hidden[torch.arange(len(last), device=last.device), last]
         empty = torch.zeros(mask.shape, device=hidden.device)
         return PolicyOutputs(
-            empty.masked_scatter(mask, statistics.log_probs),
-            empty.masked_scatter(mask, statistics.entropy),
-            reward_token_log_probs(self.head(behind_last), reward_token_id),
+            empty.masked_scatter(mask, statistics.log_probs[:tokens]),
+            empty.masked_scatter(mask, statistics.entropy[:tokens]),
+            statistics.log_probs[tokens:],
         )
+
+    @property
+    def chunk_size(self) -> int:
+        """Positions that go through the head together in the update."""
+        return max(1, LOGITS_AT_ONCE // self.lm.config.get_text_config().vocab_size)
 
     def hidden_states(self, input_ids: Tensor) -> Tensor:
         """Last hidden states of right-padded sequences.
@@ -174,7 +207,29 @@ class Policy(nn.Module):
         Returns:
             [B, L, D]; rows' places behind their last token hold no meaning.
         """
-        return self.lm.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
+        return self._decode(input_ids, None)
+
+    def _run_decoder(self, input_ids: Tensor, positions: Tensor | None) -> Tensor:
+        return self.lm.get_decoder()(input_ids=input_ids, position_ids=positions, use_cache=False).last_hidden_state
+
+    def flat_hidden_states(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Last hidden states of right-padded sequences, packed without their padding where ``packs`` says so.
+
+        Args:
+            input_ids: [B, L] token ids.
+            lengths: [B] int64.
+
+        Returns:
+            [T, D] hidden states, and [B] places in them where the sequences begin.
+        """
+        if not self.packs:
+            hidden = self.hidden_states(input_ids)
+            return hidden.flatten(0, 1), torch.arange(len(hidden), device=hidden.device) * hidden.shape[1]
+        mask = length_mask(lengths, input_ids.shape[1])
+        positions = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
+        # Where positions begin anew, transformers keeps attention from looking across.
+        hidden = self._decode(input_ids[mask][None], positions[mask][None])
+        return hidden[0], lengths.cumsum(0) - lengths
 
     def head(self, hidden: Tensor) -> Tensor:
         """Float32 logits [..., V] of hidden states [..., D], as the model's own forward computes them."""
@@ -191,6 +246,7 @@ class Policy(nn.Module):
         return logits.float()
 
     @torch.no_grad()
+    @torch.compiler.set_stance("force_eager")  # the probe's shapes are not worth compiling for
     def check_head(self) -> None:
         """Compare ``head(hidden_states(.))`` with the model's own logits, and refuse a model where they differ."""
         probe = torch.arange(4, device=self.device)[None] % self.lm.config.get_text_config().vocab_size
@@ -203,6 +259,25 @@ class Policy(nn.Module):
                 f"{type(self.lm).__name__} changes its logits after the output embedding in a way that is not known "
                 f"here (they differ by up to {(ours - theirs).abs().max():.3g}), so scores would be wrong."
             )
+        if self.packs:
+            self._check_packing()
+
+    def _check_packing(self) -> None:
+        """Refuse a model in which packed sequences see each other, or do not begin at the first position."""
+        lengths = torch.tensor([5, 1, 4], device=self.device)
+        tokens = torch.arange(15, device=self.device).view(3, 5) % self.lm.config.get_text_config().vocab_size
+        try:
+            packed, starts = self.flat_hidden_states(tokens, lengths)
+        except TypeError as error:
+            raise UserError(f"{type(self.lm).__name__} cannot pack sequences ({error}): {_PAD_INSTEAD}") from error
+        for ids, start, length in zip(tokens, starts.tolist(), lengths.tolist(), strict=True):
+            alone = self.hidden_states(ids[None, :length])[0].float()
+            distance = (packed[start : start + length].float() - alone).norm() / alone.norm()
+            if distance > torch.finfo(packed.dtype).eps ** 0.5:  # half of the digits
+                raise UserError(
+                    f"In {type(self.lm).__name__} packed sequences disturb each other (their hidden states differ by "
+                    f"{float(distance):.2g} of their norm from those of each alone): {_PAD_INSTEAD}"
+                )
 
 
 def _load(settings: PolicySettings) -> PreTrainedModel:
@@ -225,6 +300,22 @@ def _load(settings: PolicySettings) -> PreTrainedModel:
     if "num_hidden_layers" in settings.config_overrides and hasattr(config, "layer_types"):
         config.layer_types = (list(config.layer_types) * config.num_hidden_layers)[: config.num_hidden_layers]
     return AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
+
+
+def _apply_liger(lm: PreTrainedModel) -> None:
+    if not torch.cuda.is_available():
+        raise UserError("policy.liger needs a CUDA device, and there is none: set policy.liger to false.")
+    try:
+        from liger_kernel.transformers.monkey_patch import (
+            MODEL_TYPE_TO_APPLY_LIGER_FN,
+            _apply_liger_kernel_to_instance,
+        )
+    except ImportError as error:
+        raise UserError(f"policy.liger needs Liger kernels ({error}): pip install 'laser-lightning[liger]'.") from error
+    if lm.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+        raise UserError(f"There are no Liger kernels for {type(lm).__name__}: set policy.liger to false.")
+    # The head and its loss are ours.
+    _apply_liger_kernel_to_instance(model=lm, cross_entropy=False, fused_linear_cross_entropy=False)
 
 
 def eos_token_ids(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -51,6 +51,8 @@ class PolicyModule(lightning.LightningModule):
     def configure_model(self) -> None:
         """Load the weights (once, whichever of fit and validate comes first)."""
         check_strategy(self.strategy)
+        if self.policy_settings.compile and getattr(self.strategy, "zero_stage_3", False):
+            raise UserError("policy.compile does not work under ZeRO-3, which gathers weights layer by layer.")
         if not hasattr(self, "policy"):
             self.policy = Policy(self.policy_settings, self.tokenizer)
             with self.gathered_weights(self.policy):

@@ -216,10 +216,14 @@ class RolloutModule(PolicyModule):
         with self.part("verification"):
             verifications = self.verifier_pool.verify(list(zip(texts, golds, strict=True)))
         rewards = torch.tensor([v.reward for v in verifications], dtype=torch.float32, device=self.device)
-        references = self.reference_scores(rollouts) if self.self_reward.is_exact else None
+        reference_log_probs, references = None, None
+        if self.self_reward.is_exact:
+            reference_log_probs, references = self.no_grad_pass(self.reference, rollouts)
         scores = self.self_reward.score(rollouts.reward_token_log_probs, references)
         self_rewards = settled_scores(scores, rollouts.finished)
-        self.last_round = Round(problems, rollouts, texts, verifications, rewards, references, self_rewards)
+        self.last_round = Round(
+            problems, rollouts, texts, verifications, rewards, references, self_rewards, reference_log_probs
+        )
         return self.last_round
 
     def sample(
@@ -233,23 +237,16 @@ class RolloutModule(PolicyModule):
             )
 
     @torch.no_grad()
-    def token_log_probs(self, model: Policy | AdaptersOff | None, round_: Round) -> Tensor:
-        """[N, R] log-probs of the response tokens under ``model``, in a forward pass of its own."""
-        return self._no_grad_pass(model, round_.rollouts)[0]
-
-    @torch.no_grad()
-    def reference_scores(self, rollouts: Rollouts) -> Tensor:
-        """[N] log pi_ref(z_c given x, y), for exact self-rewards."""
-        return self._no_grad_pass(self.reference, rollouts)[1]
-
-    def _no_grad_pass(self, model: Policy | AdaptersOff | None, rollouts: Rollouts) -> tuple[Tensor, Tensor]:
+    def no_grad_pass(self, model: Policy | AdaptersOff | None, rollouts: Rollouts) -> tuple[Tensor, Tensor]:
+        """[N, R] log-probs of the response tokens and [N] of the reward token under ``model``, in a pass of its own."""
         assert model is not None
         log_probs = torch.zeros_like(rollouts.sampling_log_probs)
         reward_token = torch.zeros_like(rollouts.reward_token_log_probs)
         rows = torch.arange(len(rollouts), device=self.device)
         name = "reference_pass" if model is self.reference else "old_log_probs_pass"
+        pad, packed = self.policy.pad_token_id, self.policy.packs
         with self.part(name), self.gathered_weights(model):
-            for batch in micro_batches(rollouts, rows, self.micro_batch_tokens, self.policy.pad_token_id):
+            for batch in micro_batches(rollouts, rows, self.micro_batch_tokens, pad, packed):
                 outputs = model(batch, self.self_reward.token_id, self.sampling.temperature)
                 log_probs[batch.rows, : outputs.log_probs.shape[1]] = outputs.log_probs
                 reward_token[batch.rows] = outputs.reward_token_log_probs

@@ -25,6 +25,7 @@ class Round:
         rewards: [N] float32 verifier rewards.
         references: [N] log pi_ref(z_c given x, y) with an exact reference, else None.
         self_rewards: [N] float32, 0 for truncated solutions.
+        reference_log_probs: [N, R] log-probs of the response tokens under the reference, with an exact one, else None.
     """
 
     problems: Sequence[Problem]
@@ -34,6 +35,7 @@ class Round:
     rewards: Tensor
     references: Tensor | None
     self_rewards: Tensor
+    reference_log_probs: Tensor | None = None
 
     def problem_of(self, row: int) -> Problem:
         """The problem that solution ``row`` answers."""

@@ -109,4 +109,11 @@ class SupervisedModule(PolicyModule):
         target_mask = length_mask(target_lengths, target_ids.shape[1])
         places = torch.arange(input_ids.shape[1], device=self.device)
         predicts = (places >= (lengths - target_lengths)[:, None]) & (places < lengths[:, None])
-        return -token_statistics(hidden[predicts], target_ids[target_mask], self.policy.head, temperature=1.0).log_probs
+        statistics = token_statistics(
+            hidden[predicts],
+            target_ids[target_mask],
+            self.policy.head,
+            temperature=1.0,
+            chunk_size=self.policy.chunk_size,
+        )
+        return -statistics.log_probs

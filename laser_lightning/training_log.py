@@ -97,6 +97,9 @@ class TrainingLog:
         if "compared_tokens" in sums:
             values["mismatch/token_log_prob"] = sums["mismatch_tokens"] / max(sums["compared_tokens"], 1)
             values["mismatch/reward_token_log_prob"] = sums["mismatch_scores"] / max(sums["compared_scores"], 1)
+        if "weighted_tokens" in sums:
+            values["importance_weight"] = sums["importance_weights"] / max(sums["weighted_tokens"], 1)
+            values["importance_capped"] = sums["capped_tokens"] / max(sums["weighted_tokens"], 1)
         self._updates.append(values)
 
     def update_values(self) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Micro-batches against a slow twin, and masks that come from lengths alone."""
 
 from collections.abc import Callable
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -99,6 +100,41 @@ def test_a_budget_is_used_up_before_the_next_batch_begins(make_rollouts: MakeRol
         assert (rows + 1) * width > 47
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("at_least", [2, 3, 5, 9, 12, 15, 20])
+@pytest.mark.parametrize("token_budget", [15, 40, 100, 10_000])
+def test_even_parts_against_all_ways_to_cut(
+    make_rollouts: MakeRollouts, token_budget: int, at_least: int, packed: bool
+) -> None:
+    rollouts = make_rollouts(prompts=4, group_size=3, seed=token_budget)
+    rows, needed = torch.arange(12), len(micro_batches(rollouts, torch.arange(12), token_budget, 0, packed))
+    batches = micro_batches(rollouts, rows, token_budget, 0, packed, at_least)
+    assert sorted(rows_of(batches)) == rows.tolist()
+    assert len(batches) == min(max(at_least, needed), 12)
+    lengths = [len(sequence_of(rollouts, row)) for row in rows_of(batches)]
+    assert lengths == sorted(lengths, reverse=True)
+
+    def places(part: list[int]) -> int:
+        return sum(part) if packed else len(part) * max(part)
+
+    ours = max(places([len(sequence_of(rollouts, row)) for row in batch.rows.tolist()]) for batch in batches)
+    cuts = combinations(range(1, 12), len(batches) - 1)
+    best = min(max(places(lengths[a:b]) for a, b in pairwise((0, *cut, 12))) for cut in cuts)
+    assert ours == best <= token_budget
+
+
+@pytest.mark.parametrize("token_budget", [15, 16, 30, 47, 10_000])
+def test_a_packed_budget_counts_tokens(make_rollouts: MakeRollouts, token_budget: int) -> None:
+    rollouts = make_rollouts(prompts=5, group_size=3)
+    tokens = [
+        sum(len(sequence_of(rollouts, row)) for row in batch.rows.tolist())
+        for batch in micro_batches(rollouts, torch.arange(15), token_budget, 0, packed=True)
+    ]
+    assert max(tokens) <= token_budget
+    assert len(tokens) <= len(micro_batches(rollouts, torch.arange(15), token_budget, 0))
+    assert all(one + other > token_budget for one, other in pairwise(tokens))
+
+
 def test_the_cut_depends_on_lengths_alone(make_rollouts: MakeRollouts) -> None:
     rollouts = make_rollouts(prompts=5, group_size=3)
     first = micro_batches(rollouts, torch.arange(15), 40, 0)
@@ -108,7 +144,9 @@ def test_the_cut_depends_on_lengths_alone(make_rollouts: MakeRollouts) -> None:
 
 
 def test_no_rows_make_no_batches(make_rollouts: MakeRollouts) -> None:
-    assert micro_batches(make_rollouts(), torch.tensor([], dtype=torch.long), 100, 0) == []
+    nothing = torch.tensor([], dtype=torch.long)
+    assert micro_batches(make_rollouts(), nothing, 100, 0) == []
+    assert micro_batches(make_rollouts(), nothing, 100, 0, at_least=3) == []
 
 
 def test_a_sequence_longer_than_the_budget_is_refused(make_rollouts: MakeRollouts) -> None:

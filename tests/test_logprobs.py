@@ -5,7 +5,10 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from laser_lightning import logprobs
 from laser_lightning.logprobs import reward_token_log_probs, token_statistics
 
 
@@ -78,6 +81,87 @@ def test_chunks_give_the_plain_values_and_gradients(chunk_size: int, entropy: bo
     torch.testing.assert_close(torch.autograd.grad(loss, (hidden, head.weight, head.bias)), expected)
     # Logits of several chunks are not kept for the backward pass, but recomputed there.
     assert sum(head.sizes) == (40 if chunk_size < 20 else 20)
+
+
+@pytest.mark.parametrize("entropy", [False, True])
+@pytest.mark.parametrize("chunk_size", [6, 100])
+@pytest.mark.parametrize("rows_at_once", [1, 4, 100])
+def test_in_float64_they_are_equal(
+    chunk_size: int, entropy: bool, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logprobs, "CACHED_LOGITS", rows_at_once * 11)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    hidden, weight, bias = (draw(*shape).requires_grad_() for shape in ((20, 8), (11, 8), (11,)))
+    targets = torch.randint(11, (20,), generator=generator)
+    temperatures = 0.5 + torch.rand(20, generator=generator, dtype=torch.float64)
+
+    def head(hidden: Tensor) -> Tensor:  # with a cap, whose own gradient needs the logits
+        return 3 * torch.tanh(nn.functional.linear(hidden, weight, bias) / 3)
+
+    loss, weights, plain = torch.zeros((), dtype=torch.float64), draw(2, 20), []
+    for i in range(20):
+        distribution = torch.log_softmax(head(hidden[i]) / temperatures[i], dim=0)
+        plain.append(distribution[targets[i]])
+        loss = loss + weights[0, i] * plain[-1]
+        if entropy:
+            loss = loss - weights[1, i] * (distribution.exp() * distribution).sum()
+    expected = torch.autograd.grad(loss, (hidden, weight, bias))
+
+    statistics = token_statistics(hidden, targets, head, temperatures, entropy, chunk_size)
+    torch.testing.assert_close(statistics.log_probs, torch.stack(plain), rtol=0, atol=1e-12)
+    loss = (statistics.log_probs * weights[0]).sum() + (statistics.entropy * weights[1]).sum()
+    gradients = torch.autograd.grad(loss, (hidden, weight, bias))
+    torch.testing.assert_close(gradients, expected, rtol=0, atol=1e-12)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Watches how many elements the largest result of any operation has."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self.elements = max(self.elements, *sizes, 0)
+        return result
+
+
+@pytest.mark.parametrize("entropy", [False, True])
+def test_no_more_than_the_logits_of_a_chunk_are_ever_held(entropy: bool) -> None:
+    head, hidden = nn.Linear(2, 50), torch.randn(400, 2, requires_grad=True)
+    targets = torch.randint(50, (400,))
+    with LargestTensor() as largest:
+        statistics = token_statistics(hidden, targets, head, 0.7, entropy, chunk_size=20)
+        (statistics.log_probs + statistics.entropy).sum().backward()
+    assert largest.elements == 20 * 50
+
+
+def test_a_frozen_head_gets_no_gradient() -> None:
+    head, hidden = nn.Linear(4, 9).requires_grad_(False), torch.randn(10, 4, requires_grad=True)
+    token_statistics(hidden, torch.zeros(10, dtype=torch.long), head, 1.0, chunk_size=3).log_probs.sum().backward()
+    assert head.weight.grad is None
+    expected = head.weight[0] - torch.softmax(head(hidden), dim=1) @ head.weight
+    torch.testing.assert_close(hidden.grad, expected)
+
+
+def test_autocast_reaches_the_recomputation() -> None:
+    head, hidden = nn.Linear(16, 9), torch.randn(10, 16, requires_grad=True)
+    dtypes: list[torch.dtype] = []
+
+    def recording(hidden: Tensor) -> Tensor:
+        logits = head(hidden)
+        dtypes.append(logits.dtype)
+        return logits.float()
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        statistics = token_statistics(hidden, torch.zeros(10, dtype=torch.long), recording, 1.0, chunk_size=5)
+    assert statistics.log_probs.dtype == torch.float32
+    statistics.log_probs.sum().backward()
+    assert dtypes == [torch.bfloat16] * 4
 
 
 def test_without_gradients_nothing_is_recomputed() -> None:

@@ -4,6 +4,7 @@ import importlib
 import math
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,16 @@ def test_the_micro_batch_budget_does_not_change_the_step(
         torch.testing.assert_close(other, results[0], rtol=0, atol=1e-6)
 
 
+def test_packing_does_not_change_the_step(tmp_path: Path, pretrained: PolicySettings) -> None:
+    results = []
+    for packing in ("never", "always"):
+        update = UpdateSettings(micro_batch_tokens=200, kl_coef=0.1)
+        model = fresh(policy=replace(pretrained, packing=packing), update=update)  # type: ignore[arg-type]
+        fit(tmp_path, model)
+        results.append(weights(model))
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-6)
+
+
 def test_global_step_counts_optimizer_steps(tmp_path: Path) -> None:
     # 2 mini-batches in each of 2 epochs: 4 optimizer steps per rollout.
     model = fresh(update=UpdateSettings(mini_batches=2, epochs=2))
@@ -326,6 +337,59 @@ def test_an_exact_reference_and_a_kl_term_run_the_frozen_reference(tmp_path: Pat
     assert values["train/kl"] == pytest.approx(0, abs=1e-6)
     assert torch.equal(before, torch.cat([p.flatten() for p in model.reference.parameters()]))
     assert not model.reference.training
+
+
+@pytest.mark.parametrize(
+    ("reference", "kl_coef", "epochs", "own", "of_reference"),
+    [
+        (-20.0, 0.0, 1, 0, 0),  # nothing but the update itself
+        ("exact", 0.0, 1, 0, 1),
+        (-20.0, 0.1, 1, 0, 1),
+        ("exact", 0.1, 1, 0, 1),  # scores and log-probs in one pass
+        (-20.0, 0.0, 2, 1, 0),  # old log-probs, once per round
+        ("exact", 0.1, 2, 1, 1),
+    ],
+)
+def test_no_forward_pass_that_the_mathematics_does_not_need(
+    tmp_path: Path, pretrained: PolicySettings, reference: Any, kl_coef: float, epochs: int, own: int, of_reference: int
+) -> None:
+    head = LastTokenSelfReward("<|reward|>", reference=reference, loss_weight=0.5)
+    model = fresh(policy=pretrained, self_reward=head, update=UpdateSettings(kl_coef=kl_coef, epochs=epochs))
+    passes = {"trained": 0, "own": 0, "of_reference": 0}
+
+    def count(name: str) -> None:
+        passes[name] += 1
+
+    # Rollouts call the decoder directly.
+    model.policy.register_forward_pre_hook(lambda *_: count("trained" if torch.is_grad_enabled() else "own"))
+    if model.reference is not None:
+        model.reference.register_forward_pre_hook(lambda *_: count("of_reference"))
+    fit(tmp_path, model, steps=epochs)
+    assert passes == {"trained": epochs, "own": own, "of_reference": of_reference}
+
+
+class MistakenEngine(TransformersEngine):
+    """An engine that reports log-probs which are too low by ln 1.5, and by ln 4 for the first tokens."""
+
+    def generate(self, *args: Any, **options: Any) -> Rollouts:
+        rollouts = super().generate(*args, **options)
+        rollouts.sampling_log_probs -= math.log(1.5)
+        rollouts.sampling_log_probs[:, 0] -= math.log(4 / 1.5)
+        return rollouts
+
+
+def test_importance_weights_are_applied_and_logged(tmp_path: Path, pretrained: PolicySettings) -> None:
+    losses = {}
+    for importance in ("none", "token"):
+        head = LastTokenSelfReward("<|reward|>", reference=-20.0, loss_weight=0.5)
+        update = UpdateSettings(importance=importance, importance_cap=3.0, micro_batch_tokens=200)  # type: ignore[arg-type]
+        model = fresh(policy=pretrained, self_reward=head, update=update, engine=MistakenEngine())
+        values = fit(tmp_path, model)
+        losses[importance] = values["train/policy_loss"]
+    assert losses["none"] != losses["token"]
+    # Of the tokens that were trained on, the first ones weigh min(4, 3) and the others 1.5.
+    assert values["train/importance_weight"] == pytest.approx(1.5 + 1.5 * values["train/importance_capped"], rel=1e-5)
+    assert 0.03 < values["train/importance_capped"] < 0.5
 
 
 def test_a_reference_needs_pretrained_weights() -> None:

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from laser_lightning.advantages import AdvantageSettings, group_relative, mixed
 from laser_lightning.batching import Rollouts, micro_batches
-from laser_lightning.losses import Aggregation, ClippedPolicyLoss, KLEstimator, solution_weights
+from laser_lightning.losses import Aggregation, ClippedPolicyLoss, Importance, KLEstimator, solution_weights
 from laser_lightning.objective import Objective, Targets, UpdateSettings
 from laser_lightning.policy import Policy
 from laser_lightning.self_reward import LastTokenSelfReward, class_counts, settled_scores
@@ -45,6 +45,7 @@ class Case:
     entropy_coef: float = 0.0
     temperature: float = 1.0
     off_policy: bool = False
+    importance: Importance = "none"
     policy_weight: float = 1.0  # 0: all advantages are 0, which leaves the other terms alone
 
 
@@ -53,6 +54,8 @@ CASES = [
     Case("grpo-sequence-mean", aggregation="sequence_mean"),
     Case("dr-grpo-off-policy", divide_by_std=False, off_policy=True, temperature=0.8),
     Case("off-policy-sequence-mean", aggregation="sequence_mean", off_policy=True),
+    Case("token-importance", importance="token"),
+    Case("sequence-importance-off-policy", importance="sequence", off_policy=True, aggregation="sequence_mean"),
     Case("self-reward-alone", loss_weight=0.7, policy_weight=0.0),
     Case("self-reward-without-class-weights", loss_weight=0.7, class_weights=False, policy_weight=0.0),
     Case("self-reward-exact", loss_weight=0.7, exact=True, policy_weight=0.0, temperature=1.4),
@@ -81,10 +84,12 @@ CASES = [
         entropy_coef=0.1,
         temperature=1.2,
         off_policy=True,
+        importance="token",
     ),
 ]
 EACH_CASE = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 BETA, CONSTANT, MIN_STD, KL_COEF, CLIP_LOW, CLIP_HIGH = 0.3, -6.0, 0.32, 0.2, 0.2, 0.28
+CAP = 1.3
 
 
 class Solution(NamedTuple):
@@ -96,6 +101,7 @@ class Solution(NamedTuple):
     finished: bool
     reward: float
     old: list[float]  # log-probs of the response's tokens under the policy that the update started from
+    sampled: list[float]  # and those that the engine reported
 
 
 # --------------------------------------------------------------- the slow twin
@@ -145,15 +151,19 @@ def twin_objective(
     for solution, advantage, this, of_reference in zip(solutions, advantages, passes, reference_passes, strict=True):
         length = len(solution.response)
         share = 1 / tokens if case.aggregation == "token_mean" else 1 / (length * len(solutions))
+        olds = solution.old if case.off_policy else this.log_probs.tolist()
+        differences = [old - sampled for old, sampled in zip(olds, solution.sampled, strict=True)]
         for t in range(length):
-            old = solution.old[t] if case.off_policy else float(this.log_probs[t])
+            old = olds[t]
             ratio = torch.exp(this.log_probs[t] - old)
             bounded = min(max(float(ratio), 1 - CLIP_LOW), 1 + CLIP_HIGH)
+            weight = {"none": 1.0, "token": math.exp(differences[t]), "sequence": math.exp(sum(differences))}
+            importance = min(weight[case.importance], CAP if case.importance != "none" else 1.0)
             if bounded * advantage < float(ratio) * advantage:
-                policy_loss = policy_loss - share * bounded * advantage
+                policy_loss = policy_loss - share * importance * bounded * advantage
                 clip_fraction += share
             else:
-                policy_loss = policy_loss - share * ratio * advantage
+                policy_loss = policy_loss - share * importance * ratio * advantage
             log_ratio = this.log_probs[t] - float(of_reference.log_probs[t])
             if case.kl == "k1":
                 kl = kl + share * log_ratio
@@ -197,12 +207,15 @@ class Step:
         rollouts.reward_token_log_probs = scores.where(rollouts.finished, torch.nan)
         # An older policy: most ratios differ from 1, and many leave the bounds.
         self.old = log_probs + 0.4 * torch.randn(log_probs.shape, generator=generator)
+        rollouts.sampling_log_probs = log_probs + 0.2 * torch.randn(log_probs.shape, generator=generator)
         self.reference_log_probs, self.reference_scores = self.no_grad_pass(reference)
         self.settings = UpdateSettings(
             aggregation=case.aggregation,
             kl_coef=0.0 if case.kl is None else KL_COEF,
             kl_estimator=case.kl or "k3",
             entropy_coef=case.entropy_coef,
+            importance=case.importance,
+            importance_cap=CAP,
         )
         self.self_reward = LastTokenSelfReward(
             "<|reward|>", BETA, case.loss_weight, "exact" if case.exact else CONSTANT, case.class_weights
@@ -238,6 +251,7 @@ class Step:
             references=references,
             old_log_probs=self.old if case.off_policy else None,
             reference_log_probs=self.reference_log_probs if case.kl else None,
+            sampling_log_probs=None if case.importance == "none" else rollouts.sampling_log_probs,
         )
         return targets, is_mixed
 
@@ -254,8 +268,8 @@ class Step:
             outputs = self.policy(batch, Z, self.case.temperature, self.settings.entropy_coef > 0)
             parts = self.objective(outputs, batch, targets)
             parts["loss"].backward()
-            for name, value in parts.items():
-                terms[name] += float(value)
+            for name in TERMS:
+                terms[name] += float(parts[name])
         return terms, flat_gradient(self.policy)
 
     def solutions(self) -> list[Solution]:
@@ -265,7 +279,8 @@ class Step:
             prompt = rollouts.prompt_ids[i // GROUP, : int(rollouts.prompt_lengths[i // GROUP])].tolist()
             old = self.old[i, : len(response)].tolist()
             finished, reward = bool(rollouts.finished[i]), float(self.rewards[i])
-            solutions.append(Solution(i // GROUP, prompt, response, finished, reward, old))
+            sampled = rollouts.sampling_log_probs[i, : len(response)].tolist()
+            solutions.append(Solution(i // GROUP, prompt, response, finished, reward, old, sampled))
         return solutions
 
 

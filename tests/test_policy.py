@@ -1,19 +1,17 @@
 """The policy's forward pass against plain transformers, and what it refuses to load."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig
+from transformers import AutoTokenizer, GenerationConfig, MambaConfig, PretrainedConfig
 
 from laser_lightning.batching import Rollouts, micro_batches
 from laser_lightning.character_tokenizer import character_tokenizer
 from laser_lightning.errors import UserError
-from laser_lightning.logprobs import token_statistics
 from laser_lightning.policy import FrozenPolicy, Policy, PolicyOutputs, PolicySettings, load_tokenizer
 
 MakePolicy = Callable[..., Policy]
@@ -104,6 +102,66 @@ def test_padding_changes_nothing(make_policy: MakePolicy, make_rollouts: MakeRol
             )
 
 
+@pytest.mark.parametrize("attention", [None, "eager"])  # sdpa where there is one
+def test_packed_sequences_give_what_padded_ones_give(
+    family: tuple[Path, float], make_policy: MakePolicy, make_rollouts: MakeRollouts, attention: str | None
+) -> None:
+    rollouts = make_rollouts()
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(2, 12, 9, generator=generator)
+
+    def run(packing: str) -> tuple[PolicyOutputs, Tensor, int]:
+        policy, places = make_policy(family[0], attention=attention, packing=packing), []
+        policy.check_head()
+        hook = policy.lm.get_decoder().register_forward_pre_hook(
+            lambda module, args, inputs: places.append(inputs["input_ids"].numel()), with_kwargs=True
+        )
+        outputs = all_rows(policy, rollouts)
+        hook.remove()
+        loss = (outputs.log_probs * weights[0]).sum() + (outputs.reward_token_log_probs * weights[1, :, 0]).sum()
+        return outputs, gradient(policy, loss), sum(places)
+
+    padded, padded_gradient, places = run("auto")
+    packed, packed_gradient, packed_places = run("always")
+    for values, same in zip(packed, padded, strict=True):
+        torch.testing.assert_close(values, same, rtol=0, atol=2e-5)
+    assert (packed_gradient - padded_gradient).norm() <= 2e-5 * padded_gradient.norm()
+    tokens = int(rollouts.prompt_lengths.sum() * rollouts.group_size + rollouts.response_lengths.sum())
+    assert packed_places == tokens < places
+
+
+def test_packing_is_refused_where_sequences_would_see_each_other(
+    make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = make_policy(packing="always")
+    decoder = policy.lm.get_decoder()
+    forward = decoder.forward
+    # A model that takes the mask that it is given, or goes by places in the row.
+    monkeypatch.setattr(decoder, "forward", lambda position_ids=None, **inputs: forward(**inputs))
+    with pytest.raises(UserError, match=r"Qwen2ForCausalLM packed sequences disturb each other.*packing to never"):
+        policy.check_head()
+
+    def without_positions(**inputs: Any) -> Any:
+        if inputs.pop("position_ids", None) is not None:
+            raise TypeError("unexpected keyword argument 'position_ids'")
+        return forward(**inputs)
+
+    monkeypatch.setattr(decoder, "forward", without_positions)
+    with pytest.raises(UserError, match=r"cannot pack sequences .*position_ids.*packing to never"):
+        policy.check_head()
+
+
+def test_a_state_space_model_cannot_pack(
+    tmp_path: Path,
+    save_model: Callable[..., Path],
+    tiny_config: Callable[..., PretrainedConfig],
+    make_policy: MakePolicy,
+) -> None:
+    path = save_model(tmp_path, tiny_config(MambaConfig, state_size=4))
+    with pytest.raises(UserError, match=r"policy\.packing to never"):
+        make_policy(path, packing="always").check_head()
+
+
 @pytest.mark.parametrize("chunk_size", [1, 7, 64])
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_chunks_and_checkpointing_change_neither_values_nor_gradients(
@@ -122,7 +180,7 @@ def test_chunks_and_checkpointing_change_neither_values_nor_gradients(
         return outputs, gradient(policy, loss + (outputs.reward_token_log_probs * weights[2, :, 0]).sum())
 
     outputs, whole = run(make_policy())
-    monkeypatch.setattr("laser_lightning.policy.token_statistics", partial(token_statistics, chunk_size=chunk_size))
+    monkeypatch.setattr("laser_lightning.policy.LOGITS_AT_ONCE", chunk_size * 100)  # a vocabulary of 100
     chunked_outputs, chunked = run(make_policy(gradient_checkpointing=gradient_checkpointing))
     for values, same in zip(chunked_outputs, outputs, strict=True):
         torch.testing.assert_close(values, same, rtol=0, atol=1e-5)
@@ -133,6 +191,39 @@ def test_bfloat16_weights_give_float32_log_probs(make_policy: MakePolicy, make_r
     outputs = all_rows(make_policy(dtype="bfloat16"), make_rollouts(), entropy=True)
     assert {value.dtype for value in outputs} == {torch.float32}
     outputs.log_probs.sum().backward()
+
+
+@pytest.mark.slow
+def test_compiling_changes_neither_values_nor_gradients(make_policy: MakePolicy, make_rollouts: MakeRollouts) -> None:
+    rollouts = make_rollouts()
+    weights = torch.randn(2, 12, 9, generator=torch.Generator().manual_seed(0))
+
+    def run(policy: Policy) -> tuple[PolicyOutputs, Tensor]:
+        outputs = all_rows(policy, rollouts)
+        loss = (outputs.log_probs * weights[0]).sum() + (outputs.reward_token_log_probs * weights[1, :, 0]).sum()
+        return outputs, gradient(policy, loss)
+
+    torch._dynamo.utils.counters.clear()
+    compiled = make_policy(compile=True)
+    compiled.check_head()
+    assert not torch._dynamo.utils.counters["stats"]["unique_graphs"], "the check is not worth compiling for"
+    outputs, plain = run(make_policy())
+    compiled_outputs, compiled_gradient = run(compiled)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for values, same in zip(compiled_outputs, outputs, strict=True):
+        torch.testing.assert_close(values, same, rtol=0, atol=1e-5)
+    assert (compiled_gradient - plain).norm() <= 1e-5 * plain.norm()
+    # Other lengths need no other graph, weights keep their names, and rollouts call the decoder itself.
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    all_rows(compiled, make_rollouts(limit=7, seed=1))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+    assert compiled.state_dict().keys() == make_policy().state_dict().keys()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there are kernels for CUDA")
+def test_liger_kernels_are_refused_without_cuda(make_policy: MakePolicy) -> None:
+    with pytest.raises(UserError, match=r"policy\.liger needs a CUDA device"):
+        make_policy(liger=True)
 
 
 # --------------------------------------------------------------- head and eos

@@ -1,6 +1,7 @@
-"""Policy losses and the KL term."""
+"""Policy losses, their importance weights, and the KL term."""
 
 from laser_lightning.losses.clipped import ClippedPolicyLoss
+from laser_lightning.losses.importance import Importance, importance_weights
 from laser_lightning.losses.kl import KLEstimator, kl_estimate
 from laser_lightning.losses.policy_loss import (
     Aggregation,
@@ -13,9 +14,11 @@ from laser_lightning.losses.policy_loss import (
 __all__ = [
     "Aggregation",
     "ClippedPolicyLoss",
+    "Importance",
     "KLEstimator",
     "PolicyLoss",
     "TokenLosses",
+    "importance_weights",
     "kl_estimate",
     "solution_weights",
     "weighted_sum",

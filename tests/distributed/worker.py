@@ -13,7 +13,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from laser_lightning.batching import Rollouts
 from laser_lightning.checkpoints import WholeFiles
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.data.loader import PromptLoader
-from laser_lightning.logprobs import token_statistics
 from laser_lightning.lora import LoRASettings
 from laser_lightning.module import LaSeRModule
 from laser_lightning.objective import UpdateSettings
@@ -233,7 +231,7 @@ def whole_weights(module: LaSeRModule) -> dict[str, torch.Tensor]:
 def steps(spec: dict[str, Any]) -> Any:
     """Optimizer steps on hand-made rollouts; what each did, and the weights behind it."""
     torch.manual_seed(0)
-    policy_module.token_statistics = partial(token_statistics, chunk_size=spec.get("chunk_size", 1024))
+    policy_module.LOGITS_AT_ONCE = spec.get("chunk_size", 1024) * 100  # a vocabulary of 100
     reference = spec.get("reference", -20.0)
     module = StepwiseModule(
         policy=PolicySettings(
