@@ -21,8 +21,8 @@ def test_the_engine_has_the_weights_of_each_step_on_every_rank(
         f"""
 model:
   init_args:
-    policy:
-      config_overrides: {{hidden_size: 64, num_attention_heads: 2, num_key_value_heads: 1}}  # heads that vLLM has on CPUs
+    # heads of a size that vLLM has on CPUs
+    policy: {{config_overrides: {{hidden_size: 64, num_attention_heads: 2, num_key_value_heads: 1}}}}
     optimizer: {{learning_rate: 1.0e-3, warmup_steps: 0}}
     update: {{mini_batches: 1}}
     engine:
@@ -38,9 +38,9 @@ data:
 """
     )
     (experiment / "no_strategy.yaml").write_text("trainer: {strategy: auto}")
-    below = (
-        ["run.yaml", "no_strategy.yaml", "strategy/ddp"] if strategy == "ddp" else [f"strategy/{strategy}", "run.yaml"]
-    )
+    below = [f"strategy/{strategy}", "run.yaml"]
+    if strategy == "ddp":  # it does not take the options that run.yaml has for the others
+        below = ["run.yaml", "no_strategy.yaml", "strategy/ddp"]
     overlays = [part for name in [*below, "vllm.yaml"] for part in ("--config", name)]
     command(experiment, "fit", *overlays, "--trainer.max_steps", "3", "--run_dir", "run")
     rows = list(csv.DictReader((experiment / "run/metrics.csv").open()))
