@@ -230,11 +230,18 @@ class VLLMEngine(RolloutEngine):
                 f"engine.tensor_parallel_size = {self.tensor_parallel_size} does not divide the number of processes, "
                 f"{world_size}: vLLM's weights are shared among the trainer's ranks."
             )
+        if not self._owns_process_group:
+            # vLLM reads its place from torchrun's variables, which other launchers leave unset.
+            os.environ.setdefault("RANK", str(torch.distributed.get_rank()))
+            os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
+        place = 0 if self._owns_process_group else int(os.environ["LOCAL_RANK"])
+        if device.type != "cpu" and device.index != place:
+            raise UserError(
+                f"The trainer is on {device} and vLLM would be on device {place}: set trainer.devices to a number, and "
+                "choose the devices by CUDA_VISIBLE_DEVICES."
+            )
         if self._owns_process_group:
             return {}
-        # vLLM reads its place from torchrun's variables, which other launchers leave unset.
-        os.environ.setdefault("RANK", str(torch.distributed.get_rank()))
-        os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
         return {
             "tensor_parallel_size": self.tensor_parallel_size,
             "distributed_executor_backend": "external_launcher",

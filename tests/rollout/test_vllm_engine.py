@@ -303,12 +303,6 @@ def test_damaged_weights_are_refused(engine: VLLMEngine, policy: Policy) -> None
         generate(engine, policy, Sampling(max_response_tokens=LIMIT))
 
 
-@pytest.mark.vllm
-def test_tensor_parallelism_needs_as_many_processes(policy: Policy) -> None:
-    with pytest.raises(UserError, match="tensor_parallel_size = 2 does not divide the number of processes, 1"):
-        VLLMEngine(tensor_parallel_size=2)._placement(torch.device("cpu"), 1)
-
-
 # --------------------------------------------------------------- the trainer
 
 
@@ -357,6 +351,23 @@ def test_arguments_out_of_range_are_refused(monkeypatch: pytest.MonkeyPatch, opt
     monkeypatch.setattr(vllm_engine, "find_spec", lambda name: True)
     with pytest.raises(UserError, match=next(iter(options))):
         VLLMEngine(**options)
+
+
+@pytest.mark.parametrize(
+    ("device", "tensor_parallel_size", "message"),
+    [
+        ("cpu", 2, "tensor_parallel_size = 2 does not divide the number of processes, 1"),
+        ("cuda:1", 1, "on cuda:1 and vLLM would be on device 0"),
+    ],
+)
+def test_a_place_that_vllm_cannot_take_is_refused(
+    monkeypatch: pytest.MonkeyPatch, device: str, tensor_parallel_size: int, message: str
+) -> None:
+    monkeypatch.setattr(vllm_engine, "find_spec", lambda name: True)
+    engine = VLLMEngine(tensor_parallel_size=tensor_parallel_size)
+    engine._owns_process_group = True
+    with pytest.raises(UserError, match=message):
+        engine._placement(torch.device(device), 1)
 
 
 class SleepyLLM:
