@@ -120,10 +120,11 @@ class VLLMEngine(RolloutEngine):
             every, start = self._with_neighbours(mine)
             self._check_lengths(llm, every, sampling.max_response_tokens)
             _decode(llm, every, sampling, reward_token_id, frozenset(policy.eos_token_ids))
+        rollouts = _rollouts(policy, prompts, every[start : start + len(mine)])
         if mine and not self._compared:
             _compare(policy, every[start], sampling)
             self._compared = True
-        return _rollouts(policy, prompts, every[start : start + len(mine)])
+        return rollouts
 
     def _with_neighbours(self, mine: list["_Response"]) -> tuple[list["_Response"], int]:
         """The responses of all ranks that decode together, the same on each, and where this rank's begin."""
