@@ -117,6 +117,7 @@ class LaSeRModule(RolloutModule):
         self.log_of_step = TrainingLog(self.all_sum)
         phase = self.phases.at(self.trainer.global_step)
         round_ = self.play(problems, self.group_size, self.sampling, self.generator)
+        self.engine.sleep()
         advantages = self.advantages(round_, phase)
         old_log_probs = self.no_grad_pass(self.policy, round_.rollouts)[0] if self.update.reuses_rollouts else None
         reference_log_probs = self.reference_log_probs(round_) if self.update.kl_coef > 0 else None

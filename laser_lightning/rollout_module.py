@@ -153,6 +153,7 @@ class RolloutModule(PolicyModule):
 
     def setup(self, stage: str) -> None:
         """Check the gold answers, and make the metrics of the evaluation sets, before anything is sampled."""
+        self.engine.weights_changed()  # a checkpoint may be loaded next
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if data is None:
             raise UserError(f"{type(self).__name__} needs a PromptDataModule: pass the trainer a `datamodule`.")
@@ -184,6 +185,13 @@ class RolloutModule(PolicyModule):
                 f"{len(bad)} gold answers of the set '{name}' can never be matched: {'; '.join(bad[:5])}. "
                 "Mend the rows, or choose another verifier or answer_pattern."
             )
+
+    def apply_gradients(self, loss: Tensor) -> float | None:
+        """Take an optimizer step, and tell the engine."""
+        norm = super().apply_gradients(loss)
+        if norm is not None:
+            self.engine.weights_changed()
+        return norm
 
     # ---------------------------------------------------------------- rollouts
 
@@ -303,7 +311,7 @@ class RolloutModule(PolicyModule):
 
     def predict_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> Round | None:
         """Sample each problem k times; callbacks write the solutions."""
-        return self._play_evaluation(problems, batch_idx) if problems else None
+        return self._play_evaluation(problems, batch_idx)
 
     def metrics_of(self, dataset: str) -> EvaluationMetrics:
         """The metrics of one evaluation set."""
@@ -313,22 +321,25 @@ class RolloutModule(PolicyModule):
 
     @float32_by_default()
     def _evaluate(self, problems: list[Problem], batch_idx: int) -> None:
-        # A rank without problems gathers weights for those that have some.
-        exact = self.self_reward.is_exact
-        with self.part("evaluation"), self.gathered_weights(self.policy, self.reference if exact else None):
-            if problems:
-                metrics = self.metrics_of(problems[0].dataset)
-                compare = None if self.verifier.canonical_decides else self.verifier_pool.equivalent
-                metrics.update(self._play_evaluation(problems, batch_idx), compare)
+        if round_ := self._play_evaluation(problems, batch_idx):
+            compare = None if self.verifier.canonical_decides else self.verifier_pool.equivalent
+            self.metrics_of(problems[0].dataset).update(round_, compare)
 
     @float32_by_default()
-    def _play_evaluation(self, problems: list[Problem], batch_idx: int) -> Round:
+    def _play_evaluation(self, problems: list[Problem], batch_idx: int) -> Round | None:
         # A stream of its own: an evaluation is the same at every step, and training is the same without it.
-        name = problems[0].dataset
+        name = problems[0].dataset if problems else ""
         seed = zlib.crc32(f"{self.seed}/{name}/{batch_idx}/{self.global_rank}".encode())
         generator = torch.Generator(self.device).manual_seed(seed)
         samples = self.evaluation.samples_per_set.get(name, self.evaluation.samples)
-        return self.play(problems, samples, self.evaluation.sampling or self.sampling, generator)
+        sampling = self.evaluation.sampling or self.sampling
+        exact = self.self_reward.is_exact
+        with self.part("evaluation"), self.gathered_weights(self.policy, self.reference if exact else None):
+            if problems:
+                return self.play(problems, samples, sampling, generator)
+            # A rank without problems takes part in what the others need all ranks for.
+            self.sample(problems, samples, sampling, generator)
+            return None
 
     def on_validation_epoch_end(self) -> None:
         """Log the values of every set."""
@@ -351,5 +362,6 @@ class RolloutModule(PolicyModule):
         self.log_dict(values, sync_dist=True, reduce_fx="max")
 
     def teardown(self, stage: str) -> None:
-        """Stop the verifier's processes."""
+        """Stop the verifier's processes and the engine."""
         self.verifier_pool.close()
+        self.engine.close()

@@ -96,6 +96,27 @@ class RewardTokenEngine(TransformersEngine):
         return rollouts
 
 
+class Diary(TransformersEngine):
+    """An engine that writes down what it is told, and how many prompts it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: list[str] = []
+
+    def generate(self, policy: Any, prompts: Sequence[Sequence[int]], *args: Any, **options: Any) -> Rollouts:
+        self.entries.append(f"generate {len(prompts)}")
+        return super().generate(policy, prompts, *args, **options)
+
+    def weights_changed(self) -> None:
+        self.entries.append("changed")
+
+    def sleep(self) -> None:
+        self.entries.append("sleep")
+
+    def close(self) -> None:
+        self.entries.append("close")
+
+
 class NaNLoss(PolicyLoss):
     """A policy loss that is not a number, in given calls only."""
 
@@ -419,6 +440,26 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
     torch.save(checkpoint, tmp_path / "one.ckpt")
     with pytest.raises(UserError, match=r"lacks 1 of the model's tensors, such as self_reward\.reference_constant"):
         trainer(tmp_path, 2).fit(fresh(), datamodule=data(), ckpt_path=tmp_path / "one.ckpt", weights_only=True)
+
+
+def test_the_engine_hears_of_each_change_of_the_weights(tmp_path: Path) -> None:
+    engine = Diary()
+    model = fresh(engine=engine, policy_loss=NaNLoss(calls={1}))
+    with pytest.warns(UserWarning, match="skipped"):
+        fit(tmp_path, model, steps=2)
+    step = ["generate 8", "sleep"]
+    # The second step is skipped, and does not count as one of the two.
+    assert engine.entries == ["changed", *step, "changed", *step, *step, "changed", "close"]
+
+
+def test_a_rank_without_problems_calls_the_engine_too(tmp_path: Path) -> None:
+    engine = Diary()
+    model = fresh(engine=engine)
+    fit(tmp_path, model)
+    engine.entries.clear()
+    assert model.predict_step([], 0) is None
+    model.validation_step([], 0)
+    assert engine.entries == ["generate 0", "generate 0"]
 
 
 def test_evaluation_at_start_and_end(tmp_path: Path) -> None:

@@ -2,5 +2,6 @@
 
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
 from laser_lightning.rollout.transformers_engine import TransformersEngine
+from laser_lightning.rollout.vllm_engine import VLLMEngine
 
-__all__ = ["RolloutEngine", "Sampling", "TransformersEngine"]
+__all__ = ["RolloutEngine", "Sampling", "TransformersEngine", "VLLMEngine"]

@@ -1,8 +1,8 @@
 """What a rollout engine is: prompts in, solutions with their scores out."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
@@ -41,9 +41,10 @@ class Sampling:
                 raise UserError(f"sampling.{name} is {getattr(self, name)}, and must be {rule}.")
 
 
-class RolloutEngine(Protocol):
+class RolloutEngine(ABC):
     """Draws solutions and reads the reward token's log-prob off the same pass."""
 
+    @abstractmethod
     def generate(
         self,
         policy: Policy,
@@ -53,11 +54,11 @@ class RolloutEngine(Protocol):
         reward_token_id: int,
         generator: torch.Generator,
     ) -> Rollouts:
-        """Draw ``group_size`` responses for each prompt.
+        """Draw ``group_size`` responses for each prompt. All ranks call it together, with prompts of their own.
 
         Args:
-            policy: the model as it is now.
-            prompts: P token id sequences, none of them empty.
+            policy: the model as it is now, with whole weights on each rank.
+            prompts: P token id sequences, none of them empty; P may be 0 on some ranks.
             group_size: responses per prompt, G.
             sampling: how to draw.
             reward_token_id: id of z_c.
@@ -66,4 +67,13 @@ class RolloutEngine(Protocol):
         Returns:
             P * G solutions, those of a prompt next to each other, on the policy's device.
         """
-        ...
+
+    def weights_changed(self) -> None:  # noqa: B027
+        """The policy has other weights than before: a copy of them is stale. Called when a stage of the trainer begins
+        (a checkpoint may have been loaded) and after each optimizer step."""
+
+    def sleep(self) -> None:  # noqa: B027
+        """Give memory back until the next ``generate``. Called before each update."""
+
+    def close(self) -> None:  # noqa: B027
+        """Release everything; a later ``generate`` starts anew. Called when a stage of the trainer ends."""

@@ -10,11 +10,11 @@ from laser_lightning.batching import Rollouts, length_mask, pad_rows
 from laser_lightning.errors import UserError
 from laser_lightning.logprobs import reward_token_log_probs
 from laser_lightning.policy import Policy
-from laser_lightning.rollout.engine import Sampling
+from laser_lightning.rollout.engine import RolloutEngine, Sampling
 from laser_lightning.rollout.sampling import sample
 
 
-class TransformersEngine:
+class TransformersEngine(RolloutEngine):
     """Decode a round of prompts with the policy itself.
 
     Each prompt is prefilled once and its cache repeated for the group. A response that ends is fed through the model
