@@ -64,6 +64,12 @@ class WholeFiles(TorchCheckpointIO):
         return super().load_checkpoint(path, *args, **kwargs)
 
 
+def is_of_the_disk(error: Exception) -> bool:
+    """Whether a write failed, and not a collective operation of many ranks that save together."""
+    # torch's writer hides a full disk in a RuntimeError.
+    return isinstance(error, OSError) or "inline_container" in str(error) or "iostream error" in str(error)
+
+
 def not_saved(target: Path, error: Exception) -> UserError:
     """What to say where a checkpoint could not be written."""
     cause = error if isinstance(error, OSError) else error.__context__ or error

@@ -33,7 +33,15 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.optim import Optimizer
 
-from laser_lightning.checkpoints import carried_over, client_state, not_saved, put_in_place, whole_state_dict, writer
+from laser_lightning.checkpoints import (
+    carried_over,
+    client_state,
+    is_of_the_disk,
+    not_saved,
+    put_in_place,
+    whole_state_dict,
+    writer,
+)
 from laser_lightning.ddp import LaSeRDDPStrategy
 from laser_lightning.direct_steps import DirectSteps
 from laser_lightning.errors import UserError
@@ -231,7 +239,9 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         try:
             super().save_checkpoint(checkpoint, partial, storage_options)
         except (OSError, RuntimeError) as error:
-            raise not_saved(target, error) from error
+            if is_of_the_disk(error):
+                raise not_saved(target, error) from error
+            raise
         self.barrier()
         if self.is_global_zero:
             put_in_place(partial, target)

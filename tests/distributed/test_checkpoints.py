@@ -76,9 +76,10 @@ def test_resume_evaluate_and_export(
     # One process without DeepSpeed evaluates the shards too, and goes on from them.
     alone = ["--config", "single.yaml", "--ckpt_path", "last"]
     command(tmp_path, "validate", *configs, *alone, "--run_dir", "whole", processes=1)
-    assert evaluation(tmp_path / "whole") == evaluation(tmp_path / "evaluated")
+    evaluated = evaluation(tmp_path / "whole")
     output = command(tmp_path, "fit", *configs, *alone, "--run_dir", "whole", processes=1)
     assert f"was written by 2 processes under ZeRO-{strategy[-1]}, and this run is another" in output
+    assert evaluation(tmp_path / "whole") == evaluated
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "whole/export/last").state_dict()
     assert all(torch.equal(value, exported[name]) for name, value in again.items())
 
