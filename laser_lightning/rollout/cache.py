@@ -5,6 +5,8 @@ from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+LEAST_ROOM = 64  # tokens
+
 
 class GrowingCache(DynamicCache):
     """A DynamicCache for one batch of decoding, whose attention layers have room for more tokens.
@@ -14,11 +16,13 @@ class GrowingCache(DynamicCache):
 
     Args:
         config: the model's.
+        rows: rows of the first forward pass.
         max_length: tokens of the longest row, prompt and response; no room is made for more.
     """
 
-    def __init__(self, config: PretrainedConfig, max_length: int) -> None:
+    def __init__(self, config: PretrainedConfig, rows: int, max_length: int) -> None:
         super().__init__(config=config)
+        self.rows = rows
         for index, layer in enumerate(self.layers):
             if type(layer) is DynamicLayer:
                 self.layers[index] = GrowingLayer(max_length)
@@ -29,6 +33,15 @@ class GrowingCache(DynamicCache):
     def only_full_attention(self) -> bool:
         """Whether every layer sees all tokens, and keeps nothing but keys and values."""
         return all(type(layer) is GrowingLayer for layer in self.layers)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row ``repeats`` times."""
+        for layer in self.layers:
+            if isinstance(layer, GrowingLayer):
+                layer.batch_repeat_interleave(repeats)
+            else:  # the one operation on rows that layers of all types have
+                layer.reorder_cache(torch.arange(self.rows).repeat_interleave(repeats))  # type: ignore[arg-type]
+        self.rows *= repeats
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Make row ``indices[i]`` of the batch row i, and drop the others.
@@ -44,7 +57,8 @@ class GrowingCache(DynamicCache):
             if isinstance(layer, GrowingLayer):
                 layer.move(sources, targets, len(indices))
             else:
-                layer.batch_select_indices(indices)  # type: ignore[union-attr]
+                layer.reorder_cache(indices)  # type: ignore[arg-type]
+        self.rows = len(indices)
 
 
 class _Buffer:
@@ -72,7 +86,7 @@ class _Buffer:
         """Move to a new tensor with more room, each row ``repeats`` times."""
         rows, heads, length, size = self.states.shape
         # A share of the length, so that moving costs each token the same, however long the sequence becomes.
-        room = max(room, min(max(64, length // 4), self.max_length - length))
+        room = max(room, min(max(LEAST_ROOM, length // 4), self.max_length - length))
         data = self.data.new_empty(rows * repeats, heads, length + room, size)
         data.view(rows, repeats, heads, length + room, size)[:, :, :, :length] = self.states[:, None]
         self.data, self.rows, self.start, self.end = data, rows * repeats, 0, length

@@ -42,6 +42,8 @@ class TransformersEngine:
     ) -> None:
         if max_batch_size < 1 or not 0 <= drop_fraction <= 1:
             raise UserError("engine.max_batch_size must be at least 1 and engine.drop_fraction between 0 and 1.")
+        if max_cached_tokens is not None and max_cached_tokens < 1:
+            raise UserError("engine.max_cached_tokens must be at least 1, or null for no bound.")
         self.max_batch_size = max_batch_size
         self.max_cached_tokens = max_cached_tokens
         self.drop_fraction = drop_fraction
@@ -169,7 +171,7 @@ class _Decoding:
         ids, lengths = (t.to(self.slots.device) for t in pad_rows(prompts, self.policy.pad_token_id, left=True))
         mask = length_mask(lengths, ids.shape[1]).flip(1)
         self.padded = not bool(mask.all())
-        self.cache = GrowingCache(self.policy.lm.config, ids.shape[1] + self.sampling.max_response_tokens)
+        self.cache = GrowingCache(self.policy.lm.config, len(ids), ids.shape[1] + self.sampling.max_response_tokens)
         self.mask_is_ready = _takes_finished_masks(self.policy, self.cache)
         hidden = self._forward(ids, mask, (mask.cumsum(1) - 1).clamp(min=0))
         self.cache.batch_repeat_interleave(group_size)
