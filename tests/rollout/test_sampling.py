@@ -92,6 +92,47 @@ def test_tokens_follow_the_filtered_tempered_distribution(options: dict[str, Any
             assert value == pytest.approx(math.log(probability), abs=1e-6)
 
 
+def is_plausible(tokens: Tensor, probs: Tensor) -> bool:
+    """Whether counts follow the distribution: chi-square within 4 standard deviations of its mean."""
+    expected, counts = probs * len(tokens), torch.bincount(tokens, minlength=len(probs)).float()
+    freedom = int((probs > 0).sum()) - 1
+    chi_square = float(((counts - expected)[probs > 0] ** 2 / expected[probs > 0]).sum())
+    return not counts[probs == 0].any() and abs(chi_square - freedom) <= 4 * (2 * freedom) ** 0.5
+
+
+# Vocabularies that are whole blocks (64 = 8 x 8, 1024 = 32 x 32) and that are not.
+@pytest.mark.parametrize("vocabulary", [2, 3, 64, 80, 300, 1024, 1025])
+@pytest.mark.parametrize("holes", [False, True])
+def test_large_vocabularies(vocabulary: int, holes: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(vocabulary, generator=generator).clamp(-1.5, 1.5) + 100
+    if holes and vocabulary > 3:  # whole blocks that cannot be drawn, and single tokens
+        logits[: vocabulary // 3] = logits[::7] = logits[-1] = -torch.inf
+    probs = logits.double().softmax(0)
+    draws = [sample(logits.expand(2000, -1), Sampling(), generator) for _ in range(20)]
+    tokens, log_probs = torch.cat([d[0] for d in draws]), torch.cat([d[1] for d in draws])
+    assert is_plausible(tokens, probs)
+    torch.testing.assert_close(log_probs.double(), probs.log()[tokens], rtol=0, atol=2e-5)  # float32 of logits near 100
+    assert not is_plausible(tokens, (logits.double() * 1.2).softmax(0))  # a slightly different one is told apart
+
+
+def test_rows_draw_from_their_own_distributions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.full((50, 300), -torch.inf)
+    only = torch.randint(0, 300, (50,), generator=generator)
+    logits[torch.arange(50), only] = torch.randn(50, generator=generator)
+    tokens, log_probs = sample(logits, Sampling(), generator)
+    assert torch.equal(tokens, only)
+    assert not log_probs.any()  # certain
+
+
+def test_log_probs_of_logits_that_are_not_finite_are_nan() -> None:
+    logits = LOGITS.repeat(3, 1)
+    logits[1, 2] = torch.nan
+    assert sample(logits, Sampling(), torch.Generator())[1].isnan().tolist() == [False, True, False]
+    assert sample(logits, Sampling(temperature=0), torch.Generator())[1].isnan().tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize("options", [{}, {"top_p": 0.1}, {"top_k": 4, "min_p": 0.9}])
 def test_temperature_zero_takes_the_most_likely_token(options: dict[str, Any]) -> None:
     tokens, log_probs = draw(Sampling(temperature=0, **options), rows=3)

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import Lfm2Config, PretrainedConfig
 
 from laser_lightning.batching import Rollouts
 from laser_lightning.errors import UserError
@@ -224,6 +226,43 @@ def test_gradient_checkpointing_does_not_disturb_the_cache(make_policy: MakePoli
     check(policy, generate(policy, sampling), sampling, plain_pass, PROMPTS)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_attentions_that_take_masks_of_either_kind(
+    make_policy: MakePolicy, plain_pass: Callable, attention: str
+) -> None:
+    policy, sampling = make_policy(eos_bias=3.5, attention=attention), Sampling(max_response_tokens=LIMIT)
+    shapes: set[int] = set()
+    hook = policy.lm.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.add(kwargs["attention_mask"].ndim), with_kwargs=True
+    )
+    rollouts = generate(policy, sampling, drop_fraction=0.0)
+    hook.remove()
+    assert shapes == ({2, 4} if attention == "sdpa" else {2})  # the prefill's, and those of the steps
+    check(policy, rollouts, sampling, plain_pass, PROMPTS)
+
+
+def test_layers_without_keys_and_values(
+    make_policy: MakePolicy,
+    plain_pass: Callable,
+    tmp_path: Path,
+    save_model: Callable[..., Path],
+    tiny_config: Callable[..., PretrainedConfig],
+) -> None:
+    path = save_model(tmp_path, tiny_config(Lfm2Config, layer_types=["conv", "full_attention"]))
+    policy, sampling = make_policy(path, eos_bias=3.5), Sampling(max_response_tokens=LIMIT)
+    rollouts = generate(policy, sampling, group_size=6, drop_fraction=0.0)
+    assert {"truncated", "in the middle"} <= kinds(rollouts)
+    check(policy, rollouts, sampling, plain_pass, PROMPTS)
+
+
+def test_long_responses(make_policy: MakePolicy, plain_pass: Callable) -> None:
+    policy, sampling = make_policy(eos_bias=-1.0), Sampling(max_response_tokens=150)  # the cache makes room twice
+    rollouts = generate(policy, sampling, prompts=PROMPTS[:3], drop_fraction=0.0)
+    assert {True, False} == set(rollouts.finished.tolist())
+    assert (rollouts.response_lengths[rollouts.finished] > 64).any()
+    check(policy, rollouts, sampling, plain_pass, PROMPTS[:3], atol=2e-5)
+
+
 # ------------------------------------------------------------- what is drawn
 
 
@@ -359,6 +398,62 @@ def test_parts_hold_prompts_of_like_length(make_policy: MakePolicy) -> None:
     assert [shape for shape in shapes if shape[1] > 1] == [(2, 2), (2, 4), (2, 11)]
 
 
+@pytest.mark.parametrize("max_batch_size", [1024, 2 * GROUP])
+def test_parts_within_the_budget_of_cached_tokens(
+    make_policy: MakePolicy, plain_pass: Callable, max_batch_size: int
+) -> None:
+    policy, sampling = make_policy(eos_bias=3.5), Sampling(max_response_tokens=LIMIT)
+    shapes = count_forwards(policy)
+    engine = {"max_batch_size": max_batch_size, "max_cached_tokens": 100}
+    rollouts = generate(policy, sampling, drop_fraction=1.0, **engine)
+    # Lengths 1, 2, 2, 4, 7, 11 with 8 response tokens and 3 responses to each prompt take, the first three together,
+    # 9 x (2 + 8) = 90; with the next one 12 x (4 + 8) = 144. Then 6 x (7 + 8) = 90 and 3 x (11 + 8) = 57.
+    parts = [(3, 2), (2, 7), (1, 11)]
+    if (
+        max_batch_size == 2 * GROUP
+    ):  # two prompts at most: 6 x (2 + 8), 6 x (4 + 8), then 6 x (11 + 8) = 114 is too much
+        parts = [(2, 2), (2, 4), (1, 7), (1, 11)]
+    assert [shape for shape in shapes if shape[1] > 1] == parts
+    check(policy, rollouts, sampling, plain_pass, PROMPTS)
+
+
+def test_a_group_larger_than_the_budget_is_refused(make_policy: MakePolicy) -> None:
+    # 3 x (11 + 8) = 57
+    policy, sampling = make_policy(eos_bias=3.5), Sampling(max_response_tokens=LIMIT)
+    generate(policy, sampling, max_cached_tokens=57)
+    with pytest.raises(UserError, match=r"takes 57 cached tokens, and engine\.max_cached_tokens is 56"):
+        generate(policy, sampling, max_cached_tokens=56)
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations that wait for a CUDA device. (``tolist`` does too, and is not seen here.)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        waiting = ("_local_scalar_dense", "nonzero", "multinomial", "masked_select")
+        self.count += any(part in str(func) for part in waiting)
+        self.count += "index" in str(func) and any(
+            isinstance(t, Tensor) and t.dtype == torch.bool for t in (args[1] if isinstance(args[1], list) else ())
+        )
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, [[21, 22, 23]] * 3], ids=["padded", "unpadded"])
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "min_p": 0.01}], ids=str)
+def test_a_step_waits_for_the_device_in_the_stop_test_only(
+    make_policy: MakePolicy, options: dict[str, Any], prompts: list[list[int]]
+) -> None:
+    policy, counts = make_policy(eos_bias=-60.0), []
+    for steps in (3, 9):
+        with Waits() as waits:
+            generate(policy, Sampling(max_response_tokens=steps, **options), prompts=prompts)
+        counts.append(waits.count)
+    assert counts[0] == counts[1] > 0
+
+
 # ----------------------------------------------------------- state and errors
 
 
@@ -394,12 +489,30 @@ def test_the_training_mode_is_put_back_after_an_error(
     assert policy.lm.training == training
 
 
+def test_logits_that_break_in_the_middle_are_refused(make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = make_policy(eos_bias=-60.0)
+    calls, head = [], policy.head
+
+    def breaking_head(hidden: Tensor) -> Tensor:
+        calls.append(1)
+        logits = head(hidden)
+        if len(calls) == 3:
+            logits[1, 50] = torch.nan
+        return logits
+
+    monkeypatch.setattr(policy, "head", breaking_head)
+    with pytest.raises(UserError, match="logits are not finite"):
+        generate(policy, Sampling(max_response_tokens=LIMIT))
+
+
 def test_a_group_larger_than_a_batch_is_refused(make_policy: MakePolicy) -> None:
     with pytest.raises(UserError, match=r"group of 3 is larger than engine\.max_batch_size = 2"):
         generate(make_policy(), Sampling(max_response_tokens=2), max_batch_size=2)
 
 
-@pytest.mark.parametrize("fields", [{"max_batch_size": 0}, {"drop_fraction": -0.1}, {"drop_fraction": 1.1}])
+@pytest.mark.parametrize(
+    "fields", [{"max_batch_size": 0}, {"max_cached_tokens": 0}, {"drop_fraction": -0.1}, {"drop_fraction": 1.1}]
+)
 def test_settings_out_of_range_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(fields))):
         TransformersEngine(**fields)

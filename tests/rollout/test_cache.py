@@ -1,0 +1,110 @@
+"""The cache written in place against transformers' own, which copies everything for every token."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import DynamicCache, Gemma2Config, Lfm2Config, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
+
+from laser_lightning.policy import Policy, PolicySettings, load_tokenizer
+from laser_lightning.rollout import cache as module
+from laser_lightning.rollout.cache import GrowingCache, GrowingLayer, GrowingSlidingWindowLayer
+
+
+def hidden_states(lm: PreTrainedModel, cache: DynamicCache, pad: int) -> list[torch.Tensor]:
+    """Prefill 2 prompts, repeat them 3 times, and decode 12 steps in which rows are dropped and change places."""
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 15, 16]])
+    mask = torch.ones(2, 6 + 12, dtype=torch.bool)
+    mask[0, :pad] = False
+    rows, outputs = torch.arange(2).repeat_interleave(3), []
+    # 6 rows; then 5, row 5 in the place of row 1; then 4, in order; then 2, the last ones; and the same two once more
+    selections = {2: [0, 5, 2, 3, 4], 5: [0, 1, 2, 3], 6: [3, 2], 9: [0, 1]}
+    for step in range(13):
+        width = 6 + step
+        if step == 1:
+            cache.batch_repeat_interleave(3)
+            ids = torch.arange(20, 26)[:, None]
+        if step in selections:
+            kept = torch.tensor(selections[step])
+            cache.batch_select_indices(kept)
+            ids, rows = ids[kept], rows[kept]
+        seen = mask[rows if step else [0, 1], :width]
+        positions = (seen.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        with torch.no_grad():
+            outputs.append(
+                lm.get_decoder()(
+                    input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True
+                ).last_hidden_state[:, -1]
+            )
+        if step:
+            ids = (ids + 7) % 90
+    return outputs
+
+
+@pytest.mark.parametrize("room", [1, 2, 5, 64])
+@pytest.mark.parametrize("pad", [0, 2])
+def test_a_model_sees_the_same_as_with_the_cache_of_transformers(
+    family: tuple[Path, float], monkeypatch: pytest.MonkeyPatch, room: int, pad: int
+) -> None:
+    monkeypatch.setattr(module, "LEAST_ROOM", room)
+    settings = PolicySettings(path=str(family[0]))
+    lm = Policy(settings, load_tokenizer(settings)).lm.eval()
+    ours = hidden_states(lm, GrowingCache(lm.config, 2, 18), pad)
+    theirs = hidden_states(lm, DynamicCache(config=lm.config), pad)
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
+
+
+def test_layer_types(tiny_config: object) -> None:
+    config = tiny_config(Gemma2Config, head_dim=16, sliding_window=4)  # type: ignore[operator]
+    assert config.layer_types == ["sliding_attention", "full_attention"]
+    cache = GrowingCache(config, 2, 10)
+    assert [type(layer) for layer in cache.layers] == [GrowingSlidingWindowLayer, GrowingLayer]
+    assert cache.layers[0].sliding_window == 4  # type: ignore[union-attr]
+    assert cache.is_sliding == [True, False]
+    assert not cache.only_full_attention
+    assert GrowingCache(tiny_config(), 2, 10).only_full_attention  # type: ignore[operator]
+    # A layer of another type stays what it is.
+    hybrid = GrowingCache(tiny_config(Lfm2Config, layer_types=["conv", "full_attention"]), 2, 10)  # type: ignore[operator]
+    assert [type(layer) for layer in hybrid.layers] == [LinearAttentionLayer, GrowingLayer]
+    assert not hybrid.only_full_attention
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (GrowingLayer(300), DynamicLayer()),
+        (GrowingSlidingWindowLayer(5, 300), DynamicSlidingWindowLayer(5)),
+        (GrowingSlidingWindowLayer(100, 300), DynamicSlidingWindowLayer(100)),
+    ],
+    ids=["full", "window-5", "window-100"],
+)
+def test_layers_return_the_states_of_transformers(ours: GrowingLayer, theirs: DynamicLayer) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for step in range(200):  # through several renewals of 64 tokens
+        shape = (2 if step == 0 else 6, 3, 7 if step == 0 else 1, 4)
+        keys, values = torch.randn(2, *shape, generator=generator)
+        assert ours.get_mask_sizes(shape[2]) == theirs.get_mask_sizes(shape[2])
+        for mine, other in zip(ours.update(keys, values), theirs.update(keys, values), strict=True):
+            assert torch.equal(mine, other)
+        if step == 0:
+            ours.batch_repeat_interleave(3)
+            theirs.batch_repeat_interleave(3)
+        assert torch.equal(ours.keys, theirs.keys)
+        assert torch.equal(ours.values, theirs.values)
+        assert ours.get_seq_length() == theirs.get_seq_length() == 7 + step
+
+
+def test_a_token_is_written_in_place_and_room_is_made_for_no_more_than_there_can_be() -> None:
+    layer = GrowingLayer(max_length=100)
+    layer.update(torch.zeros(1, 1, 10, 2), torch.zeros(1, 1, 10, 2))
+    layer.batch_repeat_interleave(2)
+    places, rooms = set(), set()
+    for _ in range(90):
+        layer.update(torch.zeros(2, 1, 1, 2), torch.zeros(2, 1, 1, 2))
+        places.add((layer.keys.data_ptr(), layer.values.data_ptr()))
+        rooms.add(layer.key_buffer.data.shape[2])
+    # Room for 10 + 64 tokens after the prompt, then for min(74 + 64, 100).
+    assert rooms == {74, 100}
+    assert len(places) == 2
