@@ -19,7 +19,7 @@ from laser_lightning.module import LaSeRModule
 from laser_lightning.optimization import OptimizerSettings
 from laser_lightning.policy import Policy, PolicySettings
 from laser_lightning.policy_module import PolicyModule
-from laser_lightning.rollout import Sampling
+from laser_lightning.rollout import RolloutEngine, Sampling
 from laser_lightning.rollout_module import EvaluationSettings, VerificationSettings
 from laser_lightning.self_reward import LastTokenSelfReward
 from laser_lightning.verifiers import ExactVerifier
@@ -30,7 +30,7 @@ PROMPTS, GROUP = 2, 4
 SOLUTIONS = (("a#2", -10.0), ("bc#3", -20.0), ("#2", -12.0), ("dddd", None))
 
 
-class ScriptedEngine:
+class ScriptedEngine(RolloutEngine):
     """Gives each prompt the same solutions: (text, log-prob of the reward token), or None for a truncated one."""
 
     def __init__(self, solutions: Sequence[tuple[str, float | None]] = SOLUTIONS) -> None:

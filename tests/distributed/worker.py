@@ -31,7 +31,7 @@ from laser_lightning.module import LaSeRModule
 from laser_lightning.objective import UpdateSettings
 from laser_lightning.optimization import OptimizerSettings
 from laser_lightning.policy import Policy, PolicySettings
-from laser_lightning.rollout import Sampling
+from laser_lightning.rollout import RolloutEngine, Sampling
 from laser_lightning.rollout_module import EvaluationSettings, VerificationSettings
 from laser_lightning.self_reward import LastTokenSelfReward
 from laser_lightning.strategies import LaSeRDDPStrategy, LaSeRDeepSpeedStrategy, gathered
@@ -102,7 +102,7 @@ class FailedRolloutError(Exception):
     """What the dealt engine raises where it is told to."""
 
 
-class DealtEngine:
+class DealtEngine(RolloutEngine):
     """Deals fixed rollouts: each of two ranks gets its own half of a step's, one process gets both.
 
     Args:
@@ -125,7 +125,7 @@ class DealtEngine:
         return joined(halves) if WORLD == 1 else halves[RANK]
 
 
-class PromptEngine:
+class PromptEngine(RolloutEngine):
     """Deals four fixed rollouts to each prompt, whichever rank it is on."""
 
     def generate(self, policy: Policy, prompts: Sequence[Sequence[int]], *args: Any, **options: Any) -> Rollouts:
