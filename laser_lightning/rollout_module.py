@@ -337,8 +337,8 @@ class RolloutModule(PolicyModule):
         with self.part("evaluation"), self.gathered_weights(self.policy, self.reference if exact else None):
             if problems:
                 return self.play(problems, samples, sampling, generator)
-            # A rank without problems takes part in what the others need all ranks for.
-            self.sample(problems, samples, sampling, generator)
+            if self.engine.collective:
+                self.sample(problems, samples, sampling, generator)
             return None
 
     def on_validation_epoch_end(self) -> None:

@@ -452,14 +452,16 @@ def test_the_engine_hears_of_each_change_of_the_weights(tmp_path: Path) -> None:
     assert engine.entries == ["changed", *step, "changed", *step, *step, "changed", "close"]
 
 
-def test_a_rank_without_problems_calls_the_engine_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("collective", [False, True])
+def test_a_rank_without_problems_calls_an_engine_that_needs_all_ranks(collective: bool, tmp_path: Path) -> None:
     engine = Diary()
+    engine.collective = collective
     model = fresh(engine=engine)
     fit(tmp_path, model)
     engine.entries.clear()
     assert model.predict_step([], 0) is None
     model.validation_step([], 0)
-    assert engine.entries == ["generate 0", "generate 0"]
+    assert engine.entries == ["generate 0", "generate 0"] * collective
 
 
 def test_evaluation_at_start_and_end(tmp_path: Path) -> None:

@@ -42,7 +42,13 @@ class Sampling:
 
 
 class RolloutEngine(ABC):
-    """Draws solutions and reads the reward token's log-prob off the same pass."""
+    """Draws solutions and reads the reward token's log-prob off the same pass.
+
+    Attributes:
+        collective: whether all ranks must call ``generate`` together, those without prompts too.
+    """
+
+    collective: bool = False
 
     @abstractmethod
     def generate(
@@ -54,11 +60,11 @@ class RolloutEngine(ABC):
         reward_token_id: int,
         generator: torch.Generator,
     ) -> Rollouts:
-        """Draw ``group_size`` responses for each prompt. All ranks call it together, with prompts of their own.
+        """Draw ``group_size`` responses for each prompt.
 
         Args:
             policy: the model as it is now, with whole weights on each rank.
-            prompts: P token id sequences, none of them empty; P may be 0 on some ranks.
+            prompts: P token id sequences, none of them empty; P is 0 for an engine that is ``collective`` alone.
             group_size: responses per prompt, G.
             sampling: how to draw.
             reward_token_id: id of z_c.

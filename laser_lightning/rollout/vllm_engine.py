@@ -89,6 +89,7 @@ class VLLMEngine(RolloutEngine):
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
         self.tensor_parallel_size, self.dtype, self.may_sleep = tensor_parallel_size, dtype, sleep
+        self.collective = tensor_parallel_size > 1
         self.options: dict[str, Any] = {
             "gpu_memory_utilization": gpu_memory_utilization,
             "max_model_len": max_model_len,
