@@ -18,6 +18,9 @@ from laser_lightning.errors import UserError
 ADAPTER = "default"
 """peft's name of a model's only adapter."""
 
+ADAPTER_CONFIG = "adapter_config.json"
+"""The file that tells an adapter from a whole model."""
+
 
 @dataclass(frozen=True)
 class LoRASettings:
@@ -177,9 +180,6 @@ def save_adapter(lm: PreTrainedModel, state: Mapping[str, Tensor], directory: Pa
         if _is_adapter(name)
     }
     save_file(weights, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-
-
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 def base_model(directory: Path) -> str:

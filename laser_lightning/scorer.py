@@ -21,7 +21,7 @@ from laser_lightning.verifiers import MathVerifier, Verifier, VerifierPool
 from laser_lightning.vote import Vote, vote
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-Prompt = str | Sequence[dict[str, str]]
+Prompt = str | list[dict[str, str]]
 """A prompt's whole text, or the messages of a chat."""
 
 
@@ -130,15 +130,10 @@ class LaSeRScorer:
             policy.lm = merge_adapter(policy.lm, path)
             policy.lm.generation_config = GenerationConfig.from_pretrained(path)
             policy.eos_token_ids = eos_token_ids(policy.lm, tokenizer)
-        return cls(
-            policy.to(place),
-            tokenizer,
-            self_reward,
-            engine,
-            None if reference is None else _load_reference(replace(settings, path=str(reference)), self_reward, place),
-            seed,
-            micro_batch_tokens,
-        )
+        frozen = None
+        if reference is not None:
+            frozen = _load_reference(replace(settings, path=str(reference)), self_reward, place)
+        return cls(policy.to(place), tokenizer, self_reward, engine, frozen, seed, micro_batch_tokens)
 
     # ----------------------------------------------------------------- solutions
 
@@ -277,7 +272,8 @@ class LaSeRScorer:
     def _encode_prompt(self, row: int, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             return encode_prompt(prompt, self.tokenizer, add_special_tokens=True)
-        if not isinstance(prompt, Sequence) or not all(isinstance(message, dict) for message in prompt):
+        messages = [message for message in prompt if isinstance(message, dict)] if isinstance(prompt, list) else []
+        if not messages or len(messages) != len(prompt):
             raise UserError(
                 f"Prompt {row} is neither a string nor a list of chat messages such as "
                 '[{"role": "user", "content": "..."}].'
@@ -286,7 +282,7 @@ class LaSeRScorer:
             raise UserError(
                 f"Prompt {row} is a chat, and the tokenizer has no chat template: give the whole prompt as a string."
             )
-        text = self.tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return encode_prompt(str(text), self.tokenizer, add_special_tokens=False)
 
     def _encode_response(self, row: int, response: str | Sequence[int]) -> list[int]:

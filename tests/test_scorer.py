@@ -119,13 +119,16 @@ def test_chats_go_through_the_template(scorer_of: Callable[..., LaSeRScorer]) ->
     assert scorer_of().generate([]) == scorer_of().score([], []) == []
 
 
-def test_seeds(scorer_of: Callable[..., LaSeRScorer]) -> None:
-    scorer, sampling = scorer_of(seed=4), Sampling(max_response_tokens=8)
-    first, second = scorer.generate(PROMPTS, 3, sampling), scorer.generate(PROMPTS, 3, sampling)
-    texts = [[[s.text for s in group] for group in groups] for groups in (first, second)]
-    assert texts[0] != texts[1]
-    again = scorer_of(seed=4).generate(PROMPTS, 3, sampling)
-    assert [[s.text for s in group] for group in again] == texts[0]
+def test_seeds(scorer_of: Callable[..., LaSeRScorer], export: Path) -> None:
+    def texts(scorer: LaSeRScorer) -> list[str]:
+        return [s.text for group in scorer.generate(PROMPTS, 3, Sampling(max_response_tokens=8)) for s in group]
+
+    scorer = scorer_of(seed=4)
+    first, second = texts(scorer), texts(scorer)
+    assert first != second
+    assert texts(scorer_of(seed=4)) == first
+    assert texts(scorer_of(seed=5)) != first
+    assert texts(LaSeRScorer.from_pretrained(export, seed=4)) != texts(LaSeRScorer.from_pretrained(export))
 
 
 def test_an_exact_reference(
@@ -156,7 +159,11 @@ def test_an_exact_reference(
 
 
 def test_an_adapter_is_merged_into_its_base_model(
-    tmp_path: Path, policy_dir: Path, make_policy: Callable[..., Policy], policy_tokenizer: PreTrainedTokenizerBase
+    tmp_path: Path,
+    policy_dir: Path,
+    make_policy: Callable[..., Policy],
+    policy_tokenizer: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     policy = make_policy(lora=LoRASettings(rank=4))
     for name, parameter in policy.lm.named_parameters():
@@ -179,6 +186,10 @@ def test_an_adapter_is_merged_into_its_base_model(
     base = Path(shutil.copytree(policy_dir, tmp_path / "base"))
     SETTINGS.save(base)
     assert LaSeRScorer.from_pretrained(base).score(PROMPTS, RESPONSES)[0].self_reward != pytest.approx(scores[0][0])
+
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UserError, match=r"adapter holds a LoRA adapter, which needs peft: pip install 'laser-light"):
+        LaSeRScorer.from_pretrained(adapter)
 
 
 def test_types_of_weights(export: Path) -> None:
