@@ -79,6 +79,7 @@ class LaSeRScorer:
         self.policy.requires_grad_(False).eval()
         self.self_reward = settings.self_reward().to(policy.device)
         self.engine = TransformersEngine() if engine is None else engine
+        self.engine.weights_changed()
         self.generator = torch.Generator(policy.device).manual_seed(seed)
         self.micro_batch_tokens = micro_batch_tokens
 
@@ -118,7 +119,9 @@ class LaSeRScorer:
             raise UserError(f"There is no directory {directory}: name an export of a trained model.")
         self_reward = SelfRewardSettings.read(path)
         _check_reference(path, self_reward, reference)
-        settings = PolicySettings(path=str(path), attention=attention, trust_remote_code=trust_remote_code)
+        settings = PolicySettings(
+            path=str(path), attention=attention, packing="never", trust_remote_code=trust_remote_code
+        )
         tokenizer = load_tokenizer(settings)
         self_reward.check_tokenizer(tokenizer)
         if is_adapter := (path / ADAPTER_CONFIG).is_file():

@@ -115,7 +115,8 @@ def test_chats_go_through_the_template(scorer_of: Callable[..., LaSeRScorer]) ->
     plain, chatted = scorer_of().score(["3+4=", chat], ["7", "7"])
     assert chatted.self_reward == pytest.approx(plain.self_reward, abs=1e-6)
     sampling = Sampling(max_response_tokens=6)
-    assert scorer_of().generate([chat], 3, sampling)[0] == scorer_of().generate(["3+4="], 3, sampling)[0]
+    (ours,), (theirs,) = (scorer_of().generate([prompt], 3, sampling) for prompt in (chat, "3+4="))
+    assert [s.token_ids for s in ours] == [s.token_ids for s in theirs]
     assert scorer_of().generate([]) == scorer_of().score([], []) == []
 
 
