@@ -13,11 +13,12 @@ _EXPORTS = {
     "LaSeRModule": "laser_lightning.module",
     "SupervisedModule": "laser_lightning.supervised",
     "LastTokenSelfReward": "laser_lightning.self_reward",
+    "LaSeRScorer": "laser_lightning.scorer",
     "PromptDataModule": "laser_lightning.data",
     "Rollouts": "laser_lightning.batching",
 }
 
-__all__ = ["LaSeRModule", "LastTokenSelfReward", "PromptDataModule", "Rollouts", "SupervisedModule"]
+__all__ = ["LaSeRModule", "LaSeRScorer", "LastTokenSelfReward", "PromptDataModule", "Rollouts", "SupervisedModule"]
 
 
 def __getattr__(name: str) -> Any:

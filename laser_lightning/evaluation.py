@@ -1,8 +1,5 @@
 """What is measured on an evaluation set."""
 
-from collections.abc import Callable, Sequence
-from itertools import combinations
-
 import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
@@ -18,10 +15,8 @@ from laser_lightning.metrics import (
     WeightedMajorityVote,
     answer_ids,
 )
+from laser_lightning.metrics.answers import Compare, representatives
 from laser_lightning.rounds import Round
-
-Compare = Callable[[Sequence[tuple[str, str]]], list[bool]]
-"""Says of pairs of answers whether they are equivalent."""
 
 
 class EvaluationMetrics(nn.Module):
@@ -87,22 +82,3 @@ class EvaluationMetrics(nn.Module):
         for metric in (self.groups, self.self_verification, self.responses, self.by_kind):
             if metric is not None:
                 metric.reset()
-
-
-def representatives(groups: list[list[str | None]], compare: Compare) -> list[list[str | None]]:
-    """Replace each answer by the first one of its group that it is equivalent to: equal answers become equal strings.
-
-    Args:
-        groups: canonical answers to each problem; None (no answer) stays None.
-        compare: decides on the strings that differ.
-    """
-    distinct = [sorted({answer for answer in group if answer is not None}) for group in groups]
-    pairs = list(dict.fromkeys(pair for answers in distinct for pair in combinations(answers, 2)))
-    equal = {pair for pair, same in zip(pairs, compare(pairs), strict=True) if same}
-    replaced = []
-    for group, answers in zip(groups, distinct, strict=True):
-        first: dict[str | None, str | None] = {None: None}
-        for number, answer in enumerate(answers):
-            first[answer] = next((known for known in answers[:number] if (known, answer) in equal), answer)
-        replaced.append([first[answer] for answer in group])
-    return replaced

@@ -1,10 +1,8 @@
 """A policy in the form that transformers loads, with the self-reward's settings; ``laser-lightning export``."""
 
 import argparse
-import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import yaml
@@ -12,7 +10,6 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from laser_lightning.checkpoints import put_in_place, read_checkpoint
 from laser_lightning.config_files import load_configs
@@ -20,84 +17,7 @@ from laser_lightning.errors import UserError
 from laser_lightning.lora import merged_weights, save_adapter
 from laser_lightning.module import LaSeRModule
 from laser_lightning.policy_module import PolicyModule
-from laser_lightning.self_reward import CORRECT_THRESHOLD
-
-SETTINGS_FILE = "self_reward.json"
-FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class SelfRewardSettings:
-    """What it takes to compute an exported model's self-rewards: beta * (log pi(z_c) - reference_constant).
-
-    log pi(z_c) is the reward token's log-softmax entry, at temperature 1, behind the response's ``<eos>``.
-
-    Attributes:
-        token: the reward token z_c.
-        token_id: its id.
-        beta: scale of the score.
-        reference_constant: c_ref; None if the model was trained with ``reference: exact``, whose score takes
-            log pi_ref(z_c) of each solution from the model that training started from.
-        step: optimizer steps behind the weights.
-        threshold: self-rewards above it are the verdict "correct".
-        format_version: version of this file's form.
-    """
-
-    token: str
-    token_id: int
-    beta: float
-    reference_constant: float | None
-    step: int
-    threshold: float = CORRECT_THRESHOLD
-    format_version: int = FORMAT_VERSION
-
-    @classmethod
-    def of(cls, module: LaSeRModule, step: int) -> "SelfRewardSettings":
-        """The settings of a module in training after ``step`` optimizer steps."""
-        head = module.self_reward
-        constant = None if head.is_exact else float(head.reference_constant)
-        return cls(head.token, head.token_id, head.beta, constant, step)
-
-    def save(self, directory: str | Path) -> None:
-        """Write ``self_reward.json`` into a directory."""
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False)
-        (Path(directory) / SETTINGS_FILE).write_text(f"{text}\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, directory: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> "SelfRewardSettings":
-        """Read ``self_reward.json`` from an exported directory.
-
-        Args:
-            directory: the export.
-            tokenizer: the tokenizer that will be used; default: the export's own.
-
-        Raises:
-            UserError: if the file is missing or of another form, or the tokenizer does not have the reward token.
-        """
-        path = Path(directory) / SETTINGS_FILE
-        if not path.is_file():
-            raise UserError(
-                f"{directory} has no {SETTINGS_FILE}: it is not an export of a model with self-rewards "
-                "(HuggingFaceExport of a LaSeRModule writes one)."
-            )
-        values = json.loads(path.read_text(encoding="utf-8"))
-        names = {field.name for field in fields(cls)}
-        if values.get("format_version") != FORMAT_VERSION or set(values) != names:
-            raise UserError(
-                f"{path} is of format version {values.get('format_version')} with the keys {', '.join(values)}, and "
-                f"this release reads version {FORMAT_VERSION} with the keys {', '.join(sorted(names))}."
-            )
-        settings = cls(**values)
-        if tokenizer is None:
-            tokenizer = AutoTokenizer.from_pretrained(directory)
-        token_id = tokenizer.get_vocab().get(settings.token)
-        if token_id != settings.token_id:
-            found = "does not know it" if token_id is None else f"gives it the id {token_id}"
-            raise UserError(
-                f"The reward token '{settings.token}' of {path} has the id {settings.token_id}, but the tokenizer "
-                f"{found}: use the tokenizer that was exported with the model."
-            )
-        return settings
+from laser_lightning.self_reward_settings import SETTINGS_FILE, SelfRewardSettings
 
 
 def check_adapter(module: PolicyModule) -> None:
@@ -130,7 +50,7 @@ def write_export(
         lm.save_pretrained(partial, state_dict=dict(merged_weights(lm, weights)))
     module.tokenizer.save_pretrained(partial)
     if isinstance(module, LaSeRModule):
-        settings = SelfRewardSettings.of(module, step)
+        settings = SelfRewardSettings.of(module.self_reward, step)
         settings.save(partial)
         if settings.reference_constant is None:
             rank_zero_warn(

@@ -1,6 +1,7 @@
 """LoRA (arXiv 2106.09685) through peft: adapters beside frozen weights, switched off, merged, or saved on their own."""
 
 import copy
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from laser_lightning.errors import UserError
 
 ADAPTER = "default"
 """peft's name of a model's only adapter."""
+
+ADAPTER_CONFIG = "adapter_config.json"
+"""The file that tells an adapter from a whole model."""
 
 
 @dataclass(frozen=True)
@@ -176,3 +180,30 @@ def save_adapter(lm: PreTrainedModel, state: Mapping[str, Tensor], directory: Pa
         if _is_adapter(name)
     }
     save_file(weights, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def base_model(directory: Path) -> str:
+    """Directory or hub name of the model that the adapters of an export belong to."""
+    return str(json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"])
+
+
+def merge_adapter(lm: PreTrainedModel, directory: Path) -> PreTrainedModel:
+    """Load adapters that ``save_adapter`` wrote, and add them to a model's weights.
+
+    Args:
+        lm: the model that they belong to; changed in place.
+        directory: of the two files.
+
+    Returns:
+        The plain model.
+
+    Raises:
+        UserError: if peft is missing.
+    """
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise UserError(
+            f"{directory} holds a LoRA adapter, which needs peft: pip install 'laser-lightning[lora]'."
+        ) from error
+    return PeftModel.from_pretrained(lm, directory).merge_and_unload()

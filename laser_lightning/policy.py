@@ -17,7 +17,7 @@ from transformers import (
 
 from laser_lightning.batching import MicroBatch, length_mask
 from laser_lightning.errors import UserError
-from laser_lightning.logprobs import token_statistics
+from laser_lightning.logprobs import reward_token_log_probs, token_statistics
 from laser_lightning.lora import LoRASettings, adapters_off, add_adapters
 
 EMBEDDED = "embedded"
@@ -190,6 +190,12 @@ class Policy(nn.Module):
             empty.masked_scatter(mask, statistics.entropy[:tokens]),
             statistics.log_probs[tokens:],
         )
+
+    def scores(self, batch: MicroBatch, reward_token_id: int) -> Tensor:
+        """[B] log pi(z_c) behind each response's last token, as in ``forward``, without those of the responses."""
+        lengths = batch.prompt_lengths + batch.response_lengths
+        hidden, starts = self.flat_hidden_states(batch.input_ids, lengths)
+        return reward_token_log_probs(self.head(hidden[starts + lengths - 1]), reward_token_id)
 
     @property
     def chunk_size(self) -> int:

@@ -1,32 +1,16 @@
-"""Evaluation metrics fed from rounds, and the grouping of equivalent answers."""
+"""Evaluation metrics fed from rounds."""
 
 import torch
 
 from laser_lightning.batching import Rollouts
 from laser_lightning.data.problem import Problem
-from laser_lightning.evaluation import EvaluationMetrics, representatives
+from laser_lightning.evaluation import EvaluationMetrics
 from laser_lightning.rounds import Round
 from laser_lightning.verifiers import Verification
 
 
 def compare_numbers(pairs: object) -> list[bool]:
     return [float(one) == float(other) for one, other in pairs]  # type: ignore[attr-defined]
-
-
-def test_equal_answers_become_equal_strings_within_their_group() -> None:
-    groups = [["1", "1.0", None, "2"], ["1.0", "2.0", "2", "3"]]
-    assert representatives(groups, compare_numbers) == [["1", "1", None, "2"], ["1.0", "2", "2", "3"]]
-
-
-def test_every_differing_pair_is_compared_once_and_in_one_call() -> None:
-    calls: list[list[tuple[str, str]]] = []
-
-    def spy(pairs: object) -> list[bool]:
-        calls.append(list(pairs))  # type: ignore[call-overload]
-        return [False] * len(calls[-1])
-
-    representatives([["a", "b", "a"], ["b", "a"], [None]], spy)
-    assert calls == [[("a", "b")]]
 
 
 def round_of(rewards: list[float], self_rewards: list[float], answers: list[str | None]) -> Round:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from laser_lightning.errors import UserError
+from laser_lightning.prompts import encode_prompt
 
 _PLACE = "{problem}"
 
@@ -57,18 +58,10 @@ class PromptTemplate:
     def encode(self, problem: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
         """The prompt's text and its token ids.
 
-        Special tokens come once, from the chat template or else from the tokenizer. An ``<eos>`` that the
-        tokenizer puts at the end is taken off: the response starts there.
+        Special tokens come once, from the chat template or else from the tokenizer.
 
         Raises:
-            UserError: see ``render``; also when the prompt has no tokens.
+            UserError: see ``render`` and ``encode_prompt``.
         """
         prompt = self.render(problem, tokenizer)
-        # verbose=False: prompts that are too long are this project's own business (max_prompt_tokens)
-        encoding = tokenizer(prompt, add_special_tokens=not self.chat, verbose=False)
-        prompt_ids = list(encoding["input_ids"])
-        while prompt_ids and prompt_ids[-1] == tokenizer.eos_token_id:
-            prompt_ids.pop()
-        if not prompt_ids:
-            raise UserError(f"The prompt '{prompt}' has no tokens in this tokenizer.")
-        return prompt, prompt_ids
+        return prompt, encode_prompt(prompt, tokenizer, add_special_tokens=not self.chat)

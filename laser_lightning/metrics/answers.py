@@ -1,12 +1,16 @@
-"""Answers as integers, so that metrics can hold and gather them as tensors."""
+"""Which answers are the same, and answers as integers, so that metrics can hold and gather them as tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from itertools import combinations
 
 import torch
 from torch import Tensor
 
 NO_ANSWER = -1
+
+Compare = Callable[[Sequence[tuple[str, str]]], list[bool]]
+"""Says of pairs of answers whether they are equivalent."""
 
 
 def answer_ids(answers: Sequence[str | None]) -> Tensor:
@@ -28,3 +32,22 @@ def _hash(text: str) -> int:
     # surrogatepass: a sampled text may hold half of a surrogate pair, which strict UTF-8 refuses.
     digest = blake2b(text.encode("utf-8", errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def representatives(groups: list[list[str | None]], compare: Compare) -> list[list[str | None]]:
+    """Replace each answer by the first one of its group that it is equivalent to: equal answers become equal strings.
+
+    Args:
+        groups: canonical answers to each problem; None (no answer) stays None.
+        compare: decides on the strings that differ.
+    """
+    distinct = [sorted({answer for answer in group if answer is not None}) for group in groups]
+    pairs = list(dict.fromkeys(pair for answers in distinct for pair in combinations(answers, 2)))
+    equal = {pair for pair, same in zip(pairs, compare(pairs), strict=True) if same}
+    replaced = []
+    for group, answers in zip(groups, distinct, strict=True):
+        first: dict[str | None, str | None] = {None: None}
+        for number, answer in enumerate(answers):
+            first[answer] = next((known for known in answers[:number] if (known, answer) in equal), answer)
+        replaced.append([first[answer] for answer in group])
+    return replaced

@@ -37,6 +37,18 @@ class Judge:
         """
         return _guarded(self._verify, response, gold)
 
+    def find(self, response: str, gold: str) -> Verification:
+        """Finds the final answer of a response that has no gold answer.
+
+        Args:
+            response: The text that the model wrote, without its prompt.
+            gold: Not looked at.
+
+        Returns:
+            The canonical answer, with 0.0 as its reward; an error if the verifier raises.
+        """
+        return _guarded(self._find, response, gold)
+
     def compare(self, answer: str, other: str) -> Verification:
         """Compares two extracted answers.
 
@@ -58,6 +70,10 @@ class Judge:
         if not isinstance(reward, Real) or not math.isfinite(reward):
             raise ValueError(f"the reward must be a finite number, not {reward!r}")
         return Verification(float(reward), None if answer is None else self.verifier.canonical(answer))
+
+    def _find(self, response: str, gold: str) -> Verification:
+        answer = self.verifier.extract(response)
+        return Verification(0.0, None if answer is None else self.verifier.canonical(answer))
 
     def _compare(self, answer: str, gold: str) -> Verification:
         key = (self.verifier.canonical(answer), gold)

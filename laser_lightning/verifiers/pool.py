@@ -70,6 +70,20 @@ class VerifierPool:
         """
         return self._judge_all("verify", pairs)
 
+    def answers(self, responses: Sequence[str]) -> list[str | None]:
+        """Finds final answers where no gold answer is known, under the same limits as `verify`.
+
+        Args:
+            responses: What the model wrote, without its prompts.
+
+        Returns:
+            The canonical answer of each response; None if it has none, or the verifier fails.
+
+        Raises:
+            RuntimeError: If the workers cannot start, for instance because they cannot import the verifier.
+        """
+        return [verification.answer for verification in self._judge_all("find", [(text, "") for text in responses])]
+
     def equivalent(self, pairs: Sequence[Pair]) -> list[bool]:
         """Compares extracted answers, as voting does, under the same limits as `verify`.
 

@@ -4,6 +4,7 @@ import sys
 import torch
 
 from laser_lightning.metrics import answer_ids
+from laser_lightning.metrics.answers import representatives
 
 
 def test_equal_texts_share_an_id_and_none_is_minus_one() -> None:
@@ -36,3 +37,23 @@ def test_ids_do_not_depend_on_the_process() -> None:
 
 def test_half_a_surrogate_pair_is_an_answer() -> None:
     assert answer_ids(["\ud83d"]).item() >= 0
+
+
+def compare_numbers(pairs: object) -> list[bool]:
+    return [float(one) == float(other) for one, other in pairs]  # type: ignore[attr-defined]
+
+
+def test_equal_answers_become_equal_strings_within_their_group() -> None:
+    groups = [["1", "1.0", None, "2"], ["1.0", "2.0", "2", "3"]]
+    assert representatives(groups, compare_numbers) == [["1", "1", None, "2"], ["1.0", "2", "2", "3"]]
+
+
+def test_every_differing_pair_is_compared_once_and_in_one_call() -> None:
+    calls: list[list[tuple[str, str]]] = []
+
+    def spy(pairs: object) -> list[bool]:
+        calls.append(list(pairs))  # type: ignore[call-overload]
+        return [False] * len(calls[-1])
+
+    representatives([["a", "b", "a"], ["b", "a"], [None]], spy)
+    assert calls == [[("a", "b")]]

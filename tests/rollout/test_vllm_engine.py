@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2Config
+from transformers import PreTrainedTokenizerBase, Qwen2Config
 
 from laser_lightning.batching import Rollouts
 from laser_lightning.errors import UserError
 from laser_lightning.policy import Policy
 from laser_lightning.rollout import Sampling, VLLMEngine, vllm_engine
+from laser_lightning.scorer import LaSeRScorer
+from laser_lightning.self_reward_settings import SelfRewardSettings
 
 MakePolicy = Callable[..., Policy]
 Check = Callable[..., None]
@@ -304,6 +306,23 @@ def test_damaged_weights_are_refused(engine: VLLMEngine, policy: Policy) -> None
 
 
 # --------------------------------------------------------------- the trainer
+
+
+@pytest.mark.vllm
+def test_a_scorer_announces_its_weights(
+    engine: VLLMEngine,
+    policy: Policy,
+    make_policy: MakePolicy,
+    model_dirs: list[Path],
+    policy_tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    generate(engine, policy, Sampling(1))
+    settings = SelfRewardSettings("<|reward|>", Z, beta=0.25, reference_constant=-9.0, step=0)
+    scorer = LaSeRScorer(make_policy(model_dirs[1], eos_ids=SEVERAL), policy_tokenizer, settings, engine)
+    (solutions,) = scorer.generate(["1+2="], 16, Sampling(LIMIT))
+    scored = scorer.score(["1+2="] * 16, [solution.token_ids for solution in solutions])
+    assert {solution.finished for solution in solutions} == {True, False}
+    assert [s.self_reward for s in solutions] == pytest.approx([s.self_reward for s in scored], abs=1e-5)
 
 
 @pytest.mark.vllm

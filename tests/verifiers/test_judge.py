@@ -48,6 +48,15 @@ def test_reward_and_canonical_answer() -> None:
     assert judge.verify("", "7") == Verification(0.0, None)
 
 
+def test_answers_without_a_gold_one() -> None:
+    verifier = Counting()
+    judge = Judge(verifier)
+    assert judge.find("17", "") == Verification(0.0, "7")
+    assert judge.find("", "") == Verification(0.0, None)
+    assert judge.find("raise it", "") == Verification(0.0, None, "RuntimeError: raise it")
+    assert verifier.comparisons == 0
+
+
 def test_equal_canonical_answers_are_compared_once() -> None:
     verifier = Counting()
     judge = Judge(verifier)

@@ -87,6 +87,13 @@ def test_order_is_kept(workers: int) -> None:
     assert pool.failures == 0
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_answers_without_gold_ones(make_pool: Callable[..., VerifierPool], workers: int) -> None:
+    pool = make_pool(workers)
+    assert pool.answers(["a", "raise it", " b ", "a"]) == ["a", None, "b", "a"]
+    assert pool.failures == 1
+
+
 def test_text_arrives_as_it_is(make_pool: Callable[..., VerifierPool]) -> None:
     texts = ["two\nlines", "ünïcödé 数", "half a pair: \ud83d", "\0", "x" * 1_000_000]
     assert answers(make_pool().verify([(text, "") for text in texts])) == [text.strip() for text in texts]

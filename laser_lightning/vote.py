@@ -1,0 +1,74 @@
+"""One answer out of several solutions to one problem, chosen as the metrics of ``metrics/voting.py`` do."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from laser_lightning.errors import UserError
+from laser_lightning.metrics import SampleGroups, answer_ids
+from laser_lightning.metrics.answers import representatives
+from laser_lightning.metrics.voting import best_scored, equal_votes, weighted_votes, winners
+from laser_lightning.verifiers import VerifierPool
+
+
+class Vote(NamedTuple):
+    """What N solutions to one problem answer, alone and together.
+
+    Where answers tie, the one that was given first is chosen. (The metrics take the mean over them.)
+
+    Attributes:
+        answers: N canonical answers, equivalent ones written alike; None where a solution has none.
+        majority: the most frequent answer (maj@N); None if there is no answer at all.
+        weighted_majority: the answer with the highest sum of self-rewards clamped to [0, 1] (weighted maj@N); the
+            plain majority where that sum is 0 for every answer. None if there is no answer at all.
+        best: the answer of the solution with the highest self-reward (best-of-N); None if that one has none.
+        best_index: which solution that is.
+    """
+
+    answers: list[str | None]
+    majority: str | None
+    weighted_majority: str | None
+    best: str | None
+    best_index: int
+
+
+def vote(texts: Sequence[str], self_rewards: Sequence[float], pool: VerifierPool) -> Vote:
+    """Let the solutions of one problem vote.
+
+    Args:
+        texts: N responses.
+        self_rewards: N self-rewards, 0 for truncated responses.
+        pool: finds the answers, and says which are equivalent.
+
+    Raises:
+        UserError: if there is no solution.
+    """
+    if not texts:
+        raise UserError("A vote needs at least one solution.")
+    answers = pool.answers(texts)
+    if not pool.verifier.canonical_decides:
+        (answers,) = representatives([answers], pool.equivalent)
+    nothing = torch.zeros(len(texts), dtype=torch.long)
+    groups = SampleGroups.regroup(
+        problem_ids=nothing,
+        sample_indices=torch.arange(len(texts)),
+        rewards=nothing.float(),
+        answer_ids=answer_ids(answers),
+        self_rewards=torch.tensor(self_rewards, dtype=torch.float32),
+    )
+
+    def first(chosen: Tensor) -> int | None:
+        return int(chosen.long().argmax()) if chosen.any() else None
+
+    majority, weighted = (first(winners(groups, votes(groups))) for votes in (equal_votes, weighted_votes))
+    best = first(best_scored(groups))
+    assert best is not None
+    return Vote(
+        answers,
+        None if majority is None else answers[majority],
+        None if weighted is None else answers[weighted],
+        answers[best],
+        best,
+    )
