@@ -32,6 +32,7 @@ from laser_lightning.rollout import Sampling
 from laser_lightning.rollout_module import EvaluationSettings, VerificationSettings
 from laser_lightning.rounds import Round
 from laser_lightning.self_reward import LastTokenSelfReward
+from laser_lightning.strategies import LaSeRDDPStrategy
 from laser_lightning.verifiers import Verifier
 
 SIZES = {  # parameters without embeddings and head: (layers, width, width of the MLP)
@@ -205,7 +206,7 @@ def fit(case: Case, model: Path, callback: lightning.Callback) -> None:
         max_steps=case.steps,
         accelerator="cpu" if case.device == "cpu" else "gpu",
         devices=case.processes,
-        strategy="auto" if case.processes == 1 else "ddp",
+        strategy="auto" if case.processes == 1 else LaSeRDDPStrategy(),
         precision="32-true" if case.dtype == "float32" else "bf16-true",
         logger=False,
         enable_checkpointing=False,
