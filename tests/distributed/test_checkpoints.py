@@ -127,15 +127,14 @@ def test_weights_step_and_constant_carry_over_to_other_strategies(
             assert torch.allclose(history[0]["weights"][name], value, rtol=0, atol=1e-6), name
 
 
-@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
 def test_adapters_are_saved_resumed_and_exported(
-    strategy: str, command: Callable[..., str], experiment: Path, difference: Callable[[Path, Path], list[str]]
+    command: Callable[..., str], experiment: Path, difference: Callable[[Path, Path], list[str]]
 ) -> None:
     config = yaml.safe_load((experiment / "run.yaml").read_text())
     config["model"]["init_args"]["policy"] = {"path": "embedded"}
     (experiment / "run.yaml").write_text(yaml.safe_dump(config))
     adapters = ["--model.policy.lora.rank", "4", "--model.update.kl_coef", "0.1", "--trainer.max_steps", "6"]
-    fit = ["fit", "--config", f"strategy/{strategy}", "--config", "run.yaml", *adapters]
+    fit = ["fit", "--config", "strategy/zero3", "--config", "run.yaml", *adapters]
     every = ["--checkpoint.every_n_train_steps", "2", "--trainer.limit_val_batches", "0"]
     command(experiment, *fit, *every, "--run_dir", "whole")
     last = experiment / "whole/checkpoints/step=6.ckpt"
