@@ -198,6 +198,8 @@ class LaSeRCLI(LightningCLI):
         own_logger = config["logger"] is not None and not isinstance(config["logger"], bool)
         if own_logger and given is not None:
             raise UserError("run_dir: trainer.logger has directories of its own; give one of the two")
+        if config["fast_dev_run"] and given is not None and config["default_root_dir"] is None:
+            config["default_root_dir"] = str(given)  # what callbacks write; such a run has no loggers
         if own_logger or config["fast_dev_run"]:
             return
         directory = Path(given) if given is not None else claim_directory(Path("runs"))

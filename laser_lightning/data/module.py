@@ -1,6 +1,7 @@
 """The data module: sources, template and tokenizer in; loaders of problems out."""
 
 import warnings
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from laser_lightning.data.loader import PromptLoader
 from laser_lightning.data.problem import Problem
-from laser_lightning.data.sources import ProblemSource
+from laser_lightning.data.sources import FileSource, ProblemSource
 from laser_lightning.data.templates import PromptTemplate
 from laser_lightning.errors import UserError
 
@@ -38,6 +39,8 @@ class PromptDataModule(LightningDataModule):
             the set.
         shuffle: draw a new order of the training problems for each epoch.
         seed: seed of that order.
+        local_files: directory with copies of the evaluation sets: each is read from ``<name of the set>.jsonl`` there,
+            with the columns ``problem`` and ``answer``, and not from its source.
 
     Attributes:
         train_problems: the training problems, once ``setup("fit")`` has run.
@@ -57,6 +60,7 @@ class PromptDataModule(LightningDataModule):
         overlong_prompts: Literal["filter", "refuse"] = "filter",
         shuffle: bool = True,
         seed: int = 0,
+        local_files: str | None = None,
     ) -> None:
         super().__init__()
         sizes = {
@@ -78,6 +82,7 @@ class PromptDataModule(LightningDataModule):
         self.max_prompt_tokens = max_prompt_tokens
         self.overlong_prompts = overlong_prompts
         self.shuffle, self.seed = shuffle, seed
+        self.local_files = local_files
 
         self.train_problems: list[Problem] = []
         self.evaluation_problems: dict[str, list[Problem]] = {}
@@ -190,7 +195,9 @@ class PromptDataModule(LightningDataModule):
         sources = {"fit": self.val, "validate": self.val, "test": self.test, "predict": self.predict}
         if stage not in sources:
             raise UserError(f"'{stage}' is no stage: use one of {', '.join(sources)}.")
-        return sources[stage]
+        if self.local_files is None:
+            return sources[stage]
+        return {name: FileSource(str(Path(self.local_files) / f"{name}.jsonl")) for name in sources[stage]}
 
     def _evaluation_loaders(self) -> list[PromptLoader]:
         rank, world_size = self._rank_and_world_size()

@@ -421,3 +421,17 @@ def test_unusable_settings_name_their_remedy_on_the_command_line(tmp_path: Path)
     # inside an optional class, jsonargparse takes this for a YAML comment
     with pytest.raises(ValueError, match=r"answer_pattern is null: .* write \[#\] for #"):
         parse(tmp_path, CONFIG, "--data.train.init_args.answer_pattern", "# (.)")
+
+
+def test_local_files_stand_for_the_sources_of_the_evaluation_sets(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"problem": "local", "answer": 7}\n')
+    source = numbered(2)
+    data = PromptDataModule(val={"a": source}, test={"b": source}, local_files=str(tmp_path))
+    data.set_tokenizer(tokenizer)
+    data.setup("validate")
+    assert [(problem.problem, problem.answer) for problem in data.evaluation_problems["a"]] == [("local", "7")]
+    with pytest.raises(UserError, match=r"^There is no file '.*b\.jsonl'"):
+        data.setup("test")
+    assert source.loads == 0
