@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import yaml
+from jsonargparse import get_loader, set_loader
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -32,6 +34,14 @@ from laser_lightning.policy import Policy, PolicySettings, load_tokenizer
 torch.set_num_threads(1)  # tiny models are faster so, and rounding is the same on every machine and under xdist
 
 EOS, PAD, VOCABULARY = 1, 0, 100  # of the character tokenizer
+
+
+@pytest.fixture(autouse=True)
+def usual_yaml_loader() -> Iterator[None]:
+    """The command line sets a YAML loader of its own for the whole process: put the usual one back."""
+    loader = get_loader("yaml")
+    yield
+    set_loader("yaml", loader, exceptions=(yaml.YAMLError,))
 
 
 class PlainPass(NamedTuple):
