@@ -5,13 +5,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from laser_lightning.advantages import AdvantageSettings, group_relative, mixed
+from laser_lightning.advantages import AdvantageSettings, estimated, mixed
 from laser_lightning.batching import MicroBatch, micro_batches, shortest
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
 from laser_lightning.losses import ClippedPolicyLoss, PolicyLoss, solution_weights
 from laser_lightning.objective import Objective, Targets, UpdateSettings
 from laser_lightning.optimization import OptimizerSettings
+from laser_lightning.overlong import shaped
 from laser_lightning.phases import Phase, Phases
 from laser_lightning.policy import PolicyOutputs, PolicySettings
 from laser_lightning.precision import float32_by_default
@@ -136,12 +137,21 @@ class LaSeRModule(RolloutModule):
 
     def advantages(self, round_: Round, phase: Phase) -> Tensor:
         """[N] advantages: of the verifier's rewards, mixed with self-rewards in the integrated phase."""
-        rewards = round_.grouped(round_.rewards)
+        rewards = round_.grouped(self.policy_rewards(round_))
         self.mixed_groups = torch.zeros(len(rewards), dtype=torch.bool, device=rewards.device)
         if phase < Phase.INTEGRATED or self.self_reward.loss_weight == 0:
-            return group_relative(rewards, self.advantage.divide_by_std, self.advantage.epsilon).flatten()
-        advantages, self.mixed_groups = mixed(rewards, round_.grouped(round_.self_rewards), self.advantage)
+            return estimated(rewards, self.advantage, self.all_sum).flatten()
+        advantages, self.mixed_groups = mixed(
+            rewards, round_.grouped(round_.self_rewards), self.advantage, self.all_sum
+        )
         return advantages.flatten()
+
+    def policy_rewards(self, round_: Round) -> Tensor:
+        """[N] rewards that advantages are made of: the verifier's, less the penalty of length where there is one."""
+        if self.advantage.overlong is None:
+            return round_.rewards
+        lengths, limit = round_.rollouts.response_lengths, self.sampling.max_response_tokens
+        return shaped(round_.rewards, lengths, limit, self.advantage.overlong)
 
     def mini_batches(self, round_: Round) -> Iterator[Tensor]:
         """The solutions [M] of each optimizer step: all of them, or random parts of the prompts in each epoch."""
@@ -171,7 +181,9 @@ class LaSeRModule(RolloutModule):
         return Targets(
             advantages=advantages,
             rewards=rewards,
-            policy_weights=solution_weights(lengths, self.update.aggregation, totals[0], totals[1]),
+            policy_weights=solution_weights(
+                lengths, self.update.aggregation, totals[0], totals[1], self.sampling.max_response_tokens
+            ),
             self_reward_weights=self.self_reward.loss_weights(rewards, finished & trains_score, totals[2:]),
             references=round_.references,
             sampling_log_probs=None if self.update.importance == "none" else rollouts.sampling_log_probs,

@@ -2,19 +2,18 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from laser_lightning.advantages import AllSum
 from laser_lightning.batching import MicroBatch
 from laser_lightning.phases import Phase
 from laser_lightning.policy import PolicyOutputs
 from laser_lightning.rounds import Round
 from laser_lightning.self_reward import LastTokenSelfReward
-
-AllSum = Callable[[Tensor], Tensor]
 
 TERMS = ("loss", "policy_loss", "self_reward_loss", "kl", "entropy", "clip_fraction")
 

@@ -220,7 +220,7 @@ def test_a_step_changes_the_weights_and_reports(tmp_path: Path, initial: Tensor)
     assert model.reference is None, "a constant reference needs no reference model"
 
 
-@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "fixed_length"])
 def test_the_micro_batch_budget_does_not_change_the_step(
     tmp_path: Path, pretrained: PolicySettings, aggregation: Any
 ) -> None:
