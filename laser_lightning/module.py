@@ -18,7 +18,7 @@ from laser_lightning.policy import PolicyOutputs, PolicySettings
 from laser_lightning.precision import float32_by_default
 from laser_lightning.rollout import RolloutEngine, Sampling
 from laser_lightning.rollout_module import EvaluationSettings, RolloutModule, VerificationSettings
-from laser_lightning.rounds import Round
+from laser_lightning.rounds import Round, joined
 from laser_lightning.self_reward import LastTokenSelfReward, class_counts
 from laser_lightning.training_log import StepWarnings, TrainingLog, mismatch_terms
 from laser_lightning.verifiers import Verifier
@@ -53,6 +53,10 @@ class LaSeRModule(RolloutModule):
         evaluation: how problems are evaluated.
         max_skipped_steps: stop after this many optimizer steps in a row without a usable gradient.
         seed: seed of all sampling.
+        sampling_rounds: sample further problems, up to this many times data.prompts_per_step in all, until the step is
+            full of groups whose rewards are not all equal (DAPO's dynamic sampling, arXiv 2503.14476, equation 11); 1
+            trains on the groups as they come. The self-rewarding loss is trained on the same groups, and the metrics
+            count all that was sampled.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class LaSeRModule(RolloutModule):
         evaluation: EvaluationSettings = EvaluationSettings(),
         max_skipped_steps: int = 10,
         seed: int = 0,
+        sampling_rounds: int = 1,
     ) -> None:
         # A constant reference and no KL term: no reference model is loaded, and none is run.
         needs_reference = self_reward.is_exact or update.kl_coef > 0
@@ -91,11 +96,14 @@ class LaSeRModule(RolloutModule):
         )
         if group_size < 2:
             raise UserError(f"group_size is {group_size}: advantages compare solutions of one prompt, so at least 2.")
+        if sampling_rounds < 1:
+            raise UserError(f"sampling_rounds is {sampling_rounds}, and must be at least 1.")
         if sampling.temperature == 0:
             raise UserError(
                 "sampling.temperature is 0: all solutions of a prompt would be the same; training needs more."
             )
-        self.group_size, self.advantage, self.phases, self.update = group_size, advantage, phases, update
+        self.group_size, self.sampling_rounds = group_size, sampling_rounds
+        self.advantage, self.phases, self.update = advantage, phases, update
         self.objective = Objective(ClippedPolicyLoss() if policy_loss is None else policy_loss, self_reward, update)
         self._warnings = StepWarnings(sampling.max_response_tokens, self_reward.token)
 
@@ -117,7 +125,7 @@ class LaSeRModule(RolloutModule):
         """One round of LaSeR (ALGORITHM steps 1 to 6)."""
         self.log_of_step = TrainingLog(self.all_sum)
         phase = self.phases.at(self.trainer.global_step)
-        round_ = self.play(problems, self.group_size, self.sampling, self.generator)
+        sampled, round_ = self.sample_groups(problems)
         self.engine.sleep()
         advantages = self.advantages(round_, phase)
         old_log_probs = self.no_grad_pass(self.policy, round_.rollouts)[0] if self.update.reuses_rollouts else None
@@ -127,7 +135,25 @@ class LaSeRModule(RolloutModule):
                 targets = self.targets(round_, rows, advantages, phase)
                 targets.old_log_probs, targets.reference_log_probs = old_log_probs, reference_log_probs
                 self.update_policy(round_, rows, targets)
-        self._log_step(round_, phase)
+        self._log_step(sampled, phase)
+
+    def sample_groups(self, problems: list[Problem]) -> tuple[Round, Round]:
+        """What the step samples, and what of it is trained on: the same, unless ``sampling_rounds`` asks for more.
+
+        Every process draws further problems from its loader, whose position is saved with the run, until each has as
+        many groups with a signal as it was given problems, or the rounds are used up; then others fill the places.
+        """
+        sampled = self.play(problems, self.group_size, self.sampling, self.generator)
+        if self.sampling_rounds == 1:
+            return sampled, sampled
+        for _ in range(self.sampling_rounds - 1):
+            if self.all_max(len(problems) - int(sampled.has_signal.sum())) <= 0:
+                break
+            more = next(iter(self.trainer.datamodule.train_dataloader()))  # type: ignore[attr-defined]
+            sampled = joined(sampled, self.play(more, self.group_size, self.sampling, self.generator))
+        self.last_round = sampled
+        with_signal_first = sampled.has_signal.int().argsort(descending=True, stable=True)
+        return sampled, sampled.select(with_signal_first[: len(problems)])
 
     def reference_log_probs(self, round_: Round) -> Tensor:
         """[N, R] log-probs under the frozen reference: of the pass that gave exact scores, where there was one."""

@@ -121,6 +121,8 @@ class TrainingLog:
             "finished": rollouts.finished.sum(),
             "emitted": rollouts.contains(head.token_id).sum(),
             "groups": len(round_.problems),
+            "signal": round_.has_signal.sum(),
+            "trained": len(mixed_groups),
             "mixed": mixed_groups.sum(),
             "failed": sum(verification.error is not None for verification in round_.verifications),
             "rewards": round_.rewards.sum(),
@@ -136,7 +138,8 @@ class TrainingLog:
             "train/response_tokens": total["tokens"],
             "train/truncation_rate": 1 - total["finished"] / total["solutions"],
             "train/reward_token_emitted": total["emitted"] / total["solutions"],
-            "train/mixed_groups": total["mixed"] / total["groups"],
+            "train/groups_with_signal": total["signal"] / total["groups"],
+            "train/mixed_groups": total["mixed"] / total["trained"],
             "train/verifier_failures": total["failed"],
             "train/phase": float(phase),
         }
