@@ -35,7 +35,7 @@ def shaped(rewards: Tensor, lengths: Tensor, limit: int, settings: OverlongSetti
 
     Args:
         rewards: [N] of the verifier.
-        lengths: [N] response lengths in tokens.
+        lengths: [N] response lengths in tokens, at most ``limit``.
         limit: the length at which responses are cut.
         settings: the buffer and the whole penalty.
 
@@ -43,5 +43,5 @@ def shaped(rewards: Tensor, lengths: Tensor, limit: int, settings: OverlongSetti
         [N].
     """
     buffer = settings.buffer_share * limit
-    share = ((lengths - (limit - buffer)) / buffer).clamp(0, 1)
+    share = ((lengths - (limit - buffer)) / buffer).clamp(min=0)
     return rewards - settings.penalty * share.to(rewards.dtype)
