@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from laser_lightning.errors import UserError
 
@@ -53,9 +53,24 @@ class Rollouts:
         rows, lengths = self.response_ids.tolist(), self.response_lengths.tolist()
         return [row[:length] for row, length in zip(rows, lengths, strict=True)]
 
+    def select(self, prompts: Tensor) -> "Rollouts":
+        """The solutions of some prompts [M] alone, in their order."""
+        rows = (prompts[:, None] * self.group_size + torch.arange(self.group_size, device=prompts.device)).flatten()
+        of_prompts = {name: getattr(self, name)[prompts] for name in ("prompt_ids", "prompt_lengths")}
+        others = (f.name for f in fields(self) if f.name not in of_prompts)
+        return Rollouts(**of_prompts, **{name: getattr(self, name)[rows] for name in others})
+
     def contains(self, token_id: int) -> Tensor:
         """[N] bool: responses in which this token was sampled."""
         return ((self.response_ids == token_id) & self.response_mask).any(dim=1)
+
+
+def stacked(parts: Sequence[Tensor]) -> Tensor:
+    """The rows of several tensors [N] or [N, width], right-padded with 0 to the widest."""
+    if parts[0].ndim == 1:
+        return torch.cat(list(parts))
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
 
 
 def length_mask(lengths: Tensor, width: int) -> Tensor:

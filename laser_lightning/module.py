@@ -5,19 +5,20 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from laser_lightning.advantages import AdvantageSettings, group_relative, mixed
+from laser_lightning.advantages import AdvantageSettings, estimated, mixed
 from laser_lightning.batching import MicroBatch, micro_batches, shortest
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
 from laser_lightning.losses import ClippedPolicyLoss, PolicyLoss, solution_weights
 from laser_lightning.objective import Objective, Targets, UpdateSettings
 from laser_lightning.optimization import OptimizerSettings
+from laser_lightning.overlong import shaped
 from laser_lightning.phases import Phase, Phases
 from laser_lightning.policy import PolicyOutputs, PolicySettings
 from laser_lightning.precision import float32_by_default
 from laser_lightning.rollout import RolloutEngine, Sampling
 from laser_lightning.rollout_module import EvaluationSettings, RolloutModule, VerificationSettings
-from laser_lightning.rounds import Round
+from laser_lightning.rounds import Round, joined
 from laser_lightning.self_reward import LastTokenSelfReward, class_counts
 from laser_lightning.training_log import StepWarnings, TrainingLog, mismatch_terms
 from laser_lightning.verifiers import Verifier
@@ -52,6 +53,10 @@ class LaSeRModule(RolloutModule):
         evaluation: how problems are evaluated.
         max_skipped_steps: stop after this many optimizer steps in a row without a usable gradient.
         seed: seed of all sampling.
+        sampling_rounds: sample further problems, up to this many times data.prompts_per_step in all, until the step is
+            full of groups whose rewards are not all equal (DAPO's dynamic sampling, arXiv 2503.14476, equation 11); 1
+            trains on the groups as they come. The self-rewarding loss is trained on the same groups, and the metrics
+            count all that was sampled.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class LaSeRModule(RolloutModule):
         evaluation: EvaluationSettings = EvaluationSettings(),
         max_skipped_steps: int = 10,
         seed: int = 0,
+        sampling_rounds: int = 1,
     ) -> None:
         # A constant reference and no KL term: no reference model is loaded, and none is run.
         needs_reference = self_reward.is_exact or update.kl_coef > 0
@@ -90,11 +96,14 @@ class LaSeRModule(RolloutModule):
         )
         if group_size < 2:
             raise UserError(f"group_size is {group_size}: advantages compare solutions of one prompt, so at least 2.")
+        if sampling_rounds < 1:
+            raise UserError(f"sampling_rounds is {sampling_rounds}, and must be at least 1.")
         if sampling.temperature == 0:
             raise UserError(
                 "sampling.temperature is 0: all solutions of a prompt would be the same; training needs more."
             )
-        self.group_size, self.advantage, self.phases, self.update = group_size, advantage, phases, update
+        self.group_size, self.sampling_rounds = group_size, sampling_rounds
+        self.advantage, self.phases, self.update = advantage, phases, update
         self.objective = Objective(ClippedPolicyLoss() if policy_loss is None else policy_loss, self_reward, update)
         self._warnings = StepWarnings(sampling.max_response_tokens, self_reward.token)
 
@@ -116,7 +125,7 @@ class LaSeRModule(RolloutModule):
         """One round of LaSeR (ALGORITHM steps 1 to 6)."""
         self.log_of_step = TrainingLog(self.all_sum)
         phase = self.phases.at(self.trainer.global_step)
-        round_ = self.play(problems, self.group_size, self.sampling, self.generator)
+        sampled, round_ = self.sample_groups(problems)
         self.engine.sleep()
         advantages = self.advantages(round_, phase)
         old_log_probs = self.no_grad_pass(self.policy, round_.rollouts)[0] if self.update.reuses_rollouts else None
@@ -126,7 +135,25 @@ class LaSeRModule(RolloutModule):
                 targets = self.targets(round_, rows, advantages, phase)
                 targets.old_log_probs, targets.reference_log_probs = old_log_probs, reference_log_probs
                 self.update_policy(round_, rows, targets)
-        self._log_step(round_, phase)
+        self._log_step(sampled, phase)
+
+    def sample_groups(self, problems: list[Problem]) -> tuple[Round, Round]:
+        """What the step samples, and what of it is trained on: the same, unless ``sampling_rounds`` asks for more.
+
+        Every process draws further problems from its loader, whose position is saved with the run, until each has as
+        many groups with a signal as it was given problems, or the rounds are used up; then others fill the places.
+        """
+        sampled = self.play(problems, self.group_size, self.sampling, self.generator)
+        if self.sampling_rounds == 1:
+            return sampled, sampled
+        for _ in range(self.sampling_rounds - 1):
+            if self.all_max(len(problems) - int(sampled.has_signal.sum())) <= 0:
+                break
+            more = next(iter(self.trainer.datamodule.train_dataloader()))  # type: ignore[attr-defined]
+            sampled = joined(sampled, self.play(more, self.group_size, self.sampling, self.generator))
+        self.last_round = sampled
+        with_signal_first = sampled.has_signal.int().argsort(descending=True, stable=True)
+        return sampled, sampled.select(with_signal_first[: len(problems)])
 
     def reference_log_probs(self, round_: Round) -> Tensor:
         """[N, R] log-probs under the frozen reference: of the pass that gave exact scores, where there was one."""
@@ -136,12 +163,21 @@ class LaSeRModule(RolloutModule):
 
     def advantages(self, round_: Round, phase: Phase) -> Tensor:
         """[N] advantages: of the verifier's rewards, mixed with self-rewards in the integrated phase."""
-        rewards = round_.grouped(round_.rewards)
+        rewards = round_.grouped(self.policy_rewards(round_))
         self.mixed_groups = torch.zeros(len(rewards), dtype=torch.bool, device=rewards.device)
         if phase < Phase.INTEGRATED or self.self_reward.loss_weight == 0:
-            return group_relative(rewards, self.advantage.divide_by_std, self.advantage.epsilon).flatten()
-        advantages, self.mixed_groups = mixed(rewards, round_.grouped(round_.self_rewards), self.advantage)
+            return estimated(rewards, self.advantage, self.all_sum).flatten()
+        advantages, self.mixed_groups = mixed(
+            rewards, round_.grouped(round_.self_rewards), self.advantage, self.all_sum
+        )
         return advantages.flatten()
+
+    def policy_rewards(self, round_: Round) -> Tensor:
+        """[N] rewards that advantages are made of: the verifier's, less the penalty of length where there is one."""
+        if self.advantage.overlong is None:
+            return round_.rewards
+        lengths, limit = round_.rollouts.response_lengths, self.sampling.max_response_tokens
+        return shaped(round_.rewards, lengths, limit, self.advantage.overlong)
 
     def mini_batches(self, round_: Round) -> Iterator[Tensor]:
         """The solutions [M] of each optimizer step: all of them, or random parts of the prompts in each epoch."""
@@ -171,7 +207,9 @@ class LaSeRModule(RolloutModule):
         return Targets(
             advantages=advantages,
             rewards=rewards,
-            policy_weights=solution_weights(lengths, self.update.aggregation, totals[0], totals[1]),
+            policy_weights=solution_weights(
+                lengths, self.update.aggregation, totals[0], totals[1], self.sampling.max_response_tokens
+            ),
             self_reward_weights=self.self_reward.loss_weights(rewards, finished & trains_score, totals[2:]),
             references=round_.references,
             sampling_log_probs=None if self.update.importance == "none" else rollouts.sampling_log_probs,

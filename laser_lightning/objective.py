@@ -28,7 +28,9 @@ class UpdateSettings:
         micro_batch_tokens: token budget of a forward pass, padding included; it changes memory and speed, not results.
         mini_batches: optimizer steps that a rollout is split into, by prompts; must divide the prompts per process.
         epochs: times that a rollout is used.
-        aggregation: mean over all response tokens of the step, or over solutions of the mean within each.
+        aggregation: mean over all response tokens of the step (``token_mean``), over solutions of the mean within each
+            (``sequence_mean``), or over solutions of the sum within each, divided by sampling.max_response_tokens
+            (``fixed_length``, Dr.GRPO).
         kl_coef: weight of the KL divergence to the frozen reference; 0 loads no reference for it.
         kl_estimator: how the divergence is estimated from the sampled tokens.
         entropy_coef: weight of the entropy bonus.

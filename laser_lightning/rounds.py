@@ -1,12 +1,12 @@
 """One round: problems, their sampled solutions, and what the verifier and the model itself say of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from laser_lightning.batching import Rollouts
+from laser_lightning.batching import Rollouts, stacked
 from laser_lightning.data.problem import Problem
 from laser_lightning.verifiers import Verification
 
@@ -45,7 +45,46 @@ class Round:
         """[N] values as [P, G], a row per problem."""
         return values.view(len(self.problems), -1)
 
+    @property
+    def has_signal(self) -> Tensor:
+        """[P] bool: groups whose rewards are not all equal."""
+        rewards = self.grouped(self.rewards)
+        return (rewards != rewards[:, :1]).any(dim=1)
+
+    def select(self, problems: Tensor) -> "Round":
+        """The round of some problems [M] alone, in their order."""
+        rows = self.rows_of(problems)
+        return Round(
+            [self.problems[number] for number in problems.tolist()],
+            self.rollouts.select(problems),
+            [self.texts[row] for row in rows.tolist()],
+            [self.verifications[row] for row in rows.tolist()],
+            self.rewards[rows],
+            None if self.references is None else self.references[rows],
+            self.self_rewards[rows],
+            None if self.reference_log_probs is None else self.reference_log_probs[rows],
+        )
+
     def rows_of(self, problems: Tensor) -> Tensor:
         """[M * G] solutions of the given problems [M]."""
         group = torch.arange(self.rollouts.group_size, device=problems.device)
         return (problems[:, None] * self.rollouts.group_size + group).flatten()
+
+
+def joined(first: Round, second: Round) -> Round:
+    """Two rounds of the same module as one, the problems of the first in front."""
+
+    def both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+        return None if one is None or other is None else stacked((one, other))
+
+    parts = [(getattr(first.rollouts, f.name), getattr(second.rollouts, f.name)) for f in fields(Rollouts)]
+    return Round(
+        [*first.problems, *second.problems],
+        Rollouts(*(stacked(pair) for pair in parts)),
+        first.texts + second.texts,
+        first.verifications + second.verifications,
+        stacked((first.rewards, second.rewards)),
+        both(first.references, second.references),
+        stacked((first.self_rewards, second.self_rewards)),
+        both(first.reference_log_probs, second.reference_log_probs),
+    )

@@ -2,19 +2,18 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from laser_lightning.advantages import AllSum
 from laser_lightning.batching import MicroBatch
 from laser_lightning.phases import Phase
 from laser_lightning.policy import PolicyOutputs
 from laser_lightning.rounds import Round
 from laser_lightning.self_reward import LastTokenSelfReward
-
-AllSum = Callable[[Tensor], Tensor]
 
 TERMS = ("loss", "policy_loss", "self_reward_loss", "kl", "entropy", "clip_fraction")
 
@@ -122,6 +121,8 @@ class TrainingLog:
             "finished": rollouts.finished.sum(),
             "emitted": rollouts.contains(head.token_id).sum(),
             "groups": len(round_.problems),
+            "signal": round_.has_signal.sum(),
+            "trained": len(mixed_groups),
             "mixed": mixed_groups.sum(),
             "failed": sum(verification.error is not None for verification in round_.verifications),
             "rewards": round_.rewards.sum(),
@@ -137,7 +138,8 @@ class TrainingLog:
             "train/response_tokens": total["tokens"],
             "train/truncation_rate": 1 - total["finished"] / total["solutions"],
             "train/reward_token_emitted": total["emitted"] / total["solutions"],
-            "train/mixed_groups": total["mixed"] / total["groups"],
+            "train/groups_with_signal": total["signal"] / total["groups"],
+            "train/mixed_groups": total["mixed"] / total["trained"],
             "train/verifier_failures": total["failed"],
             "train/phase": float(phase),
         }

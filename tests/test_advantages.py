@@ -2,12 +2,26 @@
 
 import math
 import statistics
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import get_args
 
 import pytest
 import torch
+from torch import Tensor
 
-from laser_lightning.advantages import AdvantageSettings, group_relative, mixed
+from laser_lightning.advantages import AdvantageSettings, Estimator, estimated, group_relative, leave_one_out
+from laser_lightning.advantages import mixed as mixed_over_ranks
 from laser_lightning.errors import UserError
+
+
+def one_rank(values: Tensor) -> Tensor:
+    """The sum over the ranks of a single process."""
+    return values
+
+
+def mixed(rewards: Tensor, self_rewards: Tensor, settings: AdvantageSettings) -> tuple[Tensor, Tensor]:
+    return mixed_over_ranks(rewards, self_rewards, settings, one_rank)
 
 
 def test_group_relative_uses_the_sample_standard_deviation() -> None:
@@ -183,6 +197,113 @@ def test_advantages_have_no_path_for_gradients_when_self_rewards_have_none() -> 
     advantages, _ = mixed(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), MIX)
     assert not advantages.requires_grad
     assert not group_relative(torch.tensor([[1.0, 0.0]])).requires_grad
+
+
+def test_leave_one_out_by_hand() -> None:
+    # RLOO: 3 - (1 + 2 + 0) / 3 = 2; 1 - (3 + 2 + 0) / 3 = -2/3; 2 - (3 + 1 + 0) / 3 = 2/3; 0 - (3 + 1 + 2) / 3 = -2.
+    advantages = leave_one_out(torch.tensor([[3.0, 1.0, 2.0, 0.0]]))
+    torch.testing.assert_close(advantages, torch.tensor([[2.0, -2 / 3, 2 / 3, -2.0]]))
+
+
+BATCH = AdvantageSettings(estimator="batch_normalized", epsilon=0.0)
+WITH_BASELINE = AdvantageSettings(estimator="batch_normalized_with_baseline", epsilon=0.0)
+TWO_GROUPS = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
+
+
+def test_batch_normalized_by_hand() -> None:
+    # REINFORCE++: mean of all eight 1/2, every squared deviation 1/4, sample variance 2 / 7, std 0.534522;
+    # 0.5 / 0.534522 = 0.935414.
+    a = 0.935414
+    expected = torch.tensor([[a, -a, -a, -a], [a, a, a, -a]])
+    torch.testing.assert_close(estimated(TWO_GROUPS, BATCH, one_rank), expected, rtol=0, atol=1e-6)
+
+
+def test_batch_normalized_with_baseline_by_hand() -> None:
+    # Distances from the group's mean: 3/4, -1/4 (3 times) and 1/4 (3 times), -3/4. Their mean is 0, and their squares
+    # sum to 2 * 9/16 + 6 * 1/16 = 3/2; variance 3/14, std 0.462910; 0.75 / 0.462910 = 1.620185, 0.25 / ... = 0.540062.
+    a, b = 1.620185, 0.540062
+    expected = torch.tensor([[a, -b, -b, -b], [b, b, b, -a]])
+    torch.testing.assert_close(estimated(TWO_GROUPS, WITH_BASELINE, one_rank), expected, rtol=0, atol=1e-6)
+
+
+def test_epsilon_is_added_to_the_standard_deviation_of_the_batch() -> None:
+    # As above with a std of 0.534522 + 0.5: 0.5 / 1.034522.
+    settings = AdvantageSettings(estimator="batch_normalized", epsilon=0.5)
+    assert estimated(TWO_GROUPS, settings, one_rank)[0, 0].item() == pytest.approx(0.5 / 1.034522, abs=1e-6)
+
+
+def test_a_unanimous_group_has_a_signal_only_against_the_whole_batch() -> None:
+    rewards = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    # Mean 3/4, squared deviations 3 * 1/16 + 9/16 = 3/4, variance 1/4: (1 - 3/4) / (1/2) = 0.5 and -0.75 / 0.5 = -1.5.
+    assert estimated(rewards, BATCH, one_rank).tolist() == [[0.5, 0.5], [0.5, -1.5]]
+    assert estimated(rewards, WITH_BASELINE, one_rank)[0].tolist() == [0.0, 0.0]
+    assert leave_one_out(rewards).tolist() == [[0.0, 0.0], [1.0, -1.0]]
+
+
+EACH_ESTIMATOR = pytest.mark.parametrize("estimator", get_args(Estimator))
+
+
+@EACH_ESTIMATOR
+@pytest.mark.parametrize("epsilon", [0.0, 1e-6])
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1 / 3, -7.3, 1e6 + 0.1])
+def test_without_any_difference_every_advantage_is_exactly_zero(
+    estimator: Estimator, epsilon: float, value: float
+) -> None:
+    settings = AdvantageSettings(estimator=estimator, epsilon=epsilon)
+    for shape in ((3, 7), (1, 11), (5, 1), (1, 1)):
+        assert torch.equal(estimated(torch.full(shape, value), settings, one_rank), torch.zeros(shape))
+
+
+def on_two_ranks(rewards: Tensor, scores: Tensor, settings: AdvantageSettings, first: int) -> tuple[Tensor, Tensor]:
+    """The advantages of both halves, computed by two threads that meet in every sum."""
+    barrier = threading.Barrier(2, timeout=10)
+    given: dict[int, Tensor] = {}
+
+    def advantages(rank: int, part: slice) -> tuple[Tensor, Tensor]:
+        def all_sum(values: Tensor) -> Tensor:
+            given[rank] = values
+            barrier.wait()
+            total = given[0] + given[1]
+            barrier.wait()
+            return total
+
+        return mixed_over_ranks(rewards[part], scores[part], settings, all_sum)
+
+    with ThreadPoolExecutor(2) as pool:
+        halves = [pool.submit(advantages, 0, slice(first)), pool.submit(advantages, 1, slice(first, None))]
+        (a, mixed_a), (b, mixed_b) = halves[0].result(), halves[1].result()
+    return torch.cat((a, b)), torch.cat((mixed_a, mixed_b))
+
+
+@EACH_ESTIMATOR
+@pytest.mark.parametrize("first", [1, 5])
+@pytest.mark.parametrize("mix", [0.0, 0.3])
+def test_the_number_of_ranks_does_not_change_the_advantages(estimator: Estimator, first: int, mix: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    rewards = torch.randint(0, 2, (10, 4), generator=generator).float()
+    rewards[first:] += 3.0  # the halves differ in their mean
+    scores = torch.rand(10, 4, generator=generator)
+    settings = AdvantageSettings(estimator=estimator, self_reward_mix=mix)
+    whole, whole_mixed = mixed(rewards, scores, settings)
+    parts, parts_mixed = on_two_ranks(rewards, scores, settings, first)
+    torch.testing.assert_close(parts, whole, rtol=1e-6, atol=1e-6)
+    assert torch.equal(parts_mixed, whole_mixed)
+
+
+@EACH_ESTIMATOR
+def test_both_rewards_are_mixed_by_the_same_estimator(estimator: Estimator) -> None:
+    rewards, scores = TWO_GROUPS, torch.tensor([[0.9, 0.1, 0.3, 0.5], [0.4, 1.0, 0.0, 0.2]])
+    settings = AdvantageSettings(self_reward_mix=0.25, min_std=0.0, estimator=estimator)
+    advantages, is_mixed = mixed(rewards, scores, settings)
+    assert is_mixed.tolist() == [True, True]
+    by_verifier, by_self = (estimated(values, settings, one_rank) for values in (rewards, scores))
+    torch.testing.assert_close(advantages, 0.75 * by_verifier + 0.25 * by_self)
+
+
+@pytest.mark.parametrize("estimator", [name for name in get_args(Estimator) if name != "group_relative"])
+def test_an_estimator_of_fixed_form_takes_no_divide_by_std(estimator: Estimator) -> None:
+    with pytest.raises(UserError, match=f"divide_by_std .* '{estimator}'"):
+        AdvantageSettings(divide_by_std=False, estimator=estimator)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from laser_lightning.losses import PolicyLoss, TokenLosses
 from laser_lightning.module import LaSeRModule
 from laser_lightning.objective import UpdateSettings
 from laser_lightning.optimization import OptimizerSettings
+from laser_lightning.overlong import OverlongSettings
 from laser_lightning.phases import Phases
 from laser_lightning.policy import PolicySettings
 from laser_lightning.rollout import Sampling, TransformersEngine
@@ -220,7 +221,7 @@ def test_a_step_changes_the_weights_and_reports(tmp_path: Path, initial: Tensor)
     assert model.reference is None, "a constant reference needs no reference model"
 
 
-@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "fixed_length"])
 def test_the_micro_batch_budget_does_not_change_the_step(
     tmp_path: Path, pretrained: PolicySettings, aggregation: Any
 ) -> None:
@@ -286,6 +287,22 @@ def test_without_a_policy_signal_only_the_self_rewarding_loss_moves_weights(
     with pytest.raises(UserError, match=r"3 optimizer steps in a row were skipped.*all rewards are equal"):
         fit(tmp_path, model)
     assert torch.equal(weights(model), initial)
+
+
+def test_a_penalty_of_length_is_for_the_advantages_alone(tmp_path: Path) -> None:
+    # All answers are right, so only their lengths tell the solutions of a group apart.
+    model = fresh(verifier=ConstantVerifier(1.0), advantage=AdvantageSettings(overlong=OverlongSettings(1.0)))
+    targets, fixed = model.targets, []
+    model.targets = lambda *args: fixed.append(targets(*args)) or fixed[-1]  # type: ignore[method-assign, func-returns-value]
+    values = fit(tmp_path, model)
+    assert values["train/reward"] == 1.0
+    assert (fixed[-1].rewards == 1.0).all(), "the self-reward is trained towards the verifier's rewards"
+    assert fixed[-1].advantages.any()
+    lengths = model.last_round.rollouts.response_lengths.float()  # type: ignore[union-attr]
+    for row, advantages in zip(lengths.view(-1, 4), fixed[-1].advantages.view(-1, 4), strict=True):
+        # The penalty of a buffer as long as the limit is linear in the length.
+        expected = (row.mean() - row) / (row.std() + 1e-6)
+        torch.testing.assert_close(advantages, expected, rtol=0, atol=1e-3)
 
 
 def test_one_class_only(tmp_path: Path) -> None:

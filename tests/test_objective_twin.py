@@ -11,16 +11,24 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from laser_lightning.advantages import AdvantageSettings, group_relative, mixed
+from laser_lightning.advantages import AdvantageSettings, Estimator, estimated, mixed
 from laser_lightning.batching import Rollouts, micro_batches
-from laser_lightning.losses import Aggregation, ClippedPolicyLoss, Importance, KLEstimator, solution_weights
+from laser_lightning.losses import (
+    Aggregation,
+    CISPOPolicyLoss,
+    ClippedPolicyLoss,
+    GSPOPolicyLoss,
+    Importance,
+    KLEstimator,
+    solution_weights,
+)
 from laser_lightning.objective import Objective, Targets, UpdateSettings
 from laser_lightning.policy import Policy
 from laser_lightning.self_reward import LastTokenSelfReward, class_counts, settled_scores
@@ -35,6 +43,8 @@ class Case:
     """One configuration of the objective."""
 
     name: str
+    policy_loss: Literal["clipped", "gspo", "cispo"] = "clipped"
+    estimator: Estimator = "group_relative"
     aggregation: Aggregation = "token_mean"
     divide_by_std: bool = True
     loss_weight: float = 0.0
@@ -52,7 +62,16 @@ class Case:
 CASES = [
     Case("grpo"),
     Case("grpo-sequence-mean", aggregation="sequence_mean"),
-    Case("dr-grpo-off-policy", divide_by_std=False, off_policy=True, temperature=0.8),
+    Case("dr-grpo-off-policy", divide_by_std=False, off_policy=True, temperature=0.8, aggregation="fixed_length"),
+    Case("gspo", policy_loss="gspo", aggregation="sequence_mean"),
+    Case("gspo-off-policy", policy_loss="gspo", aggregation="sequence_mean", off_policy=True),
+    Case("gspo-token-mean-importance", policy_loss="gspo", off_policy=True, importance="token"),
+    Case("cispo", policy_loss="cispo"),
+    Case("cispo-off-policy", policy_loss="cispo", off_policy=True, temperature=0.8),
+    Case("rloo", estimator="leave_one_out", aggregation="fixed_length"),
+    Case("reinforce-pp", estimator="batch_normalized", off_policy=True),
+    Case("reinforce-pp-baseline", estimator="batch_normalized_with_baseline", off_policy=True),
+    Case("laser-on-reinforce-pp", estimator="batch_normalized", loss_weight=0.5, mix=0.3),
     Case("off-policy-sequence-mean", aggregation="sequence_mean", off_policy=True),
     Case("token-importance", importance="token"),
     Case("sequence-importance-off-policy", importance="sequence", off_policy=True, aggregation="sequence_mean"),
@@ -90,6 +109,7 @@ CASES = [
 EACH_CASE = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 BETA, CONSTANT, MIN_STD, KL_COEF, CLIP_LOW, CLIP_HIGH = 0.3, -6.0, 0.32, 0.2, 0.2, 0.28
 CAP = 1.3
+LIMIT = 20  # of response tokens
 
 
 class Solution(NamedTuple):
@@ -112,14 +132,30 @@ def twin_std(values: list[float]) -> float:
     return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
-def twin_normalised(values: list[float], divide_by_std: bool) -> list[float]:
-    """Step 2: distances from the group's mean, in sample standard deviations."""
+def twin_normalised(values: list[float], everyone: list[float], case: Case) -> list[float]:
+    """Step 2: distances from the group's mean, in sample standard deviations, or what another estimator says.
+
+    ``everyone`` are the values of all groups of the step, or for a baseline their distances from their group's mean.
+    """
+    if case.estimator == "leave_one_out":
+        return [value - (sum(values) - value) / (len(values) - 1) for value in values]
+    if case.estimator == "batch_normalized":
+        return [(value - sum(everyone) / len(everyone)) / (twin_std(everyone) + 1e-6) for value in values]
     mean = sum(values) / len(values)
     if all(value == values[0] for value in values):
         return [0.0 for _ in values]
-    if not divide_by_std:
+    if case.estimator == "batch_normalized_with_baseline":
+        return [(value - mean) / (twin_std(everyone) + 1e-6) for value in values]
+    if not case.divide_by_std:
         return [value - mean for value in values]
     return [(value - mean) / (twin_std(values) + 1e-6) for value in values]
+
+
+def twin_everyone(values: list[float], case: Case) -> list[float]:
+    if case.estimator != "batch_normalized_with_baseline":
+        return values
+    groups = [values[start : start + GROUP] for start in range(0, len(values), GROUP)]
+    return [value - sum(group) / GROUP for group in groups for value in group]
 
 
 def twin_objective(
@@ -134,12 +170,17 @@ def twin_objective(
         c_ref = float(of_reference.after_last[Z]) if case.exact else CONSTANT
         scores.append(BETA * (this.after_last[Z] - c_ref))
 
+    clamped_scores = [
+        min(1.0, max(0.0, float(z))) if s.finished else 0.0 for z, s in zip(scores, solutions, strict=True)
+    ]
+    everyone = twin_everyone([solution.reward for solution in solutions], case)
+    every_score = twin_everyone(clamped_scores, case)
     advantages: list[float] = []
     for group in range(solutions[-1].group + 1):
         members = [i for i, solution in enumerate(solutions) if solution.group == group]
-        by_verifier = twin_normalised([solutions[i].reward for i in members], case.divide_by_std)
-        clamped = [min(1.0, max(0.0, float(scores[i]))) if solutions[i].finished else 0.0 for i in members]
-        by_self = twin_normalised(clamped, case.divide_by_std)
+        by_verifier = twin_normalised([solutions[i].reward for i in members], everyone, case)
+        clamped = [clamped_scores[i] for i in members]
+        by_self = twin_normalised(clamped, every_score, case)
         if case.mix > 0 and twin_std(clamped) > MIN_STD:
             advantages += [(1 - case.mix) * v + case.mix * s for v, s in zip(by_verifier, by_self, strict=True)]
         else:
@@ -150,16 +191,25 @@ def twin_objective(
     clip_fraction, tokens = 0.0, sum(len(solution.response) for solution in solutions)
     for solution, advantage, this, of_reference in zip(solutions, advantages, passes, reference_passes, strict=True):
         length = len(solution.response)
-        share = 1 / tokens if case.aggregation == "token_mean" else 1 / (length * len(solutions))
+        share = {
+            "token_mean": 1 / tokens,
+            "sequence_mean": 1 / (length * len(solutions)),
+            "fixed_length": 1 / (LIMIT * len(solutions)),
+        }[case.aggregation]
         olds = solution.old if case.off_policy else this.log_probs.tolist()
         differences = [old - sampled for old, sampled in zip(olds, solution.sampled, strict=True)]
         for t in range(length):
             old = olds[t]
             ratio = torch.exp(this.log_probs[t] - old)
+            if case.policy_loss == "gspo":  # the geometric mean of the solution's ratios
+                ratio = torch.exp((this.log_probs.sum() - sum(olds)) / length)
             bounded = min(max(float(ratio), 1 - CLIP_LOW), 1 + CLIP_HIGH)
             weight = {"none": 1.0, "token": math.exp(differences[t]), "sequence": math.exp(sum(differences))}
             importance = min(weight[case.importance], CAP if case.importance != "none" else 1.0)
-            if bounded * advantage < float(ratio) * advantage:
+            if case.policy_loss == "cispo":
+                policy_loss = policy_loss - share * importance * bounded * advantage * this.log_probs[t]
+                clip_fraction += share * (bounded != float(ratio))
+            elif bounded * advantage < float(ratio) * advantage:
                 policy_loss = policy_loss - share * importance * bounded * advantage
                 clip_fraction += share
             else:
@@ -220,7 +270,9 @@ class Step:
         self.self_reward = LastTokenSelfReward(
             "<|reward|>", BETA, case.loss_weight, "exact" if case.exact else CONSTANT, case.class_weights
         )
-        self.objective = Objective(ClippedPolicyLoss(CLIP_LOW, CLIP_HIGH), self.self_reward, self.settings)
+        losses = {"clipped": ClippedPolicyLoss, "gspo": GSPOPolicyLoss, "cispo": CISPOPolicyLoss}
+        policy_loss = losses[case.policy_loss](CLIP_LOW, CLIP_HIGH)
+        self.objective = Objective(policy_loss, self.self_reward, self.settings)
 
     @torch.no_grad()
     def no_grad_pass(self, model: Policy) -> tuple[Tensor, Tensor]:
@@ -235,16 +287,18 @@ class Step:
         references = self.reference_scores if case.exact else None
         scores = self.self_reward.score(rollouts.reward_token_log_probs, references)
         self_rewards = settled_scores(scores, rollouts.finished).view(-1, GROUP)
-        settings = AdvantageSettings(case.divide_by_std, case.mix, MIN_STD)
+        settings = AdvantageSettings(case.divide_by_std, case.mix, MIN_STD, estimator=case.estimator)
         rewards = self.rewards.view(-1, GROUP)
-        advantages, is_mixed = group_relative(rewards, case.divide_by_std), torch.tensor([False])
+        advantages, is_mixed = estimated(rewards, settings, one_rank), torch.tensor([False])
         if case.mix:
-            advantages, is_mixed = mixed(rewards, self_rewards, settings)
+            advantages, is_mixed = mixed(rewards, self_rewards, settings, one_rank)
         lengths, finished = rollouts.response_lengths, rollouts.finished
         targets = Targets(
             advantages=case.policy_weight * advantages.flatten(),
             rewards=self.rewards,
-            policy_weights=solution_weights(lengths, case.aggregation, lengths.sum(), torch.tensor(len(lengths))),
+            policy_weights=solution_weights(
+                lengths, case.aggregation, lengths.sum(), torch.tensor(len(lengths)), LIMIT
+            ),
             self_reward_weights=self.self_reward.loss_weights(
                 self.rewards, finished, class_counts(self.rewards, finished)
             ),
@@ -282,6 +336,11 @@ class Step:
             sampled = rollouts.sampling_log_probs[i, : len(response)].tolist()
             solutions.append(Solution(i // GROUP, prompt, response, finished, reward, old, sampled))
         return solutions
+
+
+def one_rank(values: Tensor) -> Tensor:
+    """The sum over the ranks of a single process."""
+    return values
 
 
 def flat_gradient(policy: Policy) -> Tensor:

@@ -1,6 +1,8 @@
 """Policy losses, their importance weights, and the KL term."""
 
+from laser_lightning.losses.cispo import CISPOPolicyLoss
 from laser_lightning.losses.clipped import ClippedPolicyLoss
+from laser_lightning.losses.gspo import GSPOPolicyLoss
 from laser_lightning.losses.importance import Importance, importance_weights
 from laser_lightning.losses.kl import KLEstimator, kl_estimate
 from laser_lightning.losses.policy_loss import (
@@ -13,7 +15,9 @@ from laser_lightning.losses.policy_loss import (
 
 __all__ = [
     "Aggregation",
+    "CISPOPolicyLoss",
     "ClippedPolicyLoss",
+    "GSPOPolicyLoss",
     "Importance",
     "KLEstimator",
     "PolicyLoss",

@@ -25,8 +25,12 @@ class ClippedPolicyLoss(PolicyLoss):
 
     def __call__(self, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> TokenLosses:
         """Per-token losses (see ``PolicyLoss``)."""
-        ratio = (log_probs - old_log_probs).where(mask, 0.0).exp()
+        ratio = self.ratios((log_probs - old_log_probs).where(mask, 0.0), mask)
         advantages = advantages[:, None]
         free = ratio * advantages
         bounded = ratio.clamp(1 - self.clip_low, 1 + self.clip_high) * advantages
         return TokenLosses(-torch.minimum(free, bounded), (bounded < free) & mask)
+
+    def ratios(self, log_ratios: Tensor, mask: Tensor) -> Tensor:
+        """[B, R] what is clipped: the ratios of tokens, from their logarithms, which are 0 outside the mask."""
+        return log_ratios.exp()

@@ -20,21 +20,27 @@ VALUES = torch.tensor([[1.0, 99, 99, 99], [2, 3, 4, 99], [5, 6, 7, 8]])
         ("token_mean", [1 / 8, 1 / 8, 1 / 8], 36 / 8),
         # the means 1, 3 and 6.5, averaged over 3 solutions
         ("sequence_mean", [1 / 3, 1 / 9, 1 / 12], 10.5 / 3),
+        # Dr.GRPO: the sums 1, 9 and 26 over a limit of 10, averaged over 3 solutions: (0.1 + 0.9 + 2.6) / 3
+        ("fixed_length", [1 / 30, 1 / 30, 1 / 30], 3.6 / 3),
     ],
 )
 def test_weights_by_hand(aggregation: Aggregation, weights: list[float], mean: float) -> None:
-    actual = solution_weights(LENGTHS, aggregation, torch.tensor(8), torch.tensor(3))
+    actual = solution_weights(LENGTHS, aggregation, torch.tensor(8), torch.tensor(3), 10)
     torch.testing.assert_close(actual, torch.tensor(weights))
     torch.testing.assert_close(weighted_sum(VALUES, MASK, actual), torch.tensor(mean))
 
 
 @pytest.mark.parametrize(
     ("aggregation", "weights"),
-    [("token_mean", [1 / 20, 1 / 20, 1 / 20]), ("sequence_mean", [1 / 7, 1 / 21, 1 / 28])],
+    [
+        ("token_mean", [1 / 20, 1 / 20, 1 / 20]),
+        ("sequence_mean", [1 / 7, 1 / 21, 1 / 28]),
+        ("fixed_length", [1 / 70, 1 / 70, 1 / 70]),
+    ],
 )
 def test_totals_are_those_of_all_ranks(aggregation: Aggregation, weights: list[float]) -> None:
     # This rank has 8 of the step's 20 tokens and 3 of its 7 solutions.
-    actual = solution_weights(LENGTHS, aggregation, torch.tensor(20), torch.tensor(7))
+    actual = solution_weights(LENGTHS, aggregation, torch.tensor(20), torch.tensor(7), 10)
     torch.testing.assert_close(actual, torch.tensor(weights))
     assert actual.dtype == torch.float32
 
