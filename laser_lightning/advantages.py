@@ -92,7 +92,7 @@ def group_relative(rewards: Tensor, divide_by_std: bool = True, epsilon: float =
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:
-    """The reward minus the mean of the group's other rewards (RLOO, arXiv 2402.14740, section 2.2).
+    """The reward minus the mean of the group's other rewards (RLOO, arXiv 2402.14740, the leave-one-out estimator).
 
     Args:
         rewards: [P, G], a row per group.
