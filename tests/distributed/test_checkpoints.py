@@ -1,6 +1,7 @@
 """Checkpoints of DeepSpeed through the command line: resume, evaluation, refusals, export."""
 
 import csv
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ def evaluation(run: Path) -> dict[str, str]:
     return {name: value for name, value in rows[-1].items() if name.startswith("val/")}
 
 
-@pytest.mark.parametrize(("strategy", "nodes"), [("zero2", 2), ("zero3", 1)])
+@pytest.mark.parametrize(("strategy", "nodes"), [("zero2", 2), ("zero3", 2)])
 def test_resume_evaluate_and_export(
     strategy: str,
     nodes: int,
@@ -82,6 +83,20 @@ def test_resume_evaluate_and_export(
     assert evaluation(tmp_path / "whole") == evaluated
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "whole/export/last").state_dict()
     assert all(torch.equal(value, exported[name]) for name, value in again.items())
+
+    # It predicts from them as from the export.
+    predict = ["predict", *configs, "--config", "single.yaml"]
+    predict += ["--solution_log", "laser_lightning.callbacks.SolutionLog"]
+    command(tmp_path, *predict, "--run_dir", "shards", "--ckpt_path", str(checkpoints / "step=8.ckpt"), processes=1)
+    export = ["--model.policy.path", "whole/export/last", "--model.self_reward.init_args.reference=-5"]
+    export += ["--model.policy.random_init=false", "--model.policy.config_overrides={}"]
+    command(tmp_path, *predict, *export, "--run_dir", "export", processes=1)
+    solutions = [
+        [json.loads(line)["response"] for line in (tmp_path / run / "solutions/predict.jsonl").open()]
+        for run in ("shards", "export")
+    ]
+    assert len(solutions[0]) == 6
+    assert solutions[0] == solutions[1]
 
 
 def test_weights_step_and_constant_carry_over_to_other_strategies(
