@@ -316,6 +316,7 @@ def test_a_scorer_announces_its_weights(
     model_dirs: list[Path],
     policy_tokenizer: PreTrainedTokenizerBase,
 ) -> None:
+    engine.weights_changed()  # those of an earlier test
     generate(engine, policy, Sampling(1))
     settings = SelfRewardSettings("<|reward|>", Z, beta=0.25, reference_constant=-9.0, step=0)
     scorer = LaSeRScorer(make_policy(model_dirs[1], eos_ids=SEVERAL), policy_tokenizer, settings, engine)
