@@ -20,12 +20,13 @@ import torch
 
 from laser_lightning.data import ArithmeticSource, PromptDataModule, PromptTemplate
 from laser_lightning.data.problem import Problem
+from laser_lightning.evaluation_module import EvaluationSettings
 from laser_lightning.module import LaSeRModule
 from laser_lightning.objective import UpdateSettings
 from laser_lightning.optimization import OptimizerSettings
 from laser_lightning.policy import Policy, PolicySettings
 from laser_lightning.rollout import Sampling, TransformersEngine
-from laser_lightning.rollout_module import EvaluationSettings, VerificationSettings
+from laser_lightning.rollout_module import VerificationSettings
 from laser_lightning.rounds import Round
 from laser_lightning.self_reward import LastTokenSelfReward
 from laser_lightning.verifiers import ExactVerifier

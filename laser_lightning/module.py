@@ -9,6 +9,7 @@ from laser_lightning.advantages import AdvantageSettings, estimated, mixed
 from laser_lightning.batching import MicroBatch, micro_batches, shortest
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
+from laser_lightning.evaluation_module import EvaluationModule, EvaluationSettings
 from laser_lightning.losses import ClippedPolicyLoss, PolicyLoss, solution_weights
 from laser_lightning.objective import Objective, Targets, UpdateSettings
 from laser_lightning.optimization import OptimizerSettings
@@ -17,7 +18,7 @@ from laser_lightning.phases import Phase, Phases
 from laser_lightning.policy import PolicyOutputs, PolicySettings
 from laser_lightning.precision import float32_by_default
 from laser_lightning.rollout import RolloutEngine, Sampling
-from laser_lightning.rollout_module import EvaluationSettings, RolloutModule, VerificationSettings
+from laser_lightning.rollout_module import VerificationSettings
 from laser_lightning.rounds import Round, joined
 from laser_lightning.self_reward import LastTokenSelfReward, class_counts
 from laser_lightning.training_log import StepWarnings, TrainingLog, mismatch_terms
@@ -32,7 +33,7 @@ PROGRESS_BAR = {
 """Short names under which the progress bar shows the most telling metrics."""
 
 
-class LaSeRModule(RolloutModule):
+class LaSeRModule(EvaluationModule):
     """Trains reasoning and self-verification together.
 
     One trainer step samples solutions, verifies them, and takes one optimizer step (more if ``update`` says so).
@@ -81,18 +82,18 @@ class LaSeRModule(RolloutModule):
         # A constant reference and no KL term: no reference model is loaded, and none is run.
         needs_reference = self_reward.is_exact or update.kl_coef > 0
         super().__init__(
-            policy,
-            self_reward,
-            verifier,
-            sampling,
-            engine,
-            verification,
-            evaluation,
-            update.micro_batch_tokens,
-            needs_reference,
-            optimizer,
-            max_skipped_steps,
-            seed,
+            evaluation=evaluation,
+            policy=policy,
+            self_reward=self_reward,
+            verifier=verifier,
+            sampling=sampling,
+            engine=engine,
+            verification=verification,
+            micro_batch_tokens=update.micro_batch_tokens,
+            needs_reference=needs_reference,
+            optimizer=optimizer,
+            max_skipped_steps=max_skipped_steps,
+            seed=seed,
         )
         if group_size < 2:
             raise UserError(f"group_size is {group_size}: advantages compare solutions of one prompt, so at least 2.")

@@ -1,23 +1,20 @@
-"""What is done with a policy besides training it: solutions are sampled, judged and measured."""
+"""What is done with a policy besides training it: solutions are sampled and judged."""
 
 import time
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from laser_lightning.batching import Rollouts, micro_batches
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
-from laser_lightning.evaluation import EvaluationMetrics
 from laser_lightning.optimization import OptimizerSettings
 from laser_lightning.policy import AdaptersOff, FrozenPolicy, Policy, PolicySettings
 from laser_lightning.policy_module import PolicyModule
-from laser_lightning.precision import float32_by_default
 from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
 from laser_lightning.rounds import Round
 from laser_lightning.self_reward import LastTokenSelfReward, settled_scores
@@ -39,25 +36,6 @@ class VerificationSettings:
     timeout_seconds: float = 5.0
 
 
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """How problems are evaluated in ``validate`` and ``test``, and during ``fit``.
-
-    Args:
-        samples: solutions per problem, k.
-        samples_per_set: k of single sets, by name, where it differs.
-        sampling: how solutions are drawn; null for the training's own.
-        at_start: evaluate before the first step, so that every run shows where it started.
-        at_end: evaluate behind the last step, unless that was just done.
-    """
-
-    samples: int = 8
-    samples_per_set: dict[str, int] = field(default_factory=dict)
-    sampling: Sampling | None = None
-    at_start: bool = True
-    at_end: bool = True
-
-
 class RolloutModule(PolicyModule):
     """A policy with its rollout engine, verifier and self-reward: everything but the training step.
 
@@ -68,7 +46,6 @@ class RolloutModule(PolicyModule):
         sampling: how solutions are drawn in training.
         engine: draws them.
         verification: processes and time limit of the verifier.
-        evaluation: how problems are evaluated.
         micro_batch_tokens: token budget of a forward pass without gradient.
         needs_reference: load the frozen reference model (with LoRA it is the policy itself, its adapters off).
         optimizer: how gradients change weights.
@@ -78,10 +55,7 @@ class RolloutModule(PolicyModule):
     Attributes:
         last_round: the latest training or evaluation round, for callbacks.
         reference: the frozen policy of before training, where the objective needs one.
-        evaluation_metrics: the metrics of each evaluation set, by its name.
     """
-
-    evaluation_metrics: nn.ModuleDict
 
     def __init__(
         self,
@@ -91,7 +65,6 @@ class RolloutModule(PolicyModule):
         sampling: Sampling,
         engine: RolloutEngine | None,
         verification: VerificationSettings,
-        evaluation: EvaluationSettings,
         micro_batch_tokens: int,
         needs_reference: bool,
         optimizer: OptimizerSettings,
@@ -99,16 +72,14 @@ class RolloutModule(PolicyModule):
         seed: int,
     ) -> None:
         super().__init__(policy, optimizer, max_skipped_steps, seed)
-        self.self_reward, self.verifier, self.sampling, self.evaluation = self_reward, verifier, sampling, evaluation
+        self.self_reward, self.verifier, self.sampling = self_reward, verifier, sampling
         self.engine = TransformersEngine() if engine is None else engine
         self.verifier_pool = VerifierPool(verifier, verification.workers, verification.timeout_seconds)
         self.micro_batch_tokens, self.needs_reference = micro_batch_tokens, needs_reference
         self.reference: FrozenPolicy | AdaptersOff | None = None
-        self.evaluation_metrics = nn.ModuleDict()
         self.last_round: Round | None = None
         self.strict_loading = False  # checkpoints lack the reference, see saved_weights
         self.log_of_step = TrainingLog(self.all_sum)
-        self._last_evaluated_step = -1
 
     # ------------------------------------------------------------------ set-up
 
@@ -137,38 +108,29 @@ class RolloutModule(PolicyModule):
         kept = super().saved_weights(state)
         return {name: value for name, value in kept.items() if not name.startswith("reference.")}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add which step was evaluated last."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["laser_last_evaluated_step"] = self._last_evaluated_step
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore which step was evaluated last."""
-        super().on_load_checkpoint(checkpoint)
-        self._last_evaluated_step = checkpoint["laser_last_evaluated_step"]
-
     def fingerprint(self) -> dict[str, Any]:
         """The model's, and the reward token that the constant was measured for."""
         return super().fingerprint() | {"reward_token": self.self_reward.token}
 
     def setup(self, stage: str) -> None:
-        """Check the gold answers, and make the metrics of the evaluation sets, before anything is sampled."""
+        """Check the gold answers of the training problems before anything is sampled."""
         self.engine.weights_changed()  # a checkpoint may be loaded next
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if data is None:
             raise UserError(f"{type(self).__name__} needs a PromptDataModule: pass the trainer a `datamodule`.")
         if stage == "fit":
-            self._check_gold("train", data.train_problems)
-        self.evaluation_metrics = nn.ModuleDict()
-        for name, problems in data.evaluation_problems.items():
-            self._check_gold(name, problems)
-            samples = self.evaluation.samples_per_set.get(name, self.evaluation.samples)
-            self.evaluation_metrics[name] = EvaluationMetrics(samples, data.kinds(name)).to(self.device)
-        unknown = set(self.evaluation.samples_per_set) - set(self.evaluation_metrics)
-        if unknown and data.evaluation_problems:
-            raise UserError(f"evaluation.samples_per_set names {sorted(unknown)}, which no data set has as its key.")
+            self.check_gold("train", data.train_problems)
 
-    def _check_gold(self, name: str, problems: Sequence[Problem]) -> None:
+    def check_gold(self, name: str, problems: Sequence[Problem]) -> None:
+        """Refuse a set with gold answers that no response can match.
+
+        Args:
+            name: of the set.
+            problems: its problems.
+
+        Raises:
+            UserError: naming the rows.
+        """
         bad: list[str] = []
         verdicts: dict[str, str | None] = {}
         for problem in problems:
@@ -267,99 +229,6 @@ class RolloutModule(PolicyModule):
     def all_max(self, number: int) -> int:
         """The largest of the ranks' numbers."""
         return int(self.trainer.strategy.reduce(torch.tensor(number, device=self.device), reduce_op="max"))
-
-    # -------------------------------------------------------------- evaluation
-
-    def on_train_start(self) -> None:
-        """Resume the random streams, and evaluate before the first step.
-
-        A checkpoint of a step that is evaluated too is written before that evaluation; on resume it is made up for.
-        """
-        super().on_train_start()
-        every = self.trainer.val_check_batch
-        done = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
-        if self.trainer.global_step == 0:
-            due = self.evaluation.at_start
-        else:
-            due = every is not None and done % every == 0
-        if due and self._last_evaluated_step != self.trainer.global_step:
-            self._evaluate_now()
-
-    def on_train_end(self) -> None:
-        """Evaluate behind the last step."""
-        if self.evaluation.at_end and self._last_evaluated_step != self.trainer.global_step:
-            self._evaluate_now()
-
-    def _evaluate_now(self) -> None:
-        loop = self.trainer.fit_loop.epoch_loop
-        if not self.trainer.enable_validation:
-            return
-        self.trainer.validating = True
-        first_iteration = self.trainer._logger_connector._first_loop_iter
-        loop.val_loop.restarting = False  # a resumed run would go on behind the batches of an earlier evaluation
-        loop.val_loop.run()
-        self.trainer._logger_connector._first_loop_iter = first_iteration
-        self.trainer.training = True
-
-    def validation_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Sample each problem k times, and count."""
-        self._evaluate(problems, batch_idx)
-
-    def test_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Sample each problem k times, and count."""
-        self._evaluate(problems, batch_idx)
-
-    def predict_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> Round | None:
-        """Sample each problem k times; callbacks write the solutions."""
-        return self._play_evaluation(problems, batch_idx)
-
-    def metrics_of(self, dataset: str) -> EvaluationMetrics:
-        """The metrics of one evaluation set."""
-        metrics = self.evaluation_metrics[dataset]
-        assert isinstance(metrics, EvaluationMetrics)
-        return metrics
-
-    @float32_by_default()
-    def _evaluate(self, problems: list[Problem], batch_idx: int) -> None:
-        if round_ := self._play_evaluation(problems, batch_idx):
-            compare = None if self.verifier.canonical_decides else self.verifier_pool.equivalent
-            self.metrics_of(problems[0].dataset).update(round_, compare)
-
-    @float32_by_default()
-    def _play_evaluation(self, problems: list[Problem], batch_idx: int) -> Round | None:
-        # A stream of its own: an evaluation is the same at every step, and training is the same without it.
-        name = problems[0].dataset if problems else ""
-        seed = zlib.crc32(f"{self.seed}/{name}/{batch_idx}/{self.global_rank}".encode())
-        generator = torch.Generator(self.device).manual_seed(seed)
-        samples = self.evaluation.samples_per_set.get(name, self.evaluation.samples)
-        sampling = self.evaluation.sampling or self.sampling
-        exact = self.self_reward.is_exact
-        with self.part("evaluation"), self.gathered_weights(self.policy, self.reference if exact else None):
-            if problems:
-                return self.play(problems, samples, sampling, generator)
-            if self.engine.collective:
-                self.sample(problems, samples, sampling, generator)
-            return None
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the values of every set."""
-        self._log_evaluation("val")
-        if not self.trainer.sanity_checking:
-            self._last_evaluated_step = self.trainer.global_step
-
-    def on_test_epoch_end(self) -> None:
-        """Log the values of every set."""
-        self._log_evaluation("test")
-
-    def _log_evaluation(self, stage: str) -> None:
-        values = {"step": torch.tensor(self.trainer.global_step, dtype=torch.float32, device=self.device)}
-        with self.part("evaluation"):
-            for name in self.evaluation_metrics:
-                metrics = self.metrics_of(name)
-                values |= {f"{stage}/{name}/{key}": value.float() for key, value in metrics.compute().items()}
-                metrics.reset()
-        # The values are those of all ranks; the largest of equal numbers is that number, bit for bit.
-        self.log_dict(values, sync_dist=True, reduce_fx="max")
 
     def teardown(self, stage: str) -> None:
         """Stop the verifier's processes and the engine."""

@@ -26,6 +26,7 @@ class Round:
         references: [N] log pi_ref(z_c given x, y) with an exact reference, else None.
         self_rewards: [N] float32, 0 for truncated solutions.
         reference_log_probs: [N, R] log-probs of the response tokens under the reference, with an exact one, else None.
+        seconds: wall time of sampling and judging, on this rank; 0 where it was not measured.
     """
 
     problems: Sequence[Problem]
@@ -36,6 +37,7 @@ class Round:
     references: Tensor | None
     self_rewards: Tensor
     reference_log_probs: Tensor | None = None
+    seconds: float = 0.0
 
     def problem_of(self, row: int) -> Problem:
         """The problem that solution ``row`` answers."""
@@ -87,4 +89,5 @@ def joined(first: Round, second: Round) -> Round:
         both(first.references, second.references),
         stacked((first.self_rewards, second.self_rewards)),
         both(first.reference_log_probs, second.reference_log_probs),
+        first.seconds + second.seconds,
     )

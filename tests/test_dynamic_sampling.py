@@ -15,11 +15,12 @@ from laser_lightning.batching import Rollouts
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
+from laser_lightning.evaluation_module import EvaluationSettings
 from laser_lightning.module import LaSeRModule
 from laser_lightning.optimization import OptimizerSettings
 from laser_lightning.policy import PolicySettings
 from laser_lightning.rollout import Sampling, TransformersEngine
-from laser_lightning.rollout_module import EvaluationSettings, VerificationSettings
+from laser_lightning.rollout_module import VerificationSettings
 from laser_lightning.self_reward import LastTokenSelfReward
 from laser_lightning.verifiers import Verifier
 

@@ -19,6 +19,7 @@ from laser_lightning.batching import Rollouts
 from laser_lightning.callbacks import ReferenceConstantCalibration
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.errors import UserError
+from laser_lightning.evaluation_module import EvaluationSettings
 from laser_lightning.losses import PolicyLoss, TokenLosses
 from laser_lightning.module import LaSeRModule
 from laser_lightning.objective import UpdateSettings
@@ -27,7 +28,7 @@ from laser_lightning.overlong import OverlongSettings
 from laser_lightning.phases import Phases
 from laser_lightning.policy import PolicySettings
 from laser_lightning.rollout import Sampling, TransformersEngine
-from laser_lightning.rollout_module import EvaluationSettings, VerificationSettings
+from laser_lightning.rollout_module import VerificationSettings
 from laser_lightning.self_reward import LastTokenSelfReward
 from laser_lightning.verifiers import Verifier
 

@@ -15,12 +15,13 @@ from laser_lightning.batching import Rollouts, pad_rows
 from laser_lightning.character_tokenizer import REWARD_TOKEN, character_tokenizer
 from laser_lightning.data import PromptDataModule
 from laser_lightning.data.sources import ProblemSource
+from laser_lightning.evaluation_module import EvaluationSettings
 from laser_lightning.module import LaSeRModule
 from laser_lightning.optimization import OptimizerSettings
 from laser_lightning.policy import Policy, PolicySettings
 from laser_lightning.policy_module import PolicyModule
 from laser_lightning.rollout import RolloutEngine, Sampling
-from laser_lightning.rollout_module import EvaluationSettings, VerificationSettings
+from laser_lightning.rollout_module import VerificationSettings
 from laser_lightning.self_reward import LastTokenSelfReward
 from laser_lightning.verifiers import ExactVerifier
 

@@ -26,13 +26,14 @@ from laser_lightning.batching import Rollouts
 from laser_lightning.checkpoints import WholeFiles
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.data.loader import PromptLoader
+from laser_lightning.evaluation_module import EvaluationSettings
 from laser_lightning.lora import LoRASettings
 from laser_lightning.module import LaSeRModule
 from laser_lightning.objective import UpdateSettings
 from laser_lightning.optimization import OptimizerSettings
 from laser_lightning.policy import Policy, PolicySettings
 from laser_lightning.rollout import RolloutEngine, Sampling
-from laser_lightning.rollout_module import EvaluationSettings, VerificationSettings
+from laser_lightning.rollout_module import VerificationSettings
 from laser_lightning.self_reward import LastTokenSelfReward
 from laser_lightning.strategies import LaSeRDDPStrategy, LaSeRDeepSpeedStrategy, gathered
 from laser_lightning.verifiers import Verifier

@@ -1,0 +1,176 @@
+"""How a policy is measured: problems of evaluation sets are solved k times each, and the solutions counted."""
+
+import time
+import zlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from laser_lightning.data.problem import Problem
+from laser_lightning.errors import UserError
+from laser_lightning.evaluation import EvaluationMetrics
+from laser_lightning.precision import float32_by_default
+from laser_lightning.rollout import Sampling
+from laser_lightning.rollout_module import RolloutModule
+from laser_lightning.rounds import Round
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How problems are evaluated in ``validate`` and ``test``, and during ``fit``.
+
+    Args:
+        samples: solutions per problem, k.
+        samples_per_set: k of single sets, by name, where it differs.
+        sampling: how solutions are drawn; null for the training's own.
+        at_start: evaluate before the first step, so that every run shows where it started.
+        at_end: evaluate behind the last step, unless that was just done.
+    """
+
+    samples: int = 8
+    samples_per_set: dict[str, int] = field(default_factory=dict)
+    sampling: Sampling | None = None
+    at_start: bool = True
+    at_end: bool = True
+
+
+class EvaluationModule(RolloutModule):
+    """A policy that is sampled, judged and measured: everything but the training step.
+
+    Args:
+        evaluation: how problems are evaluated.
+        rollout: arguments of RolloutModule.
+
+    Attributes:
+        evaluation_metrics: the metrics of each evaluation set, by its name.
+    """
+
+    evaluation_metrics: nn.ModuleDict
+
+    def __init__(self, evaluation: EvaluationSettings, **rollout: Any) -> None:
+        super().__init__(**rollout)
+        self.evaluation = evaluation
+        self.evaluation_metrics = nn.ModuleDict()
+        self._last_evaluated_step = -1
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add which step was evaluated last."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["laser_last_evaluated_step"] = self._last_evaluated_step
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore which step was evaluated last."""
+        super().on_load_checkpoint(checkpoint)
+        self._last_evaluated_step = checkpoint["laser_last_evaluated_step"]
+
+    def setup(self, stage: str) -> None:
+        """Check the gold answers, and make the metrics of the evaluation sets, before anything is sampled."""
+        super().setup(stage)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.evaluation_metrics = nn.ModuleDict()
+        for name, problems in data.evaluation_problems.items():
+            self.check_gold(name, problems)
+            self.evaluation_metrics[name] = EvaluationMetrics(self.samples_of(name), data.kinds(name)).to(self.device)
+        unknown = set(self.evaluation.samples_per_set) - set(self.evaluation_metrics)
+        if unknown and data.evaluation_problems:
+            raise UserError(f"evaluation.samples_per_set names {sorted(unknown)}, which no data set has as its key.")
+
+    def samples_of(self, dataset: str) -> int:
+        """Solutions per problem of one set."""
+        return self.evaluation.samples_per_set.get(dataset, self.evaluation.samples)
+
+    def on_train_start(self) -> None:
+        """Resume the random streams, and evaluate before the first step.
+
+        A checkpoint of a step that is evaluated too is written before that evaluation; on resume it is made up for.
+        """
+        super().on_train_start()
+        every = self.trainer.val_check_batch
+        done = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        if self.trainer.global_step == 0:
+            due = self.evaluation.at_start
+        else:
+            due = every is not None and done % every == 0
+        if due and self._last_evaluated_step != self.trainer.global_step:
+            self._evaluate_now()
+
+    def on_train_end(self) -> None:
+        """Evaluate behind the last step."""
+        if self.evaluation.at_end and self._last_evaluated_step != self.trainer.global_step:
+            self._evaluate_now()
+
+    def _evaluate_now(self) -> None:
+        loop = self.trainer.fit_loop.epoch_loop
+        if not self.trainer.enable_validation:
+            return
+        self.trainer.validating = True
+        first_iteration = self.trainer._logger_connector._first_loop_iter
+        loop.val_loop.restarting = False  # a resumed run would go on behind the batches of an earlier evaluation
+        loop.val_loop.run()
+        self.trainer._logger_connector._first_loop_iter = first_iteration
+        self.trainer.training = True
+
+    def validation_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Sample each problem k times, and count."""
+        self._evaluate(problems, batch_idx)
+
+    def test_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Sample each problem k times, and count."""
+        self._evaluate(problems, batch_idx)
+
+    def predict_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> Round | None:
+        """Sample each problem k times; callbacks write the solutions."""
+        return self._play_evaluation(problems, batch_idx)
+
+    def metrics_of(self, dataset: str) -> EvaluationMetrics:
+        """The metrics of one evaluation set."""
+        metrics = self.evaluation_metrics[dataset]
+        assert isinstance(metrics, EvaluationMetrics)
+        return metrics
+
+    @float32_by_default()
+    def _evaluate(self, problems: list[Problem], batch_idx: int) -> None:
+        if round_ := self._play_evaluation(problems, batch_idx):
+            compare = None if self.verifier.canonical_decides else self.verifier_pool.equivalent
+            self.metrics_of(problems[0].dataset).update(round_, compare)
+
+    @float32_by_default()
+    def _play_evaluation(self, problems: list[Problem], batch_idx: int) -> Round | None:
+        # A stream of its own: an evaluation is the same at every step, and training is the same without it.
+        name = problems[0].dataset if problems else ""
+        seed = zlib.crc32(f"{self.seed}/{name}/{batch_idx}/{self.global_rank}".encode())
+        generator = torch.Generator(self.device).manual_seed(seed)
+        samples = self.samples_of(name)
+        sampling = self.evaluation.sampling or self.sampling
+        exact = self.self_reward.is_exact
+        with self.part("evaluation"), self.gathered_weights(self.policy, self.reference if exact else None):
+            if problems:
+                started = time.perf_counter()
+                round_ = self.play(problems, samples, sampling, generator)
+                round_.seconds = time.perf_counter() - started
+                return round_
+            if self.engine.collective:
+                self.sample(problems, samples, sampling, generator)
+            return None
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the values of every set."""
+        self._log_evaluation("val")
+        if not self.trainer.sanity_checking:
+            self._last_evaluated_step = self.trainer.global_step
+
+    def on_test_epoch_end(self) -> None:
+        """Log the values of every set."""
+        self._log_evaluation("test")
+
+    def _log_evaluation(self, stage: str) -> None:
+        values = {"step": torch.tensor(self.trainer.global_step, dtype=torch.float32, device=self.device)}
+        with self.part("evaluation"):
+            for name in self.evaluation_metrics:
+                metrics = self.metrics_of(name)
+                values |= {f"{stage}/{name}/{key}": value.float() for key, value in metrics.compute().items()}
+                metrics.reset()
+        # The values are those of all ranks; the largest of equal numbers is that number, bit for bit.
+        self.log_dict(values, sync_dist=True, reduce_fx="max")
