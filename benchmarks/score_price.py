@@ -1,5 +1,6 @@
-"""What the self-rewarding part costs: decoding with and without the score, and whole training steps with and without
-the self-rewarding loss, in turn in one run.
+"""What the self-rewarding part costs: decoding with the score, without it, and without it but with the published way's
+second pass over prompt and response; and whole training steps with and without the self-rewarding loss: in turn, in one
+run.
 
     python benchmarks/score_price.py
 
@@ -18,6 +19,7 @@ from typing import Any
 import lightning
 import torch
 
+from laser_lightning.batching import Rollouts, micro_batches
 from laser_lightning.data import ArithmeticSource, PromptDataModule, PromptTemplate
 from laser_lightning.data.problem import Problem
 from laser_lightning.evaluation_module import EvaluationSettings
@@ -91,16 +93,31 @@ def build(reference: float) -> LaSeRModule:
     )
 
 
-def decoding_seconds(policy: Policy, prompts: list[list[int]], pairs: int) -> tuple[list[float], list[float]]:
-    """CPU seconds of decoding 8 responses to each prompt, with and without the score, in turn."""
-    seconds: dict[bool, list[float]] = {True: [], False: []}
-    for pair in range(pairs + 2):
-        for scores in (False, True) if pair % 2 else (True, False):
-            generator = torch.Generator().manual_seed(pair)
+WAYS = ("same pass", "no score", "second pass")
+REWARD_TOKEN = 3
+
+
+def decoding_seconds(policy: Policy, prompts: list[list[int]], turns: int) -> dict[str, list[float]]:
+    """CPU seconds of decoding 8 responses to each prompt in each of the three ways, in turn."""
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    for turn in range(turns + 2):
+        for way in WAYS if turn % 2 else reversed(WAYS):
+            engine, generator = TransformersEngine(scores=way == "same pass"), torch.Generator().manual_seed(turn)
             started = time.process_time()
-            TransformersEngine(scores=scores).generate(policy, prompts, 8, Sampling(96), 3, generator)
-            seconds[scores].append(time.process_time() - started)
-    return seconds[True][2:], seconds[False][2:]
+            rollouts = engine.generate(policy, prompts, 8, Sampling(96), REWARD_TOKEN, generator)
+            if way == "second pass":
+                second_pass(policy, rollouts)
+            seconds[way].append(time.process_time() - started)
+    return {way: of_way[2:] for way, of_way in seconds.items()}
+
+
+@torch.no_grad()
+def second_pass(policy: Policy, rollouts: Rollouts) -> torch.Tensor:
+    """[N] the reward token's log-probs by running prompt and response again, in micro-batches sorted by length."""
+    found = torch.zeros(len(rollouts))
+    for batch in micro_batches(rollouts, torch.arange(len(rollouts)), 2048, policy.pad_token_id):
+        found[batch.rows] = policy.scores(batch, REWARD_TOKEN)
+    return found
 
 
 def report(name: str, with_it: list[float], without: list[float]) -> None:
@@ -142,8 +159,10 @@ def main() -> None:
     long = decoding_seconds(random_weights, prompts, options.pairs)
 
     print("| | with, ms | without, ms | ratio (median of pairs) | range |\n| --- | --- | --- | --- | --- |")
-    report("decoding 256 responses of 17 tokens, with and without the score", *embedded)
-    report("decoding 256 responses of 80 tokens, with and without the score", *long)
+    for tokens, of_way in ((17, embedded), (80, long)):
+        what = f"decoding 256 responses of {tokens} tokens"
+        report(f"{what}, with and without the score", of_way["same pass"], of_way["no score"])
+        report(f"{what}, with the score by a second pass, and without", of_way["second pass"], of_way["no score"])
     report(
         "training step, with and without the self-rewarding loss", timing.seconds[True][2:], timing.seconds[False][2:]
     )
