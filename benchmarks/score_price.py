@@ -94,6 +94,7 @@ def build(reference: float) -> LaSeRModule:
 
 
 WAYS = ("same pass", "no score", "second pass")
+ORDERS = list(itertools.permutations(WAYS))
 REWARD_TOKEN = 3
 
 
@@ -101,7 +102,7 @@ def decoding_seconds(policy: Policy, prompts: list[list[int]], turns: int) -> di
     """CPU seconds of decoding 8 responses to each prompt in each of the three ways, in turn."""
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for turn in range(turns + 2):
-        for way in WAYS if turn % 2 else reversed(WAYS):
+        for way in ORDERS[turn % len(ORDERS)]:
             engine, generator = TransformersEngine(scores=way == "same pass"), torch.Generator().manual_seed(turn)
             started = time.process_time()
             rollouts = engine.generate(policy, prompts, 8, Sampling(96), REWARD_TOKEN, generator)
