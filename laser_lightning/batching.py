@@ -60,6 +60,13 @@ class Rollouts:
         others = (f.name for f in fields(self) if f.name not in of_prompts)
         return Rollouts(**of_prompts, **{name: getattr(self, name)[rows] for name in others})
 
+    def solutions(self, rows: Tensor) -> "Rollouts":
+        """Some solutions [M] alone, in their order, each with its prompt: M groups of one."""
+        prompts = rows // self.group_size
+        of_prompts = {name: getattr(self, name)[prompts] for name in ("prompt_ids", "prompt_lengths")}
+        others = (f.name for f in fields(self) if f.name not in of_prompts)
+        return Rollouts(**of_prompts, **{name: getattr(self, name)[rows] for name in others})
+
     def contains(self, token_id: int) -> Tensor:
         """[N] bool: responses in which this token was sampled."""
         return ((self.response_ids == token_id) & self.response_mask).any(dim=1)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from laser_lightning.advantages import AdvantageSettings, estimated, mixed
+from laser_lightning.balancing import balanced
 from laser_lightning.batching import MicroBatch, micro_batches, shortest
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
@@ -224,18 +225,21 @@ class LaSeRModule(EvaluationModule):
                 "no solution has a signal: all rewards are equal in every group, and nothing else is trained"
             )
             return
+        rollouts = round_.rollouts
+        if (ranks := self.trainer.world_size) > 1:
+            rollouts, targets, needed = balanced(rollouts, targets, needed, self.all_stacked, self.global_rank, ranks)
         terms: dict[str, Tensor] = {}
         budget, pad, packed = self.update.micro_batch_tokens, self.policy.pad_token_id, self.policy.packs
-        most = self.all_max(len(micro_batches(round_.rollouts, needed, budget, pad, packed)))
-        batches = micro_batches(round_.rollouts, needed, budget, pad, packed, at_least=most)
+        most = self.all_max(len(micro_batches(rollouts, needed, budget, pad, packed)))
+        batches = micro_batches(rollouts, needed, budget, pad, packed, at_least=most)
         mine = len(batches)
-        batches += [shortest(round_.rollouts, pad)] * (most - mine)  # of weight 0: ranks meet in every pass
+        batches += [shortest(rollouts, pad)] * (most - mine)  # of weight 0: ranks meet in every pass
         for number, batch in enumerate(batches):
             with self.micro_step(last=number + 1 == most):
                 outputs = self.differentiable(batch)
                 parts = self.objective(outputs, batch, targets)
                 if not self.update.reuses_rollouts:
-                    parts |= mismatch_terms(outputs, batch, round_)
+                    parts |= mismatch_terms(outputs, batch, rollouts)
                 parts = {name: value * float(number < mine) for name, value in parts.items()}
                 self.backward_share(parts["loss"])
             for name, value in parts.items():

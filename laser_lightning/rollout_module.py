@@ -226,6 +226,12 @@ class RolloutModule(PolicyModule):
         """The sum over all ranks."""
         return self.trainer.strategy.reduce(values, reduce_op="sum")
 
+    def all_stacked(self, values: Tensor) -> Tensor:
+        """[ranks, ...] the tensors of all ranks, which are of one shape."""
+        gathered = self.trainer.strategy.all_gather(values)
+        assert isinstance(gathered, Tensor)
+        return gathered
+
     def all_max(self, number: int) -> int:
         """The largest of the ranks' numbers."""
         return int(self.trainer.strategy.reduce(torch.tensor(number, device=self.device), reduce_op="max"))

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from laser_lightning.advantages import AllSum
-from laser_lightning.batching import MicroBatch
+from laser_lightning.batching import MicroBatch, Rollouts
 from laser_lightning.phases import Phase
 from laser_lightning.policy import PolicyOutputs
 from laser_lightning.rounds import Round
@@ -18,9 +18,9 @@ from laser_lightning.self_reward import LastTokenSelfReward
 TERMS = ("loss", "policy_loss", "self_reward_loss", "kl", "entropy", "clip_fraction")
 
 
-def mismatch_terms(outputs: PolicyOutputs, batch: MicroBatch, round_: Round) -> dict[str, Tensor]:
+def mismatch_terms(outputs: PolicyOutputs, batch: MicroBatch, rollouts: Rollouts) -> dict[str, Tensor]:
     """How far the engine's log-probs are from the trainer's own of the same tokens and weights, as sums and counts."""
-    rows, mask, rollouts = batch.rows, batch.response_mask, round_.rollouts
+    rows, mask = batch.rows, batch.response_mask
     tokens = (outputs.log_probs.detach() - rollouts.sampling_log_probs[rows, : mask.shape[1]]).abs()
     scores = (outputs.reward_token_log_probs.detach() - rollouts.reward_token_log_probs[rows]).abs()
     finished = rollouts.finished[rows]

@@ -27,8 +27,10 @@ RUNS: dict[str, dict[str, Any]] = {
         "kinds": [[MIXED, SILENT], [SILENT, MIXED], [MIXED, MIXED]],
         "budgets": [40, 40, 40],
     },
-    # Two optimizer steps per round, with old log-probs, exact scores, and everything recomputed in the backward pass.
+    # Two optimizer steps per round, with old log-probs, exact scores, importance weights, and everything recomputed in
+    # the backward pass.
     "reused rollouts": {
+        "importance": "token",
         "reference": "exact",
         "epochs": 2,
         "gradient_checkpointing": True,

@@ -90,7 +90,7 @@ def hand_made(step: int, kind: str, seed: int) -> Rollouts:
         response_ids=response_ids,
         response_lengths=lengths,
         finished=finished,
-        sampling_log_probs=torch.zeros(total, limit),
+        sampling_log_probs=-4.6 + torch.rand(total, limit, generator=generator),  # a vocabulary of 100: ratios near 1
         reward_token_log_probs=scores.where(finished, torch.tensor(torch.nan)),
     )
 
@@ -247,7 +247,11 @@ def steps(spec: dict[str, Any]) -> Any:
         sampling=Sampling(max_response_tokens=12),
         engine=DealtEngine(spec["kinds"], spec.get("fails", ())),
         advantage=AdvantageSettings(self_reward_mix=0.3),
-        update=UpdateSettings(kl_coef=spec.get("kl_coef", 0.0), epochs=spec.get("epochs", 1)),
+        update=UpdateSettings(
+            kl_coef=spec.get("kl_coef", 0.0),
+            epochs=spec.get("epochs", 1),
+            importance=spec.get("importance", "none"),
+        ),
         # A large eps: AdamW must not amplify rounding.
         optimizer=OptimizerSettings(
             learning_rate=0.05, algorithm=spec.get("algorithm", "sgd"), eps=0.1, max_grad_norm=spec["max_grad_norm"]
