@@ -30,6 +30,7 @@ from laser_lightning.cli_errors import command_line_origins, overridden, sentenc
 from laser_lightning.config_files import load_configs, packaged_names, yaml_value
 from laser_lightning.errors import UserError
 from laser_lightning.stopping import FinishingFitLoop, StopOnSignal, Stopped
+from laser_lightning.toolchain import import_deepspeed
 
 PROGRAM = "laser-lightning"
 
@@ -288,6 +289,8 @@ def main(args: Sequence[str] | None = None) -> int:
     # Refuses a null where a value is needed. What is printed, though, goes wrong with it (jsonargparse 4.53).
     prints = any(arg.split("=")[0].endswith(("print_config", "help")) or arg == "-h" for arg in args)
     set_parsing_settings(unset_sentinel=not prints)
+    if prints:
+        import_deepspeed()  # the parser would, where a config names its strategy, and spoil what is printed
     try:
         if args[:1] == ["export"]:
             export.command(args[1:])

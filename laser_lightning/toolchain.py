@@ -1,14 +1,23 @@
 """What DeepSpeed needs of a machine without GPUs."""
 
+import importlib
 import os
 import shutil
+import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from laser_lightning.errors import UserError
 
 LONGEST_BUILD_SECONDS = 600
 """A lock of DeepSpeed's compiler that is older was left behind."""
+
+
+def import_deepspeed() -> None:
+    """Import DeepSpeed with its messages on stderr: its logger keeps the stream that it finds at its import."""
+    with redirect_stdout(sys.stderr):
+        importlib.import_module("deepspeed")
 
 
 def check_cpu_toolchain() -> None:

@@ -137,6 +137,13 @@ def test_configs_overlay_each_other_in_order(capsys: pytest.CaptureFixture[str])
     assert [item["class_path"] for item in at(config, "trainer.callbacks")] == ["stand_ins.Recorder"] * 2
 
 
+def test_nothing_but_the_config_is_printed_where_deepspeed_has_something_to_say() -> None:
+    command = [sys.executable, "-m", "laser_lightning", "fit", "--config", "quickstart", "--config", "strategy/zero2"]
+    done = subprocess.run([*command, "--print_config"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("# laser-lightning==")
+    assert "WARNING" not in done.stdout
+
+
 def test_print_config_is_commented_complete_and_reloadable(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "--config", "base", "--model.names", "[a]", "--model.pattern", "#x")
     assert "# a weight. (type: float, default: 0.5)" in text  # of the model
