@@ -53,6 +53,14 @@ RUNS: dict[str, dict[str, Any]] = {
         "budgets": [10_000, 54, 72, 36],
         "fails": [2],
     },
+    # Advantages normalized over the solutions of all ranks.
+    "batch statistics": {
+        "estimator": "batch_normalized",
+        "max_grad_norm": 1.0,
+        "max_steps": 2,
+        "kinds": [[MIXED, CORRECT], [TRUNCATED, MIXED]],
+        "budgets": [50, 60],
+    },
     # What is not finite on the last rank is skipped by all, and leaves AdamW's state as it is.
     "broken rank": {
         "algorithm": "adamw",

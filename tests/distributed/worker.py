@@ -246,7 +246,7 @@ def steps(spec: dict[str, Any]) -> Any:
         group_size=GROUP,
         sampling=Sampling(max_response_tokens=12),
         engine=DealtEngine(spec["kinds"], spec.get("fails", ())),
-        advantage=AdvantageSettings(self_reward_mix=0.3),
+        advantage=AdvantageSettings(self_reward_mix=0.3, estimator=spec.get("estimator", "group_relative")),
         update=UpdateSettings(
             kl_coef=spec.get("kl_coef", 0.0),
             epochs=spec.get("epochs", 1),
