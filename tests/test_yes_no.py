@@ -189,7 +189,8 @@ def test_a_run_its_resumption_and_its_export(
     options = ["--config=run.yaml", "--model.verification.workers=0", "--trainer.limit_val_batches=0"]
     supervised = [*options, "--config=baselines/supervised"]
     assert main(["fit", *supervised, "--run_dir=whole", "--trainer.max_steps=8"]) == 0
-    rows = [row for row in csv.DictReader(Path("whole/metrics.csv").open()) if row["train/loss"]]
+    lines = Path("whole/metrics.csv").read_text().splitlines()
+    rows = [row for row in csv.DictReader(lines) if row["train/loss"]]
     assert float(rows[0]["train/self_reward_loss"]) == 0.0  # reasoning alone
     assert float(rows[-1]["train/self_reward_loss"]) > 0.0
     assert all(0 <= float(row["train/self_reward/mean"]) <= 1 for row in rows)
