@@ -187,6 +187,7 @@ def test_a_run_its_resumption_and_its_export(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     options = ["--config=run.yaml", "--model.verification.workers=0", "--trainer.limit_val_batches=0"]
+    options.append("--model.update.mini_batches=1")
     supervised = [*options, "--config=baselines/supervised"]
     assert main(["fit", *supervised, "--run_dir=whole", "--trainer.max_steps=8"]) == 0
     lines = Path("whole/metrics.csv").read_text().splitlines()
@@ -194,7 +195,9 @@ def test_a_run_its_resumption_and_its_export(
     assert float(rows[0]["train/self_reward_loss"]) == 0.0  # reasoning alone
     assert float(rows[-1]["train/self_reward_loss"]) > 0.0
     assert all(0 <= float(row["train/self_reward/mean"]) <= 1 for row in rows)
-    assert "no_token" in (Path("whole/export/last/self_reward.json")).read_text()
+    # The engine reads z_yes alone, so it is compared where the update reads z_yes too.
+    assert 0 < max(float(row["train/mismatch/reward_token_log_prob"]) for row in rows) < 1e-4
+    assert SelfRewardSettings.load("whole/export/last").no_token == "N"
 
     checkpoint = "--ckpt_path=whole/checkpoints/step=4.ckpt"
     assert main(["fit", *supervised, "--run_dir=resumed", "--trainer.max_steps=8", checkpoint]) == 0
