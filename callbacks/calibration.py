@@ -9,6 +9,7 @@ from torch import Tensor
 
 from laser_lightning.errors import UserError
 from laser_lightning.module import LaSeRModule
+from laser_lightning.self_reward import LastTokenSelfReward
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class ReferenceConstantCalibration(Callback):
 
     Before the first step (or before a stand-alone evaluation of a model that was never calibrated) it samples solutions
     of some problems and takes the mean of log pi_ref(z_c) over the finished ones, agreed over all ranks. A run that
-    resumes, or whose constant is given in the config, is left alone.
+    resumes, whose constant is given in the config, or whose self-reward has none, is left alone.
 
     Args:
         prompts: problems to sample for, over all ranks; they are the first ones of the training set, or of the first
@@ -51,6 +52,12 @@ class ReferenceConstantCalibration(Callback):
         self.prompts, self.group_size = prompts, group_size
         self.max_emission_rate, self.seed = max_emission_rate, seed
         self.result: Calibration | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Say so where there is nothing to calibrate."""
+        head = getattr(pl_module, "self_reward", None)
+        if head is not None and not isinstance(head, LastTokenSelfReward):
+            rank_zero_info(f"{type(head).__name__} has no reference constant: nothing is calibrated.")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Calibrate before the first step, unless the constant is known."""
@@ -69,7 +76,8 @@ class ReferenceConstantCalibration(Callback):
                 f"ReferenceConstantCalibration works with LaSeRModule, and the model is {type(module).__name__}: "
                 "set `calibration: null`."
             )
-        if not module.self_reward.needs_calibration:
+        head = module.self_reward
+        if not isinstance(head, LastTokenSelfReward) or not head.needs_calibration:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
         problems = data.train_problems or next(iter(data.evaluation_problems.values()))
@@ -79,7 +87,8 @@ class ReferenceConstantCalibration(Callback):
         emitted = rollouts.contains(module.self_reward.token_id)
         log_probs = rollouts.reward_token_log_probs[rollouts.finished].double()
         self.result = self._agree(module, log_probs, emitted, len(rollouts))
-        self._set(module, self.result)
+        head.reference_constant.fill_(self.result.mean)
+        head.check_reachable()
         self._report(trainer, module, self.result)
 
     def _agree(self, module: LaSeRModule, log_probs: Tensor, emitted: Tensor, solutions: int) -> Calibration:
@@ -102,11 +111,6 @@ class ReferenceConstantCalibration(Callback):
         assert isinstance(gathered, Tensor)
         extremes = gathered.view(-1, 2)
         return Calibration(mean, variance**0.5, float(extremes[:, 0].min()), float(extremes[:, 1].max()), finished)
-
-    @staticmethod
-    def _set(module: LaSeRModule, result: Calibration) -> None:
-        module.self_reward.reference_constant.fill_(result.mean)
-        module.self_reward.check_reachable()
 
     @staticmethod
     def _report(trainer: Trainer, module: LaSeRModule, result: Calibration) -> None:

@@ -13,12 +13,21 @@ _EXPORTS = {
     "LaSeRModule": "laser_lightning.module",
     "SupervisedModule": "laser_lightning.supervised",
     "LastTokenSelfReward": "laser_lightning.self_reward",
+    "YesNoSelfReward": "laser_lightning.yes_no",
     "LaSeRScorer": "laser_lightning.scorer",
     "PromptDataModule": "laser_lightning.data",
     "Rollouts": "laser_lightning.batching",
 }
 
-__all__ = ["LaSeRModule", "LaSeRScorer", "LastTokenSelfReward", "PromptDataModule", "Rollouts", "SupervisedModule"]
+__all__ = [
+    "LaSeRModule",
+    "LaSeRScorer",
+    "LastTokenSelfReward",
+    "PromptDataModule",
+    "Rollouts",
+    "SupervisedModule",
+    "YesNoSelfReward",
+]
 
 
 def __getattr__(name: str) -> Any:

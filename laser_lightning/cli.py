@@ -35,10 +35,7 @@ from laser_lightning.toolchain import import_deepspeed
 PROGRAM = "laser-lightning"
 
 # Below every config, so that configs need to name a class only where it differs.
-DEFAULT_CLASSES = """
-model: {class_path: laser_lightning.LaSeRModule}
-data: {class_path: laser_lightning.data.PromptDataModule}
-"""
+DEFAULT_CLASSES = f"{export.DEFAULT_MODEL}data: {{class_path: laser_lightning.data.PromptDataModule}}\n"
 
 # In the order in which the trainer calls them; the user's own `trainer.callbacks` come first.
 CALLBACK_SLOTS = {

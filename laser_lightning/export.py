@@ -19,6 +19,13 @@ from laser_lightning.module import LaSeRModule
 from laser_lightning.policy_module import PolicyModule
 from laser_lightning.self_reward_settings import SETTINGS_FILE, SelfRewardSettings
 
+# Below the configs of a run.
+DEFAULT_MODEL = """
+model:
+  class_path: laser_lightning.LaSeRModule
+  init_args: {self_reward: {class_path: laser_lightning.LastTokenSelfReward}}
+"""
+
 
 def check_adapter(module: PolicyModule) -> None:
     """Refuse to export the adapter of a model without one."""
@@ -52,7 +59,7 @@ def write_export(
     if isinstance(module, LaSeRModule):
         settings = SelfRewardSettings.of(module.self_reward, step)
         settings.save(partial)
-        if settings.reference_constant is None:
+        if settings.needs_reference:
             rank_zero_warn(
                 f"self_reward.reference is exact, so {directory.name}/{SETTINGS_FILE} has no reference constant: "
                 "self-rewards of the exported model need the model that training started from."
@@ -102,7 +109,7 @@ def _saved_config(checkpoint: Path) -> Path:
 
 def _module_of(configs: Sequence[str]) -> PolicyModule:
     """The module of a run's configs, without its data and trainer."""
-    values = yaml.safe_load(load_configs(configs, "model: {class_path: laser_lightning.LaSeRModule}").text)
+    values = yaml.safe_load(load_configs(configs, DEFAULT_MODEL).text)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningModule, "model", required=True)
     try:

@@ -21,7 +21,7 @@ from laser_lightning.precision import float32_by_default
 from laser_lightning.rollout import RolloutEngine, Sampling
 from laser_lightning.rollout_module import VerificationSettings
 from laser_lightning.rounds import Round, joined
-from laser_lightning.self_reward import LastTokenSelfReward, class_counts
+from laser_lightning.self_reward import SelfRewardHead, class_counts
 from laser_lightning.training_log import StepWarnings, TrainingLog, mismatch_terms
 from laser_lightning.verifiers import Verifier
 
@@ -41,7 +41,7 @@ class LaSeRModule(EvaluationModule):
 
     Args:
         policy: which model is trained.
-        self_reward: the last-token self-reward.
+        self_reward: how the model judges its solutions, and learns to.
         verifier: judges final answers.
         group_size: solutions per prompt, G.
         sampling: how solutions are drawn in training.
@@ -64,7 +64,7 @@ class LaSeRModule(EvaluationModule):
     def __init__(
         self,
         policy: PolicySettings,
-        self_reward: LastTokenSelfReward,
+        self_reward: SelfRewardHead,
         verifier: Verifier,
         group_size: int = 8,
         sampling: Sampling = Sampling(),
@@ -236,10 +236,11 @@ class LaSeRModule(EvaluationModule):
         batches += [shortest(rollouts, pad)] * (most - mine)  # of weight 0: ranks meet in every pass
         for number, batch in enumerate(batches):
             with self.micro_step(last=number + 1 == most):
-                outputs = self.differentiable(batch)
+                token_ids = self.self_reward.trained_token_ids(targets.rewards[batch.rows])
+                outputs = self.differentiable(batch, token_ids)
                 parts = self.objective(outputs, batch, targets)
                 if not self.update.reuses_rollouts:
-                    parts |= mismatch_terms(outputs, batch, rollouts)
+                    parts |= mismatch_terms(outputs, batch, rollouts, token_ids == self.self_reward.token_id)
                 parts = {name: value * float(number < mine) for name, value in parts.items()}
                 self.backward_share(parts["loss"])
             for name, value in parts.items():
@@ -248,9 +249,9 @@ class LaSeRModule(EvaluationModule):
         if norm is not None:
             self.log_of_step.add_update(terms, norm)
 
-    def forward(self, batch: MicroBatch) -> PolicyOutputs:
-        """The one differentiable pass: log-probs of a micro-batch's responses and of the reward token."""
-        return self.policy(batch, self.self_reward.token_id, self.sampling.temperature, self.update.entropy_coef > 0)
+    def forward(self, batch: MicroBatch, token_ids: Tensor) -> PolicyOutputs:
+        """The one differentiable pass: log-probs of a micro-batch's responses, and of one token [B] behind each."""
+        return self.policy(batch, token_ids, self.sampling.temperature, self.update.entropy_coef > 0)
 
     # ----------------------------------------------------------------- logging
 

@@ -17,7 +17,7 @@ from laser_lightning.losses import (
     weighted_sum,
 )
 from laser_lightning.policy import PolicyOutputs
-from laser_lightning.self_reward import LastTokenSelfReward
+from laser_lightning.self_reward import SelfRewardHead
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Targets:
         advantages: [N].
         rewards: [N].
         policy_weights: [N], weight of each response token of the solution in the step's mean.
-        self_reward_weights: [N], weight of the solution's squared error; 0 where there is none.
+        self_reward_weights: [N], weight of the solution's error in its self-reward; 0 where there is none.
         references: [N] log pi_ref(z_c) with an exact reference, else None.
         old_log_probs: [N, R] of the policy that the update started from; None for a first and only step, where they
             are those of the step itself.
@@ -102,7 +102,7 @@ class Objective:
     """
 
     policy_loss: PolicyLoss
-    self_reward: LastTokenSelfReward
+    self_reward: SelfRewardHead
     settings: UpdateSettings
 
     def __call__(self, outputs: PolicyOutputs, batch: MicroBatch, targets: Targets) -> dict[str, Tensor]:
@@ -139,8 +139,9 @@ class Objective:
         self_reward_weights = targets.self_reward_weights[rows]
         if self.self_reward.loss_weight > 0:
             references = None if targets.references is None else targets.references[rows]
-            scores = self.self_reward.score(outputs.reward_token_log_probs, references)
-            self_reward_loss = self.self_reward.loss(scores, targets.rewards[rows], self_reward_weights)
+            self_reward_loss = self.self_reward.loss(
+                outputs.reward_token_log_probs, targets.rewards[rows], self_reward_weights, references
+            )
             loss = loss + self.self_reward.loss_weight * self_reward_loss
         if targets.reference_log_probs is not None:
             per_token = kl_estimate(

@@ -101,8 +101,8 @@ class PolicyOutputs(NamedTuple):
     Attributes:
         log_probs: [B, R] float32, of the response tokens at the sampling temperature; 0 outside the responses.
         entropy: [B, R] float32, of the tempered distributions (nats); 0 where not asked for.
-        reward_token_log_probs: [B] float32, log pi(z_c) behind each response's last token, at temperature 1; only
-            meaningful for finished responses.
+        reward_token_log_probs: [B] float32, log pi(z_c) behind each response's last token, at temperature 1 (of the
+            token that was asked for); only meaningful for finished responses.
     """
 
     log_probs: Tensor
@@ -158,13 +158,13 @@ class Policy(nn.Module):
         return self.lm.device
 
     def forward(
-        self, batch: MicroBatch, reward_token_id: int, temperature: float = 1.0, entropy: bool = False
+        self, batch: MicroBatch, reward_token_id: int | Tensor, temperature: float = 1.0, entropy: bool = False
     ) -> PolicyOutputs:
         """Log-probs of the response tokens and of the reward token, from one pass.
 
         Args:
             batch: B solutions.
-            reward_token_id: id of z_c.
+            reward_token_id: id of z_c, one for all solutions or [B].
             temperature: the one that the responses were sampled at.
             entropy: compute entropies too.
         """
@@ -178,7 +178,7 @@ class Policy(nn.Module):
         # The hidden state at a place predicts the token at the next one; behind the last one that is the reward token.
         statistics = token_statistics(
             hidden[torch.cat((starts[rows] + places - 1, starts + last))],
-            torch.cat((batch.input_ids[rows, places], torch.full_like(last, reward_token_id))),
+            torch.cat((batch.input_ids[rows, places], torch.zeros_like(last) + reward_token_id)),
             self.head,
             torch.cat((hidden.new_full((tokens,), temperature, dtype=torch.float64), hidden.new_ones(solutions))),
             entropy,

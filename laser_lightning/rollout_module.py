@@ -17,7 +17,7 @@ from laser_lightning.policy import AdaptersOff, FrozenPolicy, Policy, PolicySett
 from laser_lightning.policy_module import PolicyModule
 from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
 from laser_lightning.rounds import Round
-from laser_lightning.self_reward import LastTokenSelfReward, settled_scores
+from laser_lightning.self_reward import SelfRewardHead, settled_scores
 from laser_lightning.training_log import TrainingLog
 from laser_lightning.verifiers import Verifier, VerifierPool
 from laser_lightning.watchdog import part
@@ -41,7 +41,7 @@ class RolloutModule(PolicyModule):
 
     Args:
         policy: which model.
-        self_reward: the last-token self-reward.
+        self_reward: how the model judges its solutions, and learns to.
         verifier: judges final answers.
         sampling: how solutions are drawn in training.
         engine: draws them.
@@ -60,7 +60,7 @@ class RolloutModule(PolicyModule):
     def __init__(
         self,
         policy: PolicySettings,
-        self_reward: LastTokenSelfReward,
+        self_reward: SelfRewardHead,
         verifier: Verifier,
         sampling: Sampling,
         engine: RolloutEngine | None,
@@ -87,11 +87,13 @@ class RolloutModule(PolicyModule):
         """Load the policy, and the reference where the objective needs one."""
         super().configure_model()
         self.self_reward.bind(self.tokenizer, self.policy.eos_token_ids)
-        if self.self_reward.token_id >= (size := self.policy.lm.config.get_text_config().vocab_size):
-            raise UserError(
-                f"self_reward.token '{self.self_reward.token}' has the id {self.self_reward.token_id}, and the model's "
-                f"vocabulary ends at {size - 1}: choose a token that the model has."
-            )
+        size = self.policy.lm.config.get_text_config().vocab_size
+        for (key, token), token_id in zip(self.self_reward.tokens.items(), self.self_reward.token_ids, strict=True):
+            if token_id >= size:
+                raise UserError(
+                    f"self_reward.{key} '{token}' has the id {token_id}, and the model's vocabulary ends at "
+                    f"{size - 1}: choose a token that the model has."
+                )
         if self.needs_reference and self.reference is None:
             if self.policy_settings.random_init:
                 raise UserError(
@@ -109,8 +111,8 @@ class RolloutModule(PolicyModule):
         return {name: value for name, value in kept.items() if not name.startswith("reference.")}
 
     def fingerprint(self) -> dict[str, Any]:
-        """The model's, and the reward token that the constant was measured for."""
-        return super().fingerprint() | {"reward_token": self.self_reward.token}
+        """The model's, and the tokens that carry its judgement."""
+        return super().fingerprint() | {"reward_token": " / ".join(self.self_reward.tokens.values())}
 
     def setup(self, stage: str) -> None:
         """Check the gold answers of the training problems before anything is sampled."""

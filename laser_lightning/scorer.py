@@ -32,9 +32,10 @@ class Solution(NamedTuple):
         text: the response, without special tokens where the model wrote it.
         token_ids: its tokens, ``<eos>`` included.
         finished: whether it ends in ``<eos>``; one that does not was cut at the length limit (truncated).
-        reward_token_log_prob: log pi(z_c given x, y), in nats, at temperature 1; NaN if truncated.
-        self_reward: r_s = beta * (log pi(z_c given x, y) - c_ref), about 1 for "correct" and 0 for "incorrect"; 0 if
-            truncated.
+        reward_token_log_prob: log pi(z_c given x, y), in nats, at temperature 1; NaN if truncated. Of z_yes if the
+            model was trained with ``YesNoSelfReward``.
+        self_reward: r_s = beta * (log pi(z_c given x, y) - c_ref), or pi(z_yes given x, y): about 1 for "correct" and
+            0 for "incorrect"; 0 if truncated.
         verdict: whether the model takes it for correct: r_s above the export's threshold; False if truncated.
     """
 
@@ -165,7 +166,7 @@ class LaSeRScorer:
         for row, prompt in enumerate(encoded):
             what = f"sampling.max_response_tokens = {sampling.max_response_tokens}"
             self._check_length(row, len(prompt), sampling.max_response_tokens, what)
-        rollouts = self.engine.generate(self.policy, encoded, n, sampling, self.self_reward.token_id, self.generator)
+        rollouts = self.engine.generate(self.policy, encoded, n, sampling, self.settings.token_id, self.generator)
         texts = self.tokenizer.batch_decode(rollouts.responses(), skip_special_tokens=True)
         solutions = self._solutions(rollouts, texts)
         return [solutions[start : start + n] for start in range(0, len(solutions), n)]
@@ -246,7 +247,7 @@ class LaSeRScorer:
         )
         budget = max(self.micro_batch_tokens, longest)
         for batch in micro_batches(rollouts, rows, budget, self.policy.pad_token_id):
-            found[batch.rows] = model.scores(batch, self.self_reward.token_id)
+            found[batch.rows] = model.scores(batch, self.settings.token_id)
         return found
 
     def _rollouts(self, prompts: list[list[int]], responses: list[list[int]]) -> Rollouts:
@@ -309,15 +310,14 @@ class LaSeRScorer:
 
 
 def _check_reference(path: Path, settings: SelfRewardSettings, reference: str | Path | None) -> None:
-    if settings.reference_constant is None and reference is None:
+    if settings.needs_reference and reference is None:
         raise UserError(
             f"{path} was trained with self_reward.reference 'exact', so its scores need the model that training "
             "started from: pass its directory or hub name as `reference`."
         )
-    if settings.reference_constant is not None and reference is not None:
-        raise UserError(
-            f"{path} has a reference constant, so its scores take no reference model: leave `reference` out."
-        )
+    if not settings.needs_reference and reference is not None:
+        has = "a reference constant" if settings.no_token is None else "a probability for a score"
+        raise UserError(f"{path} has {has}, so its scores take no reference model: leave `reference` out.")
 
 
 def _load_reference(settings: PolicySettings, self_reward: SelfRewardSettings, device: torch.device) -> FrozenPolicy:

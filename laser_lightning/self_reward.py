@@ -1,6 +1,7 @@
-"""The last-token self-reward: its score, its loss and its metrics (LaSeR, arXiv 2510.14943)."""
+"""The self-reward: what the distribution behind ``<eos>`` says of the solution; LaSeR's own (arXiv 2510.14943)."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal
 
@@ -15,7 +16,105 @@ CORRECT_THRESHOLD = 0.5
 """Rewards above this count as correct; self-rewards above it are the verdict "correct"."""
 
 
-class LastTokenSelfReward(nn.Module):
+class SelfRewardHead(nn.Module, ABC):
+    """A judgement of solutions, read off the next-token distribution behind ``<eos>``, and the loss it learns by.
+
+    Args:
+        tokens: the tokens that the loss reads, by the names of their arguments; the first is the one that scores are
+            made of, and the only one that rollouts read.
+        loss_weight: weight of the loss; 0 trains plain GRPO.
+        class_weights: let correct and incorrect solutions weigh half each, however many there are.
+
+    Attributes:
+        token_ids: ids of the tokens, known after ``bind``.
+        metrics: how well the scores judge.
+        is_exact: whether each solution has its own reference, from the frozen reference model.
+    """
+
+    is_exact: bool = False
+
+    def __init__(self, tokens: dict[str, str], loss_weight: float, class_weights: bool) -> None:
+        super().__init__()
+        if loss_weight < 0:
+            raise UserError(f"self_reward.loss_weight is {loss_weight}, and must be 0 or more.")
+        self.tokens, self.loss_weight, self.class_weights = tokens, loss_weight, class_weights
+        self.token_ids = (-1,) * len(tokens)
+        self.metrics = SelfVerification(threshold=CORRECT_THRESHOLD)
+
+    @property
+    def token(self) -> str:
+        """The token that scores are made of."""
+        return next(iter(self.tokens.values()))
+
+    @property
+    def token_id(self) -> int:
+        """Its id."""
+        return self.token_ids[0]
+
+    def bind(self, tokenizer: PreTrainedTokenizerBase, eos_token_ids: tuple[int, ...]) -> None:
+        """Look up the ids of the tokens.
+
+        Raises:
+            UserError: if the vocabulary lacks a token, the tokenizer splits it, it ends responses, or two are the same.
+        """
+        ends = (*eos_token_ids, tokenizer.pad_token_id)
+        ids = tuple(_id_of(key, token, tokenizer, ends) for key, token in self.tokens.items())
+        if len(set(ids)) < len(ids):
+            names = " and ".join(f"self_reward.{key}" for key in self.tokens)
+            raise UserError(f"{names} are the same token '{self.token}': choose different ones.")
+        self.token_ids = ids
+
+    def trained_token_ids(self, rewards: Tensor) -> Tensor:
+        """[B] int64: the token whose log-prob each solution's loss is made of.
+
+        Args:
+            rewards: [B] verifier rewards.
+        """
+        return torch.full_like(rewards, self.token_id, dtype=torch.int64)
+
+    @abstractmethod
+    def score(self, log_probs: Tensor, reference: Tensor | None = None) -> Tensor:
+        """The self-reward r_s; above 0.5 it says "correct".
+
+        Args:
+            log_probs: [N] log-probs of ``token_id`` behind the last token, at temperature 1.
+            reference: [N] the same under the frozen reference, if ``is_exact``, else None.
+
+        Returns:
+            [N] float32 self-rewards, NaN where ``log_probs`` is (truncated solutions).
+        """
+
+    @abstractmethod
+    def loss(self, log_probs: Tensor, rewards: Tensor, weights: Tensor, reference: Tensor | None = None) -> Tensor:
+        """The weighted loss, summed over these solutions.
+
+        Args:
+            log_probs: [B] with gradient, of ``trained_token_ids``; entries of weight 0 may be NaN.
+            rewards: [B] verifier rewards.
+            weights: [B] of ``loss_weights``.
+            reference: [B] as in ``score``.
+        """
+
+    def loss_weights(self, rewards: Tensor, finished: Tensor, class_counts: Tensor) -> Tensor:
+        """What each solution's error weighs in the optimizer step's loss (ALGORITHM step 5).
+
+        With class weights N/(2 N_correct) and N/(2 N_incorrect) the weighted mean over N finished solutions gives a
+        correct one 1/(2 N_correct) and an incorrect one 1/(2 N_incorrect). An absent class contributes nothing.
+
+        Args:
+            rewards: [N] verifier rewards.
+            finished: [N] bool; the others weigh nothing.
+            class_counts: [2] int64, finished (incorrect, correct) solutions of the optimizer step on all ranks.
+
+        Returns:
+            [N] float32.
+        """
+        correct = (rewards > CORRECT_THRESHOLD).long()
+        denominators = 2 * class_counts if self.class_weights else class_counts.sum().expand(2)
+        return finished / denominators.clamp(min=1)[correct]
+
+
+class LastTokenSelfReward(SelfRewardHead):
     """Turns the reward token's log-prob after ``<eos>`` into the model's own judgement of its solution.
 
     The self-reward is r_s = beta * (log pi(z_c given x, y) - reference), where the reference is a constant for all
@@ -33,7 +132,6 @@ class LastTokenSelfReward(nn.Module):
 
     Attributes:
         reference_constant: float32 buffer, saved with the model; NaN until it is known, and for ``exact``.
-        token_id: id of z_c, known after ``bind``.
     """
 
     reference_constant: Tensor
@@ -46,17 +144,13 @@ class LastTokenSelfReward(nn.Module):
         reference: Literal["calibrate", "exact"] | float = "calibrate",
         class_weights: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__({"token": token}, loss_weight, class_weights)
         if beta <= 0:
             raise UserError(f"self_reward.beta is {beta}, and must be above 0.")
-        if loss_weight < 0:
-            raise UserError(f"self_reward.loss_weight is {loss_weight}, and must be 0 or more.")
-        self.token, self.beta, self.loss_weight = token, beta, loss_weight
-        self.reference, self.class_weights = reference, class_weights
-        self.token_id = -1
+        self.beta, self.reference = beta, reference
+        self.is_exact = reference == "exact"
         constant = torch.nan if isinstance(reference, str) else float(reference)
         self.register_buffer("reference_constant", torch.tensor(constant, dtype=torch.float32))
-        self.metrics = SelfVerification(threshold=CORRECT_THRESHOLD)
         if not isinstance(reference, str):
             self.check_reachable()
 
@@ -68,34 +162,9 @@ class LastTokenSelfReward(nn.Module):
         return self
 
     @property
-    def is_exact(self) -> bool:
-        """Whether each solution has its own reference, from the frozen reference model."""
-        return self.reference == "exact"
-
-    @property
     def needs_calibration(self) -> bool:
         """Whether the constant is still unknown."""
         return not self.is_exact and bool(self.reference_constant.isnan())
-
-    def bind(self, tokenizer: PreTrainedTokenizerBase, eos_token_ids: tuple[int, ...]) -> None:
-        """Look up the reward token's id.
-
-        Raises:
-            UserError: if the vocabulary lacks the token, the tokenizer splits it, or it ends responses.
-        """
-        ids = tokenizer.encode(self.token, add_special_tokens=False)
-        known = self.token in tokenizer.get_vocab()
-        if not known and len(ids) != 1:
-            raise UserError(
-                f"self_reward.token is '{self.token}', which the tokenizer splits into {len(ids)} tokens: "
-                "choose one token of its vocabulary that normal text does not contain, such as an unused special token."
-            )
-        token_id = tokenizer.get_vocab()[self.token] if known else ids[0]
-        if token_id == tokenizer.unk_token_id:
-            raise UserError(f"self_reward.token is '{self.token}', which the tokenizer does not know.")
-        if token_id in (*eos_token_ids, tokenizer.pad_token_id):
-            raise UserError(f"self_reward.token is '{self.token}', which ends or pads responses: choose another token.")
-        self.token_id = token_id
 
     def check_reachable(self) -> None:
         """Refuse a beta with which a self-reward of 1 lies above probability 1 (beta * -constant at most 1)."""
@@ -132,38 +201,37 @@ class LastTokenSelfReward(nn.Module):
             )
         return self.beta * (log_probs.float() - self.reference_constant)
 
-    def loss_weights(self, rewards: Tensor, finished: Tensor, class_counts: Tensor) -> Tensor:
-        """What each solution's squared error weighs in the optimizer step's loss (ALGORITHM step 5).
-
-        With class weights N/(2 N_correct) and N/(2 N_incorrect) the weighted mean over N finished solutions gives a
-        correct one 1/(2 N_correct) and an incorrect one 1/(2 N_incorrect). An absent class contributes nothing.
-
-        Args:
-            rewards: [N] verifier rewards.
-            finished: [N] bool; the others weigh nothing.
-            class_counts: [2] int64, finished (incorrect, correct) solutions of the optimizer step on all ranks.
-
-        Returns:
-            [N] float32.
-        """
-        correct = (rewards > CORRECT_THRESHOLD).long()
-        denominators = 2 * class_counts if self.class_weights else class_counts.sum().expand(2)
-        return finished / denominators.clamp(min=1)[correct]
-
-    def loss(self, self_rewards: Tensor, rewards: Tensor, weights: Tensor) -> Tensor:
+    def loss(self, log_probs: Tensor, rewards: Tensor, weights: Tensor, reference: Tensor | None = None) -> Tensor:
         """The weighted squared error between self-reward and reward, summed over these solutions.
 
         Args:
-            self_rewards: [B] with gradient; entries of weight 0 may be NaN.
+            log_probs: [B] log pi(z_c given x, y) with gradient; entries of weight 0 may be NaN.
             rewards: [B] verifier rewards.
             weights: [B] of ``loss_weights``.
+            reference: [B] as in ``score``.
         """
-        errors = (self_rewards - rewards).where(weights > 0, 0.0)
+        errors = (self.score(log_probs, reference) - rewards).where(weights > 0, 0.0)
         return (weights * errors.square()).sum()
 
     def extra_repr(self) -> str:
         """Settings in the module's printout."""
         return f"token={self.token!r}, beta={self.beta}, loss_weight={self.loss_weight}, reference={self.reference}"
+
+
+def _id_of(key: str, token: str, tokenizer: PreTrainedTokenizerBase, ends: tuple[int | None, ...]) -> int:
+    ids = tokenizer.encode(token, add_special_tokens=False)
+    known = token in tokenizer.get_vocab()
+    if not known and len(ids) != 1:
+        raise UserError(
+            f"self_reward.{key} is '{token}', which the tokenizer splits into {len(ids)} tokens: "
+            "choose one token of its vocabulary that normal text does not contain, such as an unused special token."
+        )
+    token_id = tokenizer.get_vocab()[token] if known else ids[0]
+    if token_id == tokenizer.unk_token_id:
+        raise UserError(f"self_reward.{key} is '{token}', which the tokenizer does not know.")
+    if token_id in ends:
+        raise UserError(f"self_reward.{key} is '{token}', which ends or pads responses: choose another token.")
+    return token_id
 
 
 def _rounded_up(value: float) -> str:

@@ -13,17 +13,24 @@ from laser_lightning.batching import MicroBatch, Rollouts
 from laser_lightning.phases import Phase
 from laser_lightning.policy import PolicyOutputs
 from laser_lightning.rounds import Round
-from laser_lightning.self_reward import LastTokenSelfReward
+from laser_lightning.self_reward import SelfRewardHead
 
 TERMS = ("loss", "policy_loss", "self_reward_loss", "kl", "entropy", "clip_fraction")
 
 
-def mismatch_terms(outputs: PolicyOutputs, batch: MicroBatch, rollouts: Rollouts) -> dict[str, Tensor]:
-    """How far the engine's log-probs are from the trainer's own of the same tokens and weights, as sums and counts."""
+def mismatch_terms(outputs: PolicyOutputs, batch: MicroBatch, rollouts: Rollouts, scored: Tensor) -> dict[str, Tensor]:
+    """How far the engine's log-probs are from the trainer's own of the same tokens and weights, as sums and counts.
+
+    Args:
+        outputs: of the trainer.
+        batch: B solutions.
+        rollouts: what the engine said of them, among others.
+        scored: [B] bool, where ``outputs`` has the token that the engine read behind ``<eos>``.
+    """
     rows, mask = batch.rows, batch.response_mask
     tokens = (outputs.log_probs.detach() - rollouts.sampling_log_probs[rows, : mask.shape[1]]).abs()
     scores = (outputs.reward_token_log_probs.detach() - rollouts.reward_token_log_probs[rows]).abs()
-    finished = rollouts.finished[rows]
+    finished = rollouts.finished[rows] & scored
     return {
         "mismatch_tokens": tokens.where(mask, 0.0).sum(),
         "compared_tokens": mask.sum(),
@@ -108,7 +115,7 @@ class TrainingLog:
         return {f"train/{name}": sum(values) / len(values) for name, values in found.items()}
 
     def round_values(
-        self, round_: Round, head: LastTokenSelfReward, phase: Phase, mixed_groups: Tensor
+        self, round_: Round, head: SelfRewardHead, phase: Phase, mixed_groups: Tensor
     ) -> dict[str, float | Tensor]:
         """What was sampled, and how well the model judged it."""
         rollouts = round_.rollouts

@@ -31,9 +31,11 @@ from laser_lightning.losses import (
 )
 from laser_lightning.objective import Objective, Targets, UpdateSettings
 from laser_lightning.policy import Policy
-from laser_lightning.self_reward import LastTokenSelfReward, class_counts, settled_scores
+from laser_lightning.self_reward import LastTokenSelfReward, SelfRewardHead, class_counts, settled_scores
+from laser_lightning.yes_no import YesNoSelfReward
 
-Z = 3  # <|reward|>
+Z = 3  # <|reward|>, and z_yes
+NO = 50  # z_no
 GROUP = 4
 TERMS = ("loss", "policy_loss", "self_reward_loss", "kl", "entropy", "clip_fraction")
 
@@ -50,7 +52,9 @@ class Case:
     loss_weight: float = 0.0
     class_weights: bool = True
     exact: bool = False
+    yes_no: bool = False  # cross-entropy on z_yes and z_no
     mix: float = 0.0
+    min_std: float = 0.32
     kl: KLEstimator | None = None
     entropy_coef: float = 0.0
     temperature: float = 1.0
@@ -78,6 +82,9 @@ CASES = [
     Case("self-reward-alone", loss_weight=0.7, policy_weight=0.0),
     Case("self-reward-without-class-weights", loss_weight=0.7, class_weights=False, policy_weight=0.0),
     Case("self-reward-exact", loss_weight=0.7, exact=True, policy_weight=0.0, temperature=1.4),
+    Case("yes-no-alone", loss_weight=0.7, yes_no=True, policy_weight=0.0, temperature=1.4),
+    Case("yes-no-without-class-weights", loss_weight=0.7, yes_no=True, class_weights=False, policy_weight=0.0),
+    Case("yes-no-mixed", loss_weight=0.5, yes_no=True, mix=0.3, min_std=1e-3, temperature=0.8, off_policy=True),
     Case("kl-k1", kl="k1", policy_weight=0.0),
     Case("kl-k2", kl="k2", policy_weight=0.0, temperature=0.8),
     Case("kl-k3", kl="k3", policy_weight=0.0, aggregation="sequence_mean"),
@@ -107,7 +114,7 @@ CASES = [
     ),
 ]
 EACH_CASE = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-BETA, CONSTANT, MIN_STD, KL_COEF, CLIP_LOW, CLIP_HIGH = 0.3, -6.0, 0.32, 0.2, 0.2, 0.28
+BETA, CONSTANT, KL_COEF, CLIP_LOW, CLIP_HIGH = 0.3, -6.0, 0.2, 0.2, 0.28
 CAP = 1.3
 LIMIT = 20  # of response tokens
 
@@ -168,7 +175,7 @@ def twin_objective(
     scores = []
     for this, of_reference in zip(passes, reference_passes, strict=True):
         c_ref = float(of_reference.after_last[Z]) if case.exact else CONSTANT
-        scores.append(BETA * (this.after_last[Z] - c_ref))
+        scores.append(torch.exp(this.after_last[Z]) if case.yes_no else BETA * (this.after_last[Z] - c_ref))
 
     clamped_scores = [
         min(1.0, max(0.0, float(z))) if s.finished else 0.0 for z, s in zip(scores, solutions, strict=True)
@@ -181,7 +188,7 @@ def twin_objective(
         by_verifier = twin_normalised([solutions[i].reward for i in members], everyone, case)
         clamped = [clamped_scores[i] for i in members]
         by_self = twin_normalised(clamped, every_score, case)
-        if case.mix > 0 and twin_std(clamped) > MIN_STD:
+        if case.mix > 0 and twin_std(clamped) > case.min_std:
             advantages += [(1 - case.mix) * v + case.mix * s for v, s in zip(by_verifier, by_self, strict=True)]
         else:
             advantages += by_verifier
@@ -231,8 +238,10 @@ def twin_objective(
         for i in finished:
             own_class = correct if solutions[i].reward > 0.5 else len(finished) - correct
             weight = len(finished) / (2 * own_class) if case.class_weights else 1.0
-            squared_error = (scores[i] - solutions[i].reward) ** 2
-            self_reward_loss = self_reward_loss + weight * squared_error / len(finished)
+            error = (scores[i] - solutions[i].reward) ** 2
+            if case.yes_no:
+                error = -passes[i].after_last[Z if solutions[i].reward > 0.5 else NO]
+            self_reward_loss = self_reward_loss + weight * error / len(finished)
 
     loss = policy_loss + case.loss_weight * self_reward_loss + KL_COEF * kl - case.entropy_coef * entropy
     values = (loss, policy_loss, self_reward_loss, kl, entropy, torch.tensor(clip_fraction))
@@ -267,9 +276,13 @@ class Step:
             importance=case.importance,
             importance_cap=CAP,
         )
-        self.self_reward = LastTokenSelfReward(
+        self.self_reward: SelfRewardHead = LastTokenSelfReward(
             "<|reward|>", BETA, case.loss_weight, "exact" if case.exact else CONSTANT, case.class_weights
         )
+        self.self_reward.token_ids = (Z,)
+        if case.yes_no:
+            self.self_reward = YesNoSelfReward("<|reward|>", "O", case.loss_weight, case.class_weights)
+            self.self_reward.token_ids = (Z, NO)
         losses = {"clipped": ClippedPolicyLoss, "gspo": GSPOPolicyLoss, "cispo": CISPOPolicyLoss}
         policy_loss = losses[case.policy_loss](CLIP_LOW, CLIP_HIGH)
         self.objective = Objective(policy_loss, self.self_reward, self.settings)
@@ -287,7 +300,7 @@ class Step:
         references = self.reference_scores if case.exact else None
         scores = self.self_reward.score(rollouts.reward_token_log_probs, references)
         self_rewards = settled_scores(scores, rollouts.finished).view(-1, GROUP)
-        settings = AdvantageSettings(case.divide_by_std, case.mix, MIN_STD, estimator=case.estimator)
+        settings = AdvantageSettings(case.divide_by_std, case.mix, case.min_std, estimator=case.estimator)
         rewards = self.rewards.view(-1, GROUP)
         advantages, is_mixed = estimated(rewards, settings, one_rank), torch.tensor([False])
         if case.mix:
@@ -319,7 +332,8 @@ class Step:
         batches = micro_batches(self.rollouts, self.all if rows is None else rows, token_budget, pad)
         self.batches = len(batches)
         for batch in batches:
-            outputs = self.policy(batch, Z, self.case.temperature, self.settings.entropy_coef > 0)
+            token_ids = self.self_reward.trained_token_ids(self.rewards[batch.rows])
+            outputs = self.policy(batch, token_ids, self.case.temperature, self.settings.entropy_coef > 0)
             parts = self.objective(outputs, batch, targets)
             parts["loss"].backward()
             for name in TERMS:

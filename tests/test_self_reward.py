@@ -16,6 +16,11 @@ from laser_lightning.self_reward import LastTokenSelfReward, class_counts, settl
 TOKEN = "<|reward|>"
 
 
+def loss_of_scores(scores: Tensor, rewards: Tensor, weights: Tensor) -> Tensor:
+    """The loss where the scores are 1 * (log-prob - 0), the log-probs themselves."""
+    return make(beta=1.0, reference="exact").loss(scores, rewards, weights, torch.zeros_like(scores))
+
+
 def make(**fields: Any) -> LastTokenSelfReward:
     settings: dict[str, Any] = {"token": TOKEN, "reference": -23.0} | fields
     return LastTokenSelfReward(**settings)
@@ -114,14 +119,14 @@ def test_loss_by_hand() -> None:
     # 0.0625 + 0 + 0.32 = 0.3825. Derivatives 2 * weight * (score - reward): -0.25, 0, 0.8.
     scores = torch.tensor([0.5, 1.0, 0.8], requires_grad=True)
     rewards = torch.tensor([1.0, 1.0, 0.0])
-    loss = make().loss(scores, rewards, torch.tensor([0.25, 0.25, 0.5]))
+    loss = loss_of_scores(scores, rewards, torch.tensor([0.25, 0.25, 0.5]))
     torch.testing.assert_close(loss, torch.tensor(0.3825))
     torch.testing.assert_close(torch.autograd.grad(loss, scores)[0], torch.tensor([-0.25, 0.0, 0.8]))
 
 
 def test_scores_are_not_clamped_in_the_loss() -> None:
     # 1.5 against 1 is an error of 0.5 too.
-    assert make().loss(torch.tensor([1.5]), torch.tensor([1.0]), torch.tensor([1.0])).item() == 0.25
+    assert loss_of_scores(torch.tensor([1.5]), torch.tensor([1.0]), torch.tensor([1.0])).item() == 0.25
 
 
 def test_nan_at_truncated_rows_reaches_neither_loss_nor_gradient() -> None:
@@ -129,7 +134,7 @@ def test_nan_at_truncated_rows_reaches_neither_loss_nor_gradient() -> None:
     log_probs = torch.tensor([-13.0, torch.nan, -18.0], requires_grad=True)
     rewards, finished = torch.tensor([0.0, 1.0, 1.0]), torch.tensor([True, False, True])
     weights = reward.loss_weights(rewards, finished, class_counts(rewards, finished))
-    loss = reward.loss(reward.score(log_probs), rewards, weights)
+    loss = reward.loss(log_probs, rewards, weights)
     # 1/2 * (1 - 0)^2 + 1/2 * (0.5 - 1)^2 = 0.625; derivatives 2 * 1/2 * error * beta: 0.1 and -0.05.
     torch.testing.assert_close(loss, torch.tensor(0.625))
     torch.testing.assert_close(torch.autograd.grad(loss, log_probs)[0], torch.tensor([0.1, 0.0, -0.05]))
@@ -138,7 +143,7 @@ def test_nan_at_truncated_rows_reaches_neither_loss_nor_gradient() -> None:
 def test_all_solutions_truncated_give_a_loss_of_zero() -> None:
     log_probs = torch.full((3,), torch.nan, requires_grad=True)
     reward, rewards = make(), torch.tensor([0.0, 1.0, 1.0])
-    loss = reward.loss(reward.score(log_probs), rewards, torch.zeros(3))
+    loss = reward.loss(log_probs, rewards, torch.zeros(3))
     assert loss.item() == 0
     assert torch.autograd.grad(loss, log_probs)[0].tolist() == [0.0, 0.0, 0.0]
 

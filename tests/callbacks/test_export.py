@@ -62,7 +62,8 @@ def test_the_whole_model_is_exported(make_run: Callable[..., Any], tmp_path: Pat
         "reference_constant": -20.0,
         "threshold": 0.5,
         "step": 2,
-        "format_version": 1,
+        "no_token": None,
+        "format_version": 2,
     }
     assert [path.name for path in export.parent.iterdir()] == ["last"]  # nothing unfinished is left
 
@@ -105,6 +106,7 @@ def test_plain_transformers_gives_the_same_scores(make_run: Callable[..., Any], 
         if round_.rollouts.finished[row]:
             ids = torch.tensor([round_.problem_of(row).prompt_ids + response])
             log_prob = lm(ids).logits[0, -1].log_softmax(-1)[settings.token_id].item()
+            assert settings.beta is not None
             assert settings.reference_constant is not None
             score = settings.beta * (log_prob - settings.reference_constant)
             assert score == pytest.approx(round_.self_rewards[row].item(), abs=1e-5)
@@ -275,8 +277,8 @@ def test_settings_and_tokenizer_must_agree(tmp_path: Path, policy_tokenizer: Pre
     with pytest.raises(UserError, match="has the id 3, but the tokenizer gives it the id 1"):
         SelfRewardSettings.load(tmp_path, words(**{"a": 0, REWARD_TOKEN: 1}))
     values = json.loads((tmp_path / "self_reward.json").read_text())
-    (tmp_path / "self_reward.json").write_text(json.dumps(values | {"format_version": 2}))
-    with pytest.raises(UserError, match="format version 2"):
+    (tmp_path / "self_reward.json").write_text(json.dumps(values | {"format_version": 3}))
+    with pytest.raises(UserError, match="format version 3"):
         SelfRewardSettings.load(tmp_path)
 
 
