@@ -106,7 +106,8 @@ def test_plain_transformers_gives_the_same_scores(make_run: Callable[..., Any], 
         if round_.rollouts.finished[row]:
             ids = torch.tensor([round_.problem_of(row).prompt_ids + response])
             log_prob = lm(ids).logits[0, -1].log_softmax(-1)[settings.token_id].item()
-            assert settings.beta is not None and settings.reference_constant is not None
+            assert settings.beta is not None
+            assert settings.reference_constant is not None
             score = settings.beta * (log_prob - settings.reference_constant)
             assert score == pytest.approx(round_.self_rewards[row].item(), abs=1e-5)
             compared += 1
