@@ -96,7 +96,7 @@ def lead_probability(votes: Sequence[int]) -> float:
     Let p be the share of the leader in the votes that an endless sample gives to the two. With a uniform prior, and
     votes v_1 and v_2 counted as observations, p follows Beta(v_1 + 1, v_2 + 1), and
 
-        P(p > 1/2) = I_{1/2}(v_2 + 1, v_1 + 1),
+        P(p > 1/2) = 1 - I_{1/2}(v_1 + 1, v_2 + 1),
 
     with the regularized incomplete beta function I. This is the stopping rule of adaptive-consistency (Aggarwal et
     al., arXiv 2305.11860, the Beta criterion), where each solution counts 1; here it counts its self-reward clamped
@@ -108,21 +108,18 @@ def lead_probability(votes: Sequence[int]) -> float:
         votes: of each answer, as from ``answer_votes``.
 
     Returns:
-        At least 0.5; exactly that without any votes.
+        At least 0.5, up to rounding; 0.5 without any votes.
     """
     first, second = sorted([0, 0, *votes])[:-3:-1]
-    return _half_beta(second / ONE_VOTE + 1, first / ONE_VOTE + 1)
+    return 1 - _half_beta(first / ONE_VOTE + 1, second / ONE_VOTE + 1)
 
 
 def _half_beta(a: float, b: float) -> float:
-    """I_{1/2}(a, b) for a <= b, by its series in (a + b)(a + b + 1)... / (a + 1)(a + 2)... (DLMF 8.17.8 and 15.2.1).
-
-    All its terms are positive, and become smaller by half in the end.
-    """
+    """I_{1/2}(a, b) for a >= b, by its hypergeometric series (DLMF 8.17.8): of positive terms, each below the last."""
     term = math.exp(math.lgamma(a + b) - math.lgamma(a + 1) - math.lgamma(b) - (a + b) * math.log(2))
-    total, n = term, 0
-    while term > 1e-17 * total or (a + b + n) > 2 * (a + 1 + n):
-        term *= (a + b + n) / (a + 1 + n) / 2
+    total, n = 0.0, 0
+    while term > 1e-17:
         total += term
+        term *= (a + b + n) / (a + 1 + n) / 2
         n += 1
-    return min(total, 1.0)
+    return total

