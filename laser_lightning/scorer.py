@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from laser_lightning.batching import Rollouts, micro_batches, pad_rows
+from laser_lightning.early_stop import EarlyStop
 from laser_lightning.errors import UserError
 from laser_lightning.lora import ADAPTER_CONFIG, base_model, merge_adapter
 from laser_lightning.policy import FrozenPolicy, Policy, PolicySettings, eos_token_ids, load_tokenizer
@@ -17,34 +18,13 @@ from laser_lightning.prompts import encode_prompt
 from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
 from laser_lightning.self_reward import settled_scores
 from laser_lightning.self_reward_settings import SelfRewardSettings
+from laser_lightning.solve import Solution, Solved, solve
 from laser_lightning.verifiers import MathVerifier, Verifier, VerifierPool
 from laser_lightning.vote import Vote, vote
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Prompt = str | list[dict[str, str]]
 """A prompt's whole text, or the messages of a chat."""
-
-
-class Solution(NamedTuple):
-    """A response and what the model says of it.
-
-    Attributes:
-        text: the response, without special tokens where the model wrote it.
-        token_ids: its tokens, ``<eos>`` included.
-        finished: whether it ends in ``<eos>``; one that does not was cut at the length limit (truncated).
-        reward_token_log_prob: log pi(z_c given x, y), in nats, at temperature 1; NaN if truncated. Of z_yes if the
-            model was trained with ``YesNoSelfReward``.
-        self_reward: r_s = beta * (log pi(z_c given x, y) - c_ref), or pi(z_yes given x, y): about 1 for "correct" and
-            0 for "incorrect"; 0 if truncated.
-        verdict: whether the model takes it for correct: r_s above the export's threshold; False if truncated.
-    """
-
-    text: str
-    token_ids: list[int]
-    finished: bool
-    reward_token_log_prob: float
-    self_reward: float
-    verdict: bool
 
 
 class LaSeRScorer:
@@ -157,16 +137,62 @@ class LaSeRScorer:
         Raises:
             UserError: if a prompt is empty, too long for the model, or of a wrong form.
         """
+        sampling = Sampling() if sampling is None else sampling
+        return self._draw(self._prompts_to_solve(prompts, n, sampling), n, sampling)
+
+    @torch.no_grad()
+    def solve(
+        self,
+        prompts: Sequence[Prompt],
+        n: int = 32,
+        verifier: Verifier | VerifierPool | None = None,
+        stop: EarlyStop | None = EarlyStop(),
+        sampling: Sampling | None = None,
+    ) -> list[Solved]:
+        """Draw solutions until their weighted vote is decided, and let them vote.
+
+        Each round draws ``stop.batch`` solutions of all problems that are still open together, and so goes on with the
+        seed as that many calls of ``generate`` would. What stops a problem looks at its own solutions alone.
+
+        Args:
+            prompts: P prompts, as in ``generate``.
+            n: most solutions of a problem.
+            verifier: as in ``vote``.
+            stop: when not to draw all ``n``. By default when the others cannot change the weighted vote, so that its
+                answer is the one that all ``n`` would give. (It may be spelt differently, if ``verifier`` knows
+                several spellings; equivalence is taken to be transitive.) None draws all ``n`` at once: the same as
+                ``generate`` and ``vote``.
+            sampling: as in ``generate``.
+
+        Returns:
+            P results.
+
+        Raises:
+            UserError: as in ``generate``.
+        """
+        sampling = Sampling() if sampling is None else sampling
+        encoded = self._prompts_to_solve(prompts, n, sampling)
+
+        def draw(rows: list[int], count: int) -> list[list[Solution]]:
+            return self._draw([encoded[row] for row in rows], count, sampling)
+
+        return solve(draw, len(encoded), n, stop, _pool(verifier))
+
+    def _prompts_to_solve(self, prompts: Sequence[Prompt], n: int, sampling: Sampling) -> list[list[int]]:
+        """Token ids of prompts, each of which leaves room for a response."""
         if n < 1:
             raise UserError(f"n is {n}, and must be at least 1.")
-        sampling = Sampling() if sampling is None else sampling
         encoded = self._encode_prompts(prompts)
-        if not encoded:
-            return []
         for row, prompt in enumerate(encoded):
             what = f"sampling.max_response_tokens = {sampling.max_response_tokens}"
             self._check_length(row, len(prompt), sampling.max_response_tokens, what)
-        rollouts = self.engine.generate(self.policy, encoded, n, sampling, self.settings.token_id, self.generator)
+        return encoded
+
+    def _draw(self, prompts: list[list[int]], n: int, sampling: Sampling) -> list[list[Solution]]:
+        """``n`` solutions to each prompt."""
+        if not prompts:
+            return []
+        rollouts = self.engine.generate(self.policy, prompts, n, sampling, self.settings.token_id, self.generator)
         texts = self.tokenizer.batch_decode(rollouts.responses(), skip_special_tokens=True)
         solutions = self._solutions(rollouts, texts)
         return [solutions[start : start + n] for start in range(0, len(solutions), n)]
@@ -222,8 +248,7 @@ class LaSeRScorer:
         Raises:
             UserError: if there is no solution.
         """
-        pool = verifier if isinstance(verifier, VerifierPool) else VerifierPool(verifier or MathVerifier(), workers=0)
-        return vote([solution.text for solution in solutions], [s.self_reward for s in solutions], pool)
+        return vote([s.text for s in solutions], [s.self_reward for s in solutions], _pool(verifier))
 
     # ------------------------------------------------------------------- scores
 
@@ -307,6 +332,10 @@ class LaSeRScorer:
             raise UserError(
                 f"Prompt {row} of {prompt_tokens} tokens and {what} do not fit into the {limit} positions of the model."
             )
+
+
+def _pool(verifier: Verifier | VerifierPool | None) -> VerifierPool:
+    return verifier if isinstance(verifier, VerifierPool) else VerifierPool(verifier or MathVerifier(), workers=0)
 
 
 def _check_reference(path: Path, settings: SelfRewardSettings, reference: str | Path | None) -> None:

@@ -47,13 +47,31 @@ def vote(texts: Sequence[str], self_rewards: Sequence[float], pool: VerifierPool
     """
     if not texts:
         raise UserError("A vote needs at least one solution.")
-    answers = pool.answers(texts)
-    if not pool.verifier.canonical_decides:
-        (answers,) = representatives([answers], pool.equivalent)
-    nothing = torch.zeros(len(texts), dtype=torch.long)
+    (answers,) = alike([pool.answers(texts)], pool)
+    return count(answers, self_rewards)
+
+
+def alike(groups: list[list[str | None]], pool: VerifierPool) -> list[list[str | None]]:
+    """Write equivalent answers to the same problem alike.
+
+    Args:
+        groups: canonical answers to each problem; None where a solution has none.
+        pool: says which are equivalent.
+    """
+    return groups if pool.verifier.canonical_decides else representatives(groups, pool.equivalent)
+
+
+def count(answers: list[str | None], self_rewards: Sequence[float]) -> Vote:
+    """Count the votes for answers to one problem.
+
+    Args:
+        answers: of N solutions, at least one; equal answers are written alike.
+        self_rewards: N self-rewards, 0 for truncated responses.
+    """
+    nothing = torch.zeros(len(answers), dtype=torch.long)
     groups = SampleGroups.regroup(
         problem_ids=nothing,
-        sample_indices=torch.arange(len(texts)),
+        sample_indices=torch.arange(len(answers)),
         rewards=nothing.float(),
         answer_ids=answer_ids(answers),
         self_rewards=torch.tensor(self_rewards, dtype=torch.float32),

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 import laser_lightning
 from laser_lightning.batching import Rollouts
+from laser_lightning.early_stop import EarlyStop
 from laser_lightning.errors import UserError
 from laser_lightning.lora import LoRASettings, merged_weights, save_adapter
 from laser_lightning.policy import Policy
@@ -245,6 +246,40 @@ def test_votes(scorer_of: Callable[..., LaSeRScorer]) -> None:
         scorer_of().vote([])
 
 
+FIRST_CHARACTER = ExactVerifier(r"(?s)^(.)")
+
+
+def test_solving_without_stops_is_generating_and_voting(scorer_of: Callable[..., LaSeRScorer]) -> None:
+    sampling = Sampling(max_response_tokens=8)
+    solved = scorer_of(seed=4).solve(PROMPTS, 5, FIRST_CHARACTER, stop=None, sampling=sampling)
+    theirs = scorer_of(seed=4)
+    for result, group in zip(solved, theirs.generate(PROMPTS, 5, sampling), strict=True):
+        assert [s.token_ids for s in result.solutions] == [s.token_ids for s in group]
+        assert result.vote == theirs.vote(group, FIRST_CHARACTER)
+        assert result.stopped is None
+    assert scorer_of().solve([]) == []
+
+
+def test_solving_in_rounds(scorer_of: Callable[..., LaSeRScorer]) -> None:
+    # beta 10 and c_ref -12 make every finished solution's score far more than 1, and so a whole vote.
+    settings = SelfRewardSettings("<|reward|>", REWARD, 10.0, -12.0, step=5)
+    sampling, stop = Sampling(max_response_tokens=8), EarlyStop(batch=2, confidence=0.8)
+    solved = scorer_of(seed=3, settings=settings).solve(PROMPTS, 5, FIRST_CHARACTER, stop, sampling)
+    lengths = [len(result.solutions) for result in solved]
+    assert len(set(lengths)) > 1
+    # What the rounds draw is what as many calls of ``generate`` for the problems still open do.
+    theirs = scorer_of(seed=3, settings=settings)
+    groups: list[list[Solution]] = [[] for _ in PROMPTS]
+    for drawn, batch in ((0, 2), (2, 2), (4, 1)):
+        rows = [row for row, length in enumerate(lengths) if length > drawn]
+        for row, group in zip(rows, theirs.generate([PROMPTS[row] for row in rows], batch, sampling), strict=True):
+            groups[row] += group
+    for result, group in zip(solved, groups, strict=True):
+        assert [s.token_ids for s in result.solutions] == [s.token_ids for s in group]
+        assert result.vote == theirs.vote(group, FIRST_CHARACTER)
+        assert (result.stopped is None) == (len(group) == 5)
+
+
 def test_the_settings_in_the_export_count(export: Path) -> None:
     settings = json.loads((export / "self_reward.json").read_text())
     before = LaSeRScorer.from_pretrained(export).score(PROMPTS, RESPONSES)
@@ -293,6 +328,9 @@ def test_inputs_that_are_refused(scorer_of: Callable[..., LaSeRScorer]) -> None:
         lambda: scorer.score(["1+1="], "2"): "responses is one string: put it in a list",
         lambda: scorer.score(["1=", "2="], ["1"]): "There are 2 prompts and 1 responses",
         lambda: scorer.generate(["1="], 0): "n is 0, and must be at least 1",
+        lambda: scorer.solve("1+1="): "prompts is one string: put it in a list",
+        lambda: scorer.solve(["1="], 0): "n is 0, and must be at least 1",
+        lambda: scorer.solve(["1=", ""], 2): "The prompt '' has no tokens",
         lambda: scorer.generate(["1=", ["2"]]): "Prompt 1 is neither a string nor a list of chat messages",  # type: ignore[list-item]
         lambda: scorer.generate([""]): "The prompt '' has no tokens",
         lambda: scorer.score(["1="], [[]]): "Response 0 is empty",

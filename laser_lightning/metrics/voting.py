@@ -84,9 +84,14 @@ def equal_votes(groups: SampleGroups) -> Tensor:
     return torch.full_like(groups.answer_ids, ONE_VOTE)
 
 
+def score_votes(self_rewards: Tensor) -> Tensor:
+    """[N] votes by self-rewards clamped to [0, 1]."""
+    return (self_rewards.clamp(0, 1) * ONE_VOTE).long()
+
+
 def weighted_votes(groups: SampleGroups) -> Tensor:
     """[N] votes by self-rewards clamped to [0, 1]; one each where a problem's answers all weigh 0."""
-    weights = (groups.self_rewards.clamp(0, 1) * ONE_VOTE).long() * (groups.answer_ids >= 0)
+    weights = score_votes(groups.self_rewards) * (groups.answer_ids >= 0)
     no_evidence = groups.sum(weights) == 0
     return torch.where(no_evidence[groups.problem], ONE_VOTE, weights)
 
