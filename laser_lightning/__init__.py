@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "LaSeRModule": "laser_lightning.module",
+    "RISEModule": "laser_lightning.rise",
     "SupervisedModule": "laser_lightning.supervised",
     "LastTokenSelfReward": "laser_lightning.self_reward",
     "LaSeRScorer": "laser_lightning.scorer",
@@ -18,7 +19,15 @@ _EXPORTS = {
     "Rollouts": "laser_lightning.batching",
 }
 
-__all__ = ["LaSeRModule", "LaSeRScorer", "LastTokenSelfReward", "PromptDataModule", "Rollouts", "SupervisedModule"]
+__all__ = [
+    "LaSeRModule",
+    "LaSeRScorer",
+    "LastTokenSelfReward",
+    "PromptDataModule",
+    "RISEModule",
+    "Rollouts",
+    "SupervisedModule",
+]
 
 
 def __getattr__(name: str) -> Any:
