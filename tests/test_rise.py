@@ -1,6 +1,7 @@
 """RISE: solutions and their verifications train the policy in one step, and verdicts judge in evaluation."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,10 @@ PROMPTS = VerificationPrompts("{problem}|{response}?", "^([yn])", "y", "n", max_
 
 # Two problems with four solutions each; "+" is right, and "~" is a solution cut at the limit.
 SOLUTIONS = ["+aa", "-b", "+c", "-ddd", "+e", "+f", "+gg", "~hhhhh"]
-VERDICTS = ["y", "y!", "no", "n", "yes", "?", "n", "y"]
+VERDICTS = ["y", "?", "no", "n", "yes", "y!", "n", "y"]
 REWARDS = [1.0, 0, 1, 0, 1, 1, 1, 0]
-# Right are: y of a right one, n of a wrong one. "?" is no verdict.
-RIGHT = [1.0, 0, 0, 1, 1, 0, 0, 0]
+# Right are: y of a right one, n of a wrong one. "?" is no verdict, which is never right.
+RIGHT = [1.0, 0, 0, 1, 1, 1, 0, 0]
 
 
 class PlusVerifier(Verifier):
@@ -150,8 +151,8 @@ def advantages() -> list[float]:
     # 1 1 1 0: mean 3/4, std sqrt((3 * 1/16 + 9/16) / 3) = 0.5, so 0.5 and -1.5.
     half = 3**0.5 / 2
     solutions = [half, -half, half, -half, 0.5, 0.5, 0.5, -1.5]
-    # 1 0 0 1: +-sqrt(3)/2 again. 1 0 0 0: mean 1/4, std 0.5, so 1.5 and -0.5.
-    verifications = [half, -half, -half, half, 1.5, -0.5, -0.5, -0.5]
+    # 1 0 0 1 and 1 1 0 0: +-sqrt(3)/2 again.
+    verifications = [half, -half, -half, half, half, half, -half, -half]
     return solutions + verifications
 
 
@@ -170,15 +171,15 @@ def test_rewards_and_advantages_of_a_step(tmp_path: Path) -> None:
     problems = [problem.problem for problem in round_.problems[:8]]
     assert problems[0] == problems[3] != problems[4]
     assert questions == [f"{problem}|{text}?" for problem, text in zip(problems, SOLUTIONS, strict=True)]
-    # Solutions: 4 3 3 5 and 3 3 4 6 tokens, the last without <eos>; verifications: 2 3 3 2 and 4 2 2 2.
+    # Solutions: 4 3 3 5 and 3 3 4 6 tokens, the last without <eos>; verifications: 2 2 3 2 and 4 3 2 2.
     assert values["train/response_tokens"] == 31
     assert values["train/verification/response_tokens"] == 20
     assert values["train/generated_tokens"] == 51
-    assert values["train/verification/accuracy"] == pytest.approx(3 / 8)
+    assert values["train/verification/accuracy"] == pytest.approx(4 / 8)
     assert values["train/verification/verdict_rate"] == pytest.approx(7 / 8)
-    # Verdicts of the 5 right solutions: y, no, yes, ?, n. Of the wrong ones: y, n, and the truncated one counts as no.
-    assert values["train/self_reward/accuracy_on_correct"] == pytest.approx(2 / 5)
-    assert values["train/self_reward/accuracy_on_incorrect"] == pytest.approx(2 / 3)
+    # Verdicts on the 5 right solutions: y no yes y n. On the wrong ones: none, n, and y of a truncated one count as n.
+    assert values["train/self_reward/accuracy_on_correct"] == pytest.approx(3 / 5)
+    assert values["train/self_reward/accuracy_on_incorrect"] == 1.0
     assert values["train/reward"] == pytest.approx(5 / 8)
     assert values["train/groups_with_signal"] == 1.0
 
@@ -222,8 +223,7 @@ def test_a_mini_batch_holds_problems_with_their_verifications(tmp_path: Path) ->
 
 
 def test_a_share_of_the_problems_is_verified(tmp_path: Path) -> None:
-    prompts = VerificationPrompts("{problem}|{response}?", "^([yn])", "y", "n", max_response_tokens=5, share=0.5)
-    model, values = trained(tmp_path, verification_prompts=prompts)
+    model, values = trained(tmp_path, verification_prompts=replace(PROMPTS, share=0.5))
     ((round_, _, targets),) = model.steps
     first = 4 * int(model._verified)
     assert round_.texts == SOLUTIONS + VERDICTS[first : first + 4]
@@ -234,21 +234,29 @@ def test_a_share_of_the_problems_is_verified(tmp_path: Path) -> None:
     # What was not verified is not judged.
     judged = ~model._solutions.self_rewards.isnan()
     assert judged.nonzero().flatten().tolist() == list(range(first, first + 4))
-    assert values["train/self_reward/mean"] == pytest.approx(0.5 if first == 0 else 0.25)
+    assert values["train/self_reward/mean"] == pytest.approx(0.25 if first == 0 else 0.5)
+
+
+def test_a_mini_batch_holds_the_verifications_of_a_share(tmp_path: Path) -> None:
+    update = UpdateSettings(mini_batches=2)
+    model, _ = trained(tmp_path, verification_prompts=replace(PROMPTS, share=0.5), update=update, seed=2)
+    assert model._verified.tolist() == [1], "the seed is one that draws the second problem"
+    parts = sorted(rows.tolist() for _, rows, _ in model.steps)
+    assert parts == [[0, 1, 2, 3], [4, 5, 6, 7, 8, 9, 10, 11]]
 
 
 def test_evaluation_takes_the_verdicts(tmp_path: Path) -> None:
     model, values = trained(tmp_path)
     assert model.last_round is not None
     # "?" is no verdict, and the last solution, truncated, is not found correct whatever is said.
-    assert model.last_round.self_rewards.tolist() == [1, 1, 0, 0, 1, 0, 0, 0]
+    assert model.last_round.self_rewards.tolist() == [1, 0, 0, 0, 1, 1, 0, 0]
     assert model.last_verifications.texts == VERDICTS
     assert model.last_verifications.rewards.tolist() == RIGHT
     prefix = "val/sums/self_verification"
-    assert values[f"{prefix}/accuracy_on_correct"] == pytest.approx(2 / 5)
-    assert values[f"{prefix}/accuracy_on_incorrect"] == pytest.approx(2 / 3)
-    # Best of 4 by the verdict: of the first problem +aa or -b (a tie, one half), of the second +e.
-    assert values["val/sums/best_of@4"] == pytest.approx(0.75)
+    assert values[f"{prefix}/accuracy_on_correct"] == pytest.approx(3 / 5)
+    assert values[f"{prefix}/accuracy_on_incorrect"] == 1.0
+    # The best of 4 by the verdict is +aa, and +e or +f.
+    assert values["val/sums/best_of@4"] == 1.0
 
 
 def test_a_rank_without_problems_takes_part_in_both_generations(tmp_path: Path) -> None:
