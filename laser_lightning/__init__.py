@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "LaSeRModule": "laser_lightning.module",
+    "RISEModule": "laser_lightning.rise",
     "SupervisedModule": "laser_lightning.supervised",
     "LastTokenSelfReward": "laser_lightning.self_reward",
     "YesNoSelfReward": "laser_lightning.yes_no",
@@ -24,6 +25,7 @@ __all__ = [
     "LaSeRScorer",
     "LastTokenSelfReward",
     "PromptDataModule",
+    "RISEModule",
     "Rollouts",
     "SupervisedModule",
     "YesNoSelfReward",

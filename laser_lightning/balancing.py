@@ -55,7 +55,7 @@ def balanced(
         The solutions of the share, each with its prompt (G = 1), their targets, and [M'] int64, which of them count:
         all, or none where there are fewer solutions than ranks; then one is there to fill a pass.
     """
-    mine = rollouts.solutions(rows)
+    mine = rollouts.ungrouped().select(rows)
     known = {f.name: value for f in fields(Targets) if (value := getattr(targets, f.name)) is not None}
     sizes = gather(rows.new_tensor([len(rows), mine.prompt_ids.shape[1], mine.response_ids.shape[1]]))
     counts = sizes[:, 0].tolist()

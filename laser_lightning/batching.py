@@ -1,7 +1,7 @@
 """Rollouts, the one data record that flows through a training step, and the micro-batches cut from them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -60,12 +60,14 @@ class Rollouts:
         others = (f.name for f in fields(self) if f.name not in of_prompts)
         return Rollouts(**of_prompts, **{name: getattr(self, name)[rows] for name in others})
 
-    def solutions(self, rows: Tensor) -> "Rollouts":
-        """Some solutions [M] alone, in their order, each with its prompt: M groups of one."""
-        prompts = rows // self.group_size
-        of_prompts = {name: getattr(self, name)[prompts] for name in ("prompt_ids", "prompt_lengths")}
-        others = (f.name for f in fields(self) if f.name not in of_prompts)
-        return Rollouts(**of_prompts, **{name: getattr(self, name)[rows] for name in others})
+    def ungrouped(self) -> "Rollouts":
+        """The same N solutions as N groups of one, each with a prompt of its own."""
+        group_size = self.group_size
+        return replace(
+            self,
+            prompt_ids=self.prompt_ids.repeat_interleave(group_size, dim=0),
+            prompt_lengths=self.prompt_lengths.repeat_interleave(group_size),
+        )
 
     def contains(self, token_id: int) -> Tensor:
         """[N] bool: responses in which this token was sampled."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from inspect import isclass, signature
 from pathlib import Path
 from pydoc import ErrorDuringImport, locate
 from typing import Any, NamedTuple
@@ -54,7 +55,8 @@ def load_configs(names: Sequence[str], base: str = "") -> Config:
 
     Mappings merge by key, at any depth, and everything else is replaced. An overlay of a class may leave out
     `class_path`, `init_args`, or both; another `class_path` starts afresh, without the arguments of the class
-    before. `key+` appends to the list at `key`.
+    before, unless it is a subclass that passes them on (`**`, or no `__init__` of its own). `key+` appends to the
+    list at `key`.
 
     Args:
         names: Paths of files, or names of packaged configs. A path that exists wins.
@@ -204,9 +206,17 @@ def _class_changes(below: Entries, above: Entries) -> bool:
     if old == new:
         return False
     try:
-        return locate(old) is None or locate(old) is not locate(new)  # one class can have two import paths
+        return not _takes_arguments_of(locate(new), locate(old))
     except ErrorDuringImport:
         return True  # the parser imports it again, and says what is wrong with it
+
+
+def _takes_arguments_of(new: object, old: object) -> bool:
+    """Whether a class is another one (there can be two import paths), or a subclass that passes all arguments on."""
+    if not isclass(new) or not isclass(old) or not issubclass(new, old):
+        return new is old and old is not None
+    passes_on = any(argument.kind is argument.VAR_KEYWORD for argument in signature(new.__init__).parameters.values())
+    return new is old or new.__init__ is old.__init__ or passes_on
 
 
 def _items(node: Node) -> list[Any]:

@@ -146,14 +146,29 @@ class EvaluationModule(RolloutModule):
         sampling = self.evaluation.sampling or self.sampling
         exact = self.self_reward.is_exact
         with self.part("evaluation"), self.gathered_weights(self.policy, self.reference if exact else None):
-            if problems:
-                started = time.perf_counter()
-                round_ = self.play(problems, samples, sampling, generator)
+            started = time.perf_counter()
+            round_ = self.solve(problems, samples, sampling, generator)
+            if round_ is not None:
                 round_.seconds = time.perf_counter() - started
-                return round_
-            if self.engine.collective:
-                self.sample(problems, samples, sampling, generator)
-            return None
+            return round_
+
+    def solve(
+        self, problems: list[Problem], samples: int, sampling: Sampling, generator: torch.Generator
+    ) -> Round | None:
+        """The solutions of an evaluation batch, judged; None for a rank without problems, which takes part in the
+        others' generation where the engine is collective.
+
+        Args:
+            problems: P problems, maybe none.
+            samples: solutions of each.
+            sampling: how they are drawn.
+            generator: the source of randomness, on the policy's device.
+        """
+        if problems:
+            return self.play(problems, samples, sampling, generator)
+        if self.engine.collective:
+            self.sample(problems, samples, sampling, generator)
+        return None
 
     def on_validation_epoch_end(self) -> None:
         """Log the values of every set."""

@@ -255,8 +255,12 @@ class LaSeRModule(EvaluationModule):
 
     # ----------------------------------------------------------------- logging
 
+    def round_values(self, round_: Round, phase: Phase) -> dict[str, float | Tensor]:
+        """What the step sampled, and how well the model judged it, over all ranks."""
+        return self.log_of_step.round_values(round_, self.self_reward, phase, self.mixed_groups)
+
     def _log_step(self, round_: Round, phase: Phase) -> None:
-        values = self.log_of_step.round_values(round_, self.self_reward, phase, self.mixed_groups)
+        values = self.round_values(round_, phase)
         values |= self.log_of_step.update_values()
         values |= self.log_of_step.time_values(float(values["train/response_tokens"]))
         numbers = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()}

@@ -1,7 +1,7 @@
 """One round: problems, their sampled solutions, and what the verifier and the model itself say of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ class Round:
         verifications: N verdicts of the verifier.
         rewards: [N] float32 verifier rewards.
         references: [N] log pi_ref(z_c given x, y) with an exact reference, else None.
-        self_rewards: [N] float32, 0 for truncated solutions.
+        self_rewards: [N] float32, 0 for truncated solutions; NaN where the model was not asked for its judgement.
         reference_log_probs: [N, R] log-probs of the response tokens under the reference, with an exact one, else None.
         seconds: wall time of sampling and judging, on this rank; 0 where it was not measured.
     """
@@ -66,6 +66,11 @@ class Round:
             self.self_rewards[rows],
             None if self.reference_log_probs is None else self.reference_log_probs[rows],
         )
+
+    def ungrouped(self) -> "Round":
+        """The same N solutions as a round of N problems with one solution each."""
+        problems = [self.problem_of(row) for row in range(len(self.rollouts))]
+        return replace(self, problems=problems, rollouts=self.rollouts.ungrouped())
 
     def rows_of(self, problems: Tensor) -> Tensor:
         """[M * G] solutions of the given problems [M]."""

@@ -119,7 +119,8 @@ class TrainingLog:
     ) -> dict[str, float | Tensor]:
         """What was sampled, and how well the model judged it."""
         rollouts = round_.rollouts
-        head.metrics.update(round_.self_rewards, round_.rewards)
+        judged = ~round_.self_rewards.isnan()
+        head.metrics.update(round_.self_rewards[judged], round_.rewards[judged])
         verification = head.metrics.compute()
         head.metrics.reset()
         counts: dict[str, Tensor | int] = {
@@ -133,16 +134,18 @@ class TrainingLog:
             "mixed": mixed_groups.sum(),
             "failed": sum(verification.error is not None for verification in round_.verifications),
             "rewards": round_.rewards.sum(),
-            "self_rewards": round_.self_rewards.sum(),
+            "judged": judged.sum(),
+            "self_rewards": round_.self_rewards[judged].sum(),
         }
         row = torch.tensor([float(value) for value in counts.values()], dtype=torch.float64)
         total = dict(zip(counts, self.all_sum(row.to(round_.rewards.device)).tolist(), strict=True))
         names = ("f1", "accuracy_on_correct", "accuracy_on_incorrect", "auroc", "ece")
         return {f"train/self_reward/{name}": verification[name] for name in names} | {
-            "train/self_reward/mean": total["self_rewards"] / total["solutions"],
+            "train/self_reward/mean": total["self_rewards"] / total["judged"],
             "train/reward": total["rewards"] / total["solutions"],
             "train/response_length_tokens": total["tokens"] / total["solutions"],
             "train/response_tokens": total["tokens"],
+            "train/generated_tokens": total["tokens"],
             "train/truncation_rate": 1 - total["finished"] / total["solutions"],
             "train/reward_token_emitted": total["emitted"] / total["solutions"],
             "train/groups_with_signal": total["signal"] / total["groups"],

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,29 @@ def test_another_class_starts_without_the_arguments_of_the_class_before(tmp_path
     base = "slot: {class_path: json.JSONDecoder, init_args: {n: 1}, dict_kwargs: {k: 1}}"
     value = merged(tmp_path, base, f"slot: {{class_path: {other}, init_args: {{m: 2}}}}")
     assert value == {"slot": {"class_path": other, "init_args": {"m": 2}}}
+
+
+@pytest.mark.parametrize(
+    ("other", "kept"),
+    [
+        ("laser_lightning.RISEModule", True),  # passes the arguments of LaSeRModule on
+        ("overlaid.Same", True),  # has no __init__ of its own
+        ("overlaid.Narrow", False),
+    ],
+)
+def test_a_subclass_that_takes_the_same_arguments_keeps_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str, kept: bool
+) -> None:
+    (tmp_path / "overlaid.py").write_text(
+        "from laser_lightning import LaSeRModule\n"
+        "class Same(LaSeRModule): pass\n"
+        "class Narrow(LaSeRModule):\n    def __init__(self, policy): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "overlaid", raising=False)
+    base = "model: {class_path: laser_lightning.LaSeRModule, init_args: {group_size: 8}}"
+    value = merged(tmp_path, base, f"model: {{class_path: {other}, init_args: {{seed: 2}}}}")
+    assert value["model"] == {"class_path": other, "init_args": {"seed": 2} | ({"group_size": 8} if kept else {})}
 
 
 def test_a_short_form_is_spelled_out_under_a_class_path(tmp_path: Path) -> None:

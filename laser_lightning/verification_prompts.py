@@ -1,0 +1,97 @@
+"""The question whether a solution is correct, as text, and the verdict in the model's response to it."""
+
+import re
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from laser_lightning.data.templates import PromptTemplate
+from laser_lightning.errors import UserError
+
+_PROBLEM, _RESPONSE = "{problem}", "{response}"
+
+
+@dataclass(frozen=True)
+class VerificationPrompts:
+    r"""How a policy is asked to verify its own solutions, and how its verdict is read (RISE, arXiv 2505.13445).
+
+    Args:
+        template: the prompt, with ``{problem}`` and ``{response}`` where the problem and the solution belong; other
+            braces are left alone.
+        verdict_pattern: regular expression with one group, the verdict; its first match in a verification counts.
+        correct_verdict: what the group holds when the policy finds the solution correct.
+        incorrect_verdict: what it holds when it finds it incorrect.
+        max_response_tokens: length limit of a verification. One that is cut there counts if it has a verdict.
+        chat: put the prompt into the tokenizer's chat template, as the user's message.
+        system: system message, if not empty; only with ``chat``.
+        share: share of a training step's problems whose solutions are verified and trained on, drawn anew in each
+            step; at least one problem of each process.
+    """
+
+    template: str = (
+        "Problem:\n{problem}\n\nProposed solution:\n{response}\n\n"
+        "Is the final answer of the proposed solution correct? Check it step by step, then write \\boxed{1} if it is "
+        "correct, or \\boxed{0} if it is not."
+    )
+    verdict_pattern: str = r"\\boxed\{([01])\}"
+    correct_verdict: str = "1"
+    incorrect_verdict: str = "0"
+    max_response_tokens: int = 1024
+    chat: bool = False
+    system: str = ""
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        for place in (_PROBLEM, _RESPONSE):
+            if place not in self.template:
+                raise UserError(
+                    f"verification_prompts.template '{self.template}' has no {place}: write it where the "
+                    f"{place.strip('{}')} belongs."
+                )
+        try:
+            groups = re.compile(self.verdict_pattern).groups
+        except re.error as error:
+            raise UserError(
+                f"verification_prompts.verdict_pattern '{self.verdict_pattern}' is no regular expression: {error}."
+            ) from error
+        if groups != 1:
+            raise UserError(
+                f"verification_prompts.verdict_pattern '{self.verdict_pattern}' has {groups} groups, and must have "
+                "one, which finds the verdict."
+            )
+        if self.correct_verdict == self.incorrect_verdict:
+            raise UserError(
+                f"verification_prompts.correct_verdict and incorrect_verdict are both '{self.correct_verdict}': "
+                "give them different texts."
+            )
+        if self.max_response_tokens < 1:
+            raise UserError(
+                f"verification_prompts.max_response_tokens is {self.max_response_tokens}, and must be at least 1."
+            )
+        if not 0 < self.share <= 1:
+            raise UserError(f"verification_prompts.share is {self.share}, and must be above 0 and at most 1.")
+        if self.system and not self.chat:
+            raise UserError("verification_prompts.system is set, but verification_prompts.chat is not: set chat: true.")
+
+    def encode(self, problem: str, response: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """The token ids of the prompt that asks about one solution.
+
+        Args:
+            problem: its problem, as text.
+            response: the solution, as text.
+            tokenizer: the policy's.
+
+        Raises:
+            UserError: ``chat`` is set, and the tokenizer has no chat template.
+        """
+        texts = {_PROBLEM: problem, _RESPONSE: response}
+        # In one go: a problem may contain the other place's name.
+        filled = re.sub(r"\{problem\}|\{response\}", lambda match: texts[match[0]], self.template)
+        return PromptTemplate(chat=self.chat, system=self.system).encode(filled, tokenizer)[1]
+
+    def verdict(self, verification: str) -> bool | None:
+        """Whether a verification finds its solution correct; None if it has no verdict."""
+        match = re.search(self.verdict_pattern, verification)
+        if match is None or match[1] not in (self.correct_verdict, self.incorrect_verdict):
+            return None
+        return match[1] == self.correct_verdict
