@@ -1,6 +1,5 @@
 """What the callbacks that write into a run's directory share."""
 
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from tqdm import tqdm
 
 from laser_lightning.errors import UserError
 from laser_lightning.module import LaSeRModule
-
-COUNTS = ("self_verification/correct", "self_verification/incorrect", "response/tokens")
 
 
 class RunCallback(Callback):
@@ -83,14 +80,6 @@ def values_by_set(trainer: Trainer, stage: str) -> dict[str, dict[str, float]]:
 def file_name(name: str) -> str:
     """A set's name as part of a file's name: every character that is not a letter, a digit, . or - becomes _."""
     return re.sub(r"[^\w.-]", "_", name)
-
-
-def number(metric: str, value: float, sign: bool = False) -> str:
-    """A value as text: counts without, lengths and times with one, others with three decimals; - for undefined ones."""
-    if not math.isfinite(value):
-        return "-"
-    decimals = 0 if metric in COUNTS else 1 if metric.endswith(("_tokens", "seconds")) else 3
-    return f"{value:{'+' if sign else ''}.{decimals}f}"
 
 
 def show(*parts: RenderableType) -> None:

@@ -93,10 +93,10 @@ def evaluation_figure(stage: str, step: int, curves: Mapping[str, Mapping[str, I
         step: optimizer steps behind the weights, for the title.
         curves: by panel and name (pass, maj, weighted_maj, best_of), at each k the value and its interval.
     """
-    columns = min(len(curves), 3)
+    columns = min(len(curves), 2 if len(curves) <= 4 else 3)
     rows = -(-len(curves) // columns)
     figure = _figure(5.2 * columns, 4.4 * rows)
-    figure.suptitle(f"{stage} at step {step}: accuracy against the number of solutions", fontsize=13)
+    figure.suptitle(f"{stage} at step {step}: accuracy against k, 95% intervals", fontsize=13)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for unused in axes[len(curves) :]:
         unused.set_axis_off()
@@ -330,7 +330,10 @@ def _draw_intervals(axes: Axes, curves: Mapping[str, Intervals]) -> None:
         value, low, high = zip(*(curves[name][k] for k in points), strict=True)
         axes.plot(points, value, color=color, marker=marker, linestyle=line, markersize=5, linewidth=1.6, label=label)
         if name != "pass":
-            axes.fill_between(points, low, high, color=color, alpha=0.12, linewidth=0)
+            # The intervals overlap, since they are of the same problems: their edges tell them apart.
+            axes.fill_between(points, low, high, color=color, alpha=0.06, linewidth=0)
+            for edge in (low, high):
+                axes.plot(points, edge, color=color, linestyle=line, linewidth=0.8, alpha=0.5)
     axes.set_xscale("log", base=2)
     axes.set_xticks(points, [str(k) for k in points], minor=False)
     axes.minorticks_off()

@@ -10,7 +10,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from laser_lightning.callbacks.base import RunCallback, fits, number, show, values_by_set
+from laser_lightning.callbacks.base import RunCallback, fits, show, values_by_set
+from laser_lightning.callbacks.names import number
 from laser_lightning.callbacks.plots import evaluation_figure, render
 from laser_lightning.callbacks.results import (
     CURVES,
@@ -26,6 +27,15 @@ from laser_lightning.metrics import SampleGroups
 DPI = 110
 VERIFICATION = ("f1", "accuracy_on_correct", "accuracy_on_incorrect", "auroc", "ece", "correct", "incorrect")
 COSTS = ("reward", "response/truncation_rate", "response/length_tokens", "response/tokens", "seconds")
+BROKEN = {  # names too long for one line
+    "weighted_maj": "weighted_\nmaj",
+    "best_of": "best_of\n",
+    "accuracy_on_correct": "accuracy\n_on_correct",
+    "accuracy_on_incorrect": "accuracy_on\n_incorrect",
+    "response/truncation_rate": "truncation\n_rate",
+    "response/length_tokens": "length\n_tokens",
+    "response/tokens": "tokens",
+}
 Cell = Callable[[SetResult], str]
 
 
@@ -71,10 +81,11 @@ class EvaluationReport(RunCallback):
         self._report(trainer, "test")
 
     def _report(self, trainer: Trainer, stage: str) -> None:
-        values = values_by_set(trainer, stage)
+        values, groups = values_by_set(trainer, stage), self._groups
+        self._groups = {}
         if not trainer.is_global_zero or not values:
             return
-        result = evaluation_result(stage, self.step(trainer), values, self._groups)
+        result = evaluation_result(stage, self.step(trainer), values, groups)
         self.directory.mkdir(parents=True, exist_ok=True)
         write_table(self.directory / f"{stage}.csv", result)
         write_json(self.directory / f"{stage}.json", result)
@@ -82,27 +93,26 @@ class EvaluationReport(RunCallback):
         figure = evaluation_figure(stage, result.step, {name: one.curves for name, one in result.rows()})
         figure.set_dpi(DPI)
         imsave(self.directory / f"{stage}_curves.png", render(figure))
-        show(*tables(result), f"evaluation: {self.directory}")
+        show(*tables(result), "", f"evaluation: {self.directory}")
 
 
 def tables(result: EvaluationResult) -> list[Table]:
-    """Tables with a row per set, at most 100 characters wide with names of up to 16 characters.
+    """Tables with a row per set, which 80 columns hold with names of up to 13 characters.
 
     Args:
         result: what to show. A value that is undefined is -, and what a set does not have is empty.
     """
     accuracy: dict[str, Cell] = {
-        "problems": lambda one: "" if one.problems is None else str(one.problems),
-        "k": lambda one: "" if one.samples is None else str(one.samples),
+        "problems\nx k": lambda one: " x ".join(str(size) for size in (one.problems, one.samples) if size is not None),
         "pass@1": _metric("pass@1"),
         "95% interval": _interval,
-        **{f"{name}@k": _at_k(name) for name in CURVES},
+        **{f"{BROKEN.get(name, name)}@k": _at_k(name) for name in CURVES},
     }
-    verification = {name: _metric(f"self_verification/{name}") for name in VERIFICATION}
+    verification = {BROKEN.get(name, name): _metric(f"self_verification/{name}") for name in VERIFICATION}
     return [
         _table(f"{result.stage} at step {result.step}", result, accuracy),
         _table("self_verification/", result, verification),
-        _table("reward, response/, seconds", result, {name.removeprefix("response/"): _metric(name) for name in COSTS}),
+        _table("reward, response/, seconds", result, {BROKEN.get(name, name): _metric(name) for name in COSTS}),
         *_kinds_table(result),
     ]
 
@@ -118,26 +128,38 @@ def _at_k(name: str) -> Cell:
 
 def _interval(one: SetResult) -> str:
     low, high = one.intervals.get("pass@1", (math.nan, math.nan))
-    return f"[{low:.3f}, {high:.3f}]" if math.isfinite(low) else "-"
+    return f"{low:.3f}-{high:.3f}" if math.isfinite(low) else "-"
 
 
 def _table(title: str, result: EvaluationResult, columns: dict[str, Cell]) -> Table:
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("set", overflow="fold")
+    table = _empty_table(title, "set")
     for header in columns:
-        table.add_column(header.replace("accuracy_on_", "accuracy_on_\n"), justify="right", no_wrap=True)
+        table.add_column(header, justify="right", no_wrap=True)
     for name, one in result.rows():
         table.add_row(Text(name), *(cell(one) for cell in columns.values()))
     return table
 
 
 def _kinds_table(result: EvaluationResult) -> list[Table]:
-    table = Table(title=Text("pass@1 by kind", style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("set", overflow="fold")
-    table.add_column("kind", overflow="fold")
-    table.add_column("pass@1", justify="right", no_wrap=True)
-    for name, one in result.sets.items():
-        for metric, value in one.values.items():
-            if metric.startswith("pass@1/"):
-                table.add_row(Text(name), Text(metric.removeprefix("pass@1/")), number(metric, value))
-    return [table] if table.row_count else []
+    metrics = dict.fromkeys(name for one in result.sets.values() for name in one.values if name.startswith("pass@1/"))
+    if not metrics:
+        return []
+    table = _empty_table("pass@1/", "kind")
+    for name in result.sets:
+        table.add_column(Text(name), justify="right", overflow="fold")
+    for metric in metrics:
+        table.add_row(Text(metric.removeprefix("pass@1/")), *(_metric(metric)(one) for one in result.sets.values()))
+    return [table]
+
+
+def _empty_table(title: str, first: str) -> Table:
+    table = Table(
+        title=Text(f"\n{title}", style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+        show_edge=False,
+    )
+    table.add_column(first, overflow="fold")
+    return table

@@ -12,6 +12,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
+from laser_lightning.callbacks.names import row_order
 from laser_lightning.metrics import MeanReward, SampleGroups, percentile_interval, problem_curves, resampled_means
 from laser_lightning.metrics.bootstrap import LEVEL, RESAMPLES
 
@@ -82,8 +83,9 @@ def evaluation_result(
     sets = {}
     for name, own in values.items():
         sizes = set(groups[name].sizes.tolist())
+        ordered = {metric: own[metric] for metric in row_order(own)}
         samples = sizes.pop() if len(sizes) == 1 else None
-        sets[name] = _set_result(len(groups[name].sizes), samples, dict(own), means[name])
+        sets[name] = _set_result(len(groups[name].sizes), samples, ordered, means[name])
     average = _average(list(sets.values()), list(means.values())) if len(sets) > 1 else None
     return EvaluationResult(stage, step, sets, average)
 
@@ -99,7 +101,7 @@ class _Means:
     @classmethod
     def of(cls, dataset: str, groups: SampleGroups) -> "_Means":
         columns = {"reward": MeanReward().problem_values(groups), **problem_curves(groups)}
-        table = torch.stack(list(columns.values()), dim=1).double()
+        table = torch.stack(list(columns.values()), dim=1).cpu().double()
         return cls(list(columns), table.mean(dim=0), resampled_means(table, seed=crc32(dataset.encode())))
 
     def select(self, names: list[str]) -> "_Means":
@@ -147,7 +149,7 @@ def write_table(path: Path, result: EvaluationResult) -> None:
         path: of the file.
         result: what to write; cells of undefined values are empty.
     """
-    metrics = dict.fromkeys(name for _, one in result.rows() for name in one.values)
+    metrics = row_order(dict.fromkeys(name for _, one in result.rows() for name in one.values))
     with_interval = {name for _, one in result.rows() for name in one.intervals}
     columns = ["set", "problems", "samples"]
     for name in metrics:

@@ -12,34 +12,12 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.table import Table
 from rich.text import Text
 
-from laser_lightning.callbacks.base import RunCallback, fits, number, show, values_by_set
+from laser_lightning.callbacks.base import RunCallback, fits, show, values_by_set
 from laser_lightning.callbacks.export import HuggingFaceExport
 from laser_lightning.callbacks.figures import SelfRewardFigures
+from laser_lightning.callbacks.names import number, row_order
 from laser_lightning.callbacks.report import EvaluationReport
 from laser_lightning.callbacks.solution_log import SolutionLog
-
-# Rows of the table in this order; a name that ends in "*" stands for all that begin so.
-ROWS = (
-    "loss",
-    "pass@1",
-    "pass@1/*",
-    "pass@*",
-    "maj@*",
-    "weighted_maj@*",
-    "best_of@*",
-    "self_verification/f1",
-    "self_verification/auroc",
-    "self_verification/ece",
-    "self_verification/accuracy_on_correct",
-    "self_verification/accuracy_on_incorrect",
-    "self_verification/correct",
-    "self_verification/incorrect",
-    "reward",
-    "response/length_tokens",
-    "response/truncation_rate",
-    "response/tokens",
-    "seconds",
-)
 
 
 class Evaluation(NamedTuple):
@@ -203,16 +181,6 @@ def value_tables(evaluation: Evaluation) -> list[Table]:
             table.add_row(Text(metric), number(metric, values[metric]))
         tables.append(table)
     return tables
-
-
-def row_order(values: dict[str, float]) -> list[str]:
-    """The metrics in the order of the table, those of other names behind them."""
-    ordered: list[str] = []
-    for pattern in ROWS:
-        begin = pattern.removesuffix("*")
-        matches = [name for name in values if name == pattern or (begin != pattern and name.startswith(begin))]
-        ordered += [name for name in matches if name not in ordered]
-    return ordered + [name for name in values if name not in ordered]
 
 
 def _table(title: str, *columns: str) -> Table:
