@@ -103,6 +103,9 @@ def evaluation_figure(stage: str, step: int, curves: Mapping[str, Mapping[str, I
     for panel, (name, own) in zip(axes, curves.items(), strict=False):
         _decorate(panel, name, "solutions per problem, k", "share of problems solved")
         _draw_intervals(panel, own)
+    labels = next((panel.get_legend_handles_labels() for panel in axes if panel.lines), None)
+    if labels is not None:  # below the panels, which intervals fill
+        figure.legend(*labels, loc="outside lower center", ncols=4, fontsize=9)
     return figure
 
 
@@ -337,4 +340,3 @@ def _draw_intervals(axes: Axes, curves: Mapping[str, Intervals]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(points, [str(k) for k in points], minor=False)
     axes.minorticks_off()
-    axes.legend(fontsize=8.5, loc="best", framealpha=0.9)
