@@ -3,12 +3,14 @@
 from laser_lightning.callbacks.calibration import Calibration, ReferenceConstantCalibration
 from laser_lightning.callbacks.export import HuggingFaceExport
 from laser_lightning.callbacks.figures import SelfRewardFigures
+from laser_lightning.callbacks.report import EvaluationReport
 from laser_lightning.callbacks.solution_log import SolutionLog
 from laser_lightning.callbacks.summary import RunSummary
 from laser_lightning.export import SelfRewardSettings
 
 __all__ = [
     "Calibration",
+    "EvaluationReport",
     "HuggingFaceExport",
     "ReferenceConstantCalibration",
     "RunSummary",

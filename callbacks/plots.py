@@ -20,6 +20,7 @@ from laser_lightning.self_reward import CORRECT_THRESHOLD
 
 Points = Sequence[tuple[int, float]]
 Series = Mapping[str, Points]
+Intervals = Mapping[int, tuple[float, float, float]]
 
 # Of the palette of Okabe and Ito, which people with any colour vision tell apart.
 BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
@@ -81,6 +82,30 @@ def training_figure(step: int, training: Series, evaluations: Mapping[str, Serie
     for panel, (name, series) in zip(axes[3:], evaluations.items(), strict=False):
         _decorate(panel, f"Evaluation on {name}", STEPS, "share of problems solved")
         _draw_evaluation(panel, series)
+    return figure
+
+
+def evaluation_figure(stage: str, step: int, curves: Mapping[str, Mapping[str, Intervals]]) -> Figure:
+    """Accuracy against the number of solutions k, a panel per set, with bootstrap intervals shaded.
+
+    Args:
+        stage: ``val`` or ``test``, for the title.
+        step: optimizer steps behind the weights, for the title.
+        curves: by panel and name (pass, maj, weighted_maj, best_of), at each k the value and its interval.
+    """
+    columns = min(len(curves), 2 if len(curves) <= 4 else 3)
+    rows = -(-len(curves) // columns)
+    figure = _figure(5.2 * columns, 4.4 * rows)
+    figure.suptitle(f"{stage} at step {step}: accuracy against k, 95% intervals", fontsize=13)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for unused in axes[len(curves) :]:
+        unused.set_axis_off()
+    for panel, (name, own) in zip(axes, curves.items(), strict=False):
+        _decorate(panel, name, "solutions per problem, k", "share of problems solved")
+        _draw_intervals(panel, own)
+    labels = next((panel.get_legend_handles_labels() for panel in axes if panel.lines), None)
+    if labels is not None:  # below the panels, which intervals fill
+        figure.legend(*labels, loc="outside lower center", ncols=4, fontsize=9)
     return figure
 
 
@@ -292,3 +317,26 @@ def _draw_evaluation(axes: Axes, series: Series) -> None:
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.25 * (high - low))  # room for the legend
     axes.legend(fontsize=8.5, loc="upper center", ncols=2)
+
+
+def _draw_intervals(axes: Axes, curves: Mapping[str, Intervals]) -> None:
+    if not any(len(points) > 1 for points in curves.values()):
+        return _say(axes, "one solution per problem:\nnothing to choose from")
+    styles = {
+        "maj": ("majority", VERMILLION, "s", "--"),
+        "weighted_maj": ("weighted majority", GREEN, "^", "-."),
+        "best_of": ("best of k", PURPLE, "v", ":"),
+        "pass": ("pass@k", GREY, None, (0, (1, 3))),
+    }
+    for name, (label, color, marker, line) in styles.items():
+        points = sorted(curves[name])
+        value, low, high = zip(*(curves[name][k] for k in points), strict=True)
+        axes.plot(points, value, color=color, marker=marker, linestyle=line, markersize=5, linewidth=1.6, label=label)
+        if name != "pass":
+            # The intervals overlap, since they are of the same problems: their edges tell them apart.
+            axes.fill_between(points, low, high, color=color, alpha=0.06, linewidth=0)
+            for edge in (low, high):
+                axes.plot(points, edge, color=color, linestyle=line, linewidth=0.8, alpha=0.5)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(points, [str(k) for k in points], minor=False)
+    axes.minorticks_off()

@@ -15,27 +15,9 @@ from rich.text import Text
 from laser_lightning.callbacks.base import RunCallback, fits, show, values_by_set
 from laser_lightning.callbacks.export import HuggingFaceExport
 from laser_lightning.callbacks.figures import SelfRewardFigures
+from laser_lightning.callbacks.names import number, row_order
+from laser_lightning.callbacks.report import EvaluationReport
 from laser_lightning.callbacks.solution_log import SolutionLog
-
-COUNTS = ("self_verification/correct", "self_verification/incorrect")
-# Rows of the table in this order; a name that ends in "*" stands for all that begin so.
-ROWS = (
-    "loss",
-    "pass@1",
-    "pass@1/*",
-    "pass@*",
-    "maj@*",
-    "weighted_maj@*",
-    "best_of@*",
-    "self_verification/f1",
-    "self_verification/auroc",
-    "self_verification/ece",
-    "self_verification/accuracy_on_correct",
-    "self_verification/accuracy_on_incorrect",
-    *COUNTS,
-    "response/length_tokens",
-    "response/truncation_rate",
-)
 
 
 class Evaluation(NamedTuple):
@@ -55,7 +37,8 @@ class RunSummary(RunCallback):
 
     At the end of ``fit`` the table is printed and written to ``<run>/summary.json``, with the time and the places of
     the run's files. The first values and the times are saved in checkpoints, so those of a resumed run are of the
-    whole run. After ``validate`` and ``test`` the values are printed by set.
+    whole run. After ``validate`` and ``test`` the values are printed by set, unless an
+    EvaluationReport does so.
     """
 
     def __init__(self) -> None:
@@ -107,13 +90,12 @@ class RunSummary(RunCallback):
         if fits(trainer):
             self.evaluation_seconds += time.perf_counter() - self._evaluation_started
             self.start, self.end = self.start or evaluation, evaluation
-        elif trainer.is_global_zero:
-            show(*value_tables(evaluation))
+        else:
+            self._show_values(trainer, evaluation)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the values of the test sets."""
-        if trainer.is_global_zero:
-            show(*value_tables(Evaluation(self.step(trainer), values_by_set(trainer, "test"))))
+        self._show_values(trainer, Evaluation(self.step(trainer), values_by_set(trainer, "test")))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the table and write it: the module's last evaluation comes before this hook."""
@@ -130,6 +112,11 @@ class RunSummary(RunCallback):
             *(f"{name}: {place}" for name, place in (places | {"summary": str(path)}).items()),
         ]
         show(*tables, *lines)
+
+    def _show_values(self, trainer: Trainer, evaluation: Evaluation) -> None:
+        reported = any(isinstance(callback, EvaluationReport) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        if trainer.is_global_zero and not reported:
+            show(*value_tables(evaluation))
 
     def _summary(self, trainer: Trainer, places: dict[str, str]) -> dict[str, Any]:
         return {
@@ -194,24 +181,6 @@ def value_tables(evaluation: Evaluation) -> list[Table]:
             table.add_row(Text(metric), number(metric, values[metric]))
         tables.append(table)
     return tables
-
-
-def row_order(values: dict[str, float]) -> list[str]:
-    """The metrics in the order of the table, those of other names behind them."""
-    ordered: list[str] = []
-    for pattern in ROWS:
-        begin = pattern.removesuffix("*")
-        matches = [name for name in values if name == pattern or (begin != pattern and name.startswith(begin))]
-        ordered += [name for name in matches if name not in ordered]
-    return ordered + [name for name in values if name not in ordered]
-
-
-def number(metric: str, value: float, sign: bool = False) -> str:
-    """A value as text: counts without, lengths with one, other values with three decimals; - for undefined ones."""
-    if not math.isfinite(value):
-        return "-"
-    decimals = 0 if metric in COUNTS else 1 if metric.endswith("_tokens") else 3
-    return f"{value:{'+' if sign else ''}.{decimals}f}"
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -44,6 +44,7 @@ CALLBACK_SLOTS = {
     "export": "Writes the model as a directory that transformers loads.",
     "solution_log": "Writes sampled solutions with their rewards.",
     "figures": "Draws the self-reward's distribution, ROC, calibration, and the training curves.",
+    "report": "Writes tables and curves of a stand-alone evaluation.",
     "summary": "Prints the table at the end of the run.",
 }
 

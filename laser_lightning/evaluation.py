@@ -7,11 +7,14 @@ from torchmetrics import MetricCollection
 from laser_lightning.metrics import (
     BestOfK,
     MajorityVote,
+    MeanReward,
     PassAt1,
     PassAt1ByKind,
     PassAtK,
     ResponseStatistics,
+    SampleGroups,
     SelfVerification,
+    WallTime,
     WeightedMajorityVote,
     answer_ids,
 )
@@ -29,7 +32,7 @@ class EvaluationMetrics(nn.Module):
 
     def __init__(self, samples: int, kinds: list[str]) -> None:
         super().__init__()
-        groups: dict[str, nn.Module] = {"pass@1": PassAt1()}
+        groups: dict[str, nn.Module] = {"reward": MeanReward(), "pass@1": PassAt1()}
         if samples > 1:
             groups[f"pass@{samples}"] = PassAtK(samples)
             groups[f"maj@{samples}"] = MajorityVote()
@@ -38,6 +41,7 @@ class EvaluationMetrics(nn.Module):
         self.groups = MetricCollection(groups)  # type: ignore[arg-type]
         self.self_verification = SelfVerification()
         self.responses = ResponseStatistics()
+        self.wall_time = WallTime()
         self.kind_names = kinds
         self.by_kind = PassAt1ByKind(kinds) if kinds else None
 
@@ -64,6 +68,7 @@ class EvaluationMetrics(nn.Module):
         )
         self.self_verification.update(round_.self_rewards, round_.rewards)
         self.responses.update(round_.rollouts.response_lengths, round_.rollouts.finished)
+        self.wall_time.update(round_.seconds)
         if self.by_kind is not None:
             kinds = torch.tensor([self.kind_names.index(problem.kind or "") for problem in round_.problems])
             self.by_kind.update(kinds.to(device).repeat_interleave(size), round_.rewards)
@@ -73,12 +78,19 @@ class EvaluationMetrics(nn.Module):
         values = dict(self.groups.compute())
         values |= {f"self_verification/{name}": value for name, value in self.self_verification.compute().items()}
         values |= {f"response/{name}": value for name, value in self.responses.compute().items()}
+        values["seconds"] = self.wall_time.compute()
         if self.by_kind is not None:
             values |= {f"pass@1/{kind}": value for kind, value in self.by_kind.compute().items()}
         return values
 
+    def sample_groups(self) -> SampleGroups:
+        """The solutions of all ranks by problem; gathers, so call it on every rank."""
+        pass_at_1 = self.groups["pass@1"]
+        assert isinstance(pass_at_1, PassAt1)
+        return pass_at_1.sample_groups()
+
     def reset(self) -> None:
         """Start anew."""
-        for metric in (self.groups, self.self_verification, self.responses, self.by_kind):
+        for metric in (self.groups, self.self_verification, self.responses, self.wall_time, self.by_kind):
             if metric is not None:
                 metric.reset()

@@ -28,7 +28,14 @@ def round_of(rewards: list[float], self_rewards: list[float], answers: list[str 
     problems = [Problem("set", row, "", "", [1], "", kind) for row, kind in enumerate(["easy", "hard"])]
     verifications = [Verification(r, a) for r, a in zip(rewards, answers, strict=True)]
     return Round(
-        problems, rollouts, [""] * size, verifications, torch.tensor(rewards), None, torch.tensor(self_rewards)
+        problems,
+        rollouts,
+        [""] * size,
+        verifications,
+        torch.tensor(rewards),
+        None,
+        torch.tensor(self_rewards),
+        seconds=1.5,
     )
 
 
@@ -52,6 +59,10 @@ def test_values_by_hand() -> None:
     # Verdicts: 1 of 3 correct ones accepted (0.8), 4 of 5 incorrect ones rejected: F1 = 2 * 1/3 * 4/5 / (1/3 + 4/5).
     assert abs(values["self_verification/f1"] - 8 / 17) < 1e-6
     assert values["response/length_tokens"] == 3.5
+    assert values["response/tokens"] == 28  # 0 + 1 + ... + 7
+    assert values["reward"] == 3 / 8
+    assert values["seconds"] == 1.5
+    assert metrics.sample_groups().problem_ids.tolist() == [0, 1]
 
     metrics.reset()
     metrics.update(round_, None)  # by strings alone all of problem 0's answers differ: four classes tie

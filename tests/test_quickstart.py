@@ -83,6 +83,17 @@ def test_evaluation_of_a_checkpoint(run_dir: Path, tmp_path: Path, command: str,
     if stage == "val":
         theirs = json.loads((run_dir / "summary.json").read_text())["end"]["sets"]["arithmetic"]["pass@1"]
         assert ours == pytest.approx(theirs), "the evaluation draws the same samples at every step and in every process"
+    folder = tmp_path / "run/evaluation"
+    report = next(csv.DictReader((folder / f"{stage}.csv").open()))
+    assert (report["set"], report["problems"], report["samples"]) == ("arithmetic", "6", "4")
+    logged = {name: row[f"{stage}/arithmetic/{name}"] for name in report if f"{stage}/arithmetic/{name}" in row}
+    assert {"pass@1", "maj@4", "self_verification/auroc", "reward", "response/tokens", "seconds"} <= logged.keys()
+    undefined = {name for name, value in logged.items() if value == "nan"}
+    assert {name: float(report[name]) for name in logged if name not in undefined} == {
+        name: float(value) for name, value in logged.items() if name not in undefined
+    }
+    for name in (f"{stage}.json", f"{stage}_curves.csv", f"{stage}_curves.png"):
+        assert (folder / name).stat().st_size > 0, name
 
 
 def test_predict_writes_solutions_with_scores(run_dir: Path, tmp_path: Path) -> None:

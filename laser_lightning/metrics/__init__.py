@@ -2,6 +2,8 @@
 
 from laser_lightning.metrics.answers import answer_ids
 from laser_lightning.metrics.base import ExactMetric
+from laser_lightning.metrics.bootstrap import percentile_interval, resampled_means
+from laser_lightning.metrics.curves import curve_points, problem_curves
 from laser_lightning.metrics.functional import (
     ReliabilityCurve,
     auroc,
@@ -13,14 +15,17 @@ from laser_lightning.metrics.functional import (
 from laser_lightning.metrics.groups import GroupMetric, SampleGroups
 from laser_lightning.metrics.pass_at_k import PassAt1, PassAt1ByKind, PassAtK
 from laser_lightning.metrics.responses import ResponseStatistics
+from laser_lightning.metrics.reward import MeanReward
 from laser_lightning.metrics.self_verification import SelfVerification
 from laser_lightning.metrics.voting import BestOfK, MajorityVote, WeightedMajorityVote
+from laser_lightning.metrics.wall_time import WallTime
 
 __all__ = [
     "BestOfK",
     "ExactMetric",
     "GroupMetric",
     "MajorityVote",
+    "MeanReward",
     "PassAt1",
     "PassAt1ByKind",
     "PassAtK",
@@ -28,11 +33,16 @@ __all__ = [
     "ResponseStatistics",
     "SampleGroups",
     "SelfVerification",
+    "WallTime",
     "WeightedMajorityVote",
     "answer_ids",
     "auroc",
+    "curve_points",
     "expected_calibration_error",
     "harmonic_mean",
+    "percentile_interval",
+    "problem_curves",
     "reliability_curve",
+    "resampled_means",
     "standard_error",
 ]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -35,19 +34,27 @@ def _hash(text: str) -> int:
 
 
 def representatives(groups: list[list[str | None]], compare: Compare) -> list[list[str | None]]:
-    """Replace each answer by the first one of its group that it is equivalent to: equal answers become equal strings.
+    """Replace each answer by the representative of its class: equivalent answers become equal strings.
+
+    In each round the first answer that is left in a group (in the order of texts) stands for a class, and takes those
+    equivalent to it out of what is left. So D distinct answers in C classes cost at most C * D comparisons, however
+    many samples gave them, and no pair is compared twice.
 
     Args:
         groups: canonical answers to each problem; None (no answer) stays None.
-        compare: decides on the strings that differ.
+        compare: decides on the strings that differ, on those of one round of all groups in one call.
     """
-    distinct = [sorted({answer for answer in group if answer is not None}) for group in groups]
-    pairs = list(dict.fromkeys(pair for answers in distinct for pair in combinations(answers, 2)))
-    equal = {pair for pair, same in zip(pairs, compare(pairs), strict=True) if same}
-    replaced = []
-    for group, answers in zip(groups, distinct, strict=True):
-        first: dict[str | None, str | None] = {None: None}
-        for number, answer in enumerate(answers):
-            first[answer] = next((known for known in answers[:number] if (known, answer) in equal), answer)
-        replaced.append([first[answer] for answer in group])
-    return replaced
+    left = [sorted({answer for answer in group if answer is not None}) for group in groups]
+    chosen: list[dict[str | None, str | None]] = [{None: None} for _ in groups]
+    known: dict[tuple[str, str], bool] = {}
+    while any(left):
+        pairs = dict.fromkeys((answers[0], other) for answers in left for other in answers[1:])
+        new = [pair for pair in pairs if pair not in known]
+        if new:
+            known |= zip(new, compare(new), strict=True)
+        for number, answers in enumerate(left):
+            for answer in answers:
+                if answer == answers[0] or known[answers[0], answer]:
+                    chosen[number][answer] = answers[0]
+            left[number] = [answer for answer in answers if answer not in chosen[number]]
+    return [[representative[answer] for answer in group] for group, representative in zip(groups, chosen, strict=True)]

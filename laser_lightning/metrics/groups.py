@@ -31,7 +31,8 @@ class SampleGroups:
         problem_ids: [P], ascending, int64.
         sizes: [P], solutions of each problem, int64.
         problem: [N], position in ``problem_ids`` of each solution's problem.
-        correct: [N], bool.
+        rewards: [N], float32.
+        correct: [N], bool: whether the reward is above 0.5.
         answer_ids: [N], int64, -1 for no answer.
         self_rewards: [N], float32, not clamped.
     """
@@ -39,6 +40,7 @@ class SampleGroups:
     problem_ids: Tensor
     sizes: Tensor
     problem: Tensor
+    rewards: Tensor
     correct: Tensor
     answer_ids: Tensor
     self_rewards: Tensor
@@ -58,7 +60,8 @@ class SampleGroups:
         unique_ids, problem, sizes = torch.unique_consecutive(
             problem_ids[order], return_inverse=True, return_counts=True
         )
-        return cls(unique_ids, sizes, problem, rewards[order] > 0.5, answer_ids[order], self_rewards[order])
+        rewards = rewards[order]
+        return cls(unique_ids, sizes, problem, rewards, rewards > 0.5, answer_ids[order], self_rewards[order])
 
     def check_sizes(self, k: int) -> None:
         """Refuse ``k`` if a problem has fewer solutions.
@@ -78,13 +81,38 @@ class SampleGroups:
     def first(self, k: int) -> "SampleGroups":
         """The first ``k`` solutions of every problem by sample index; refuses like ``check_sizes``."""
         self.check_sizes(k)
+        rows = self._positions() < k
+        return self._regrouped(self.problem_ids, self.sizes.clamp(max=k), self.problem[rows], rows)
+
+    def blocks(self, k: int) -> tuple["SampleGroups", Tensor]:
+        """Every ``k`` consecutive solutions of a problem as a group of their own; a rest of fewer is left out.
+
+        Args:
+            k: solutions per block; refused like in ``check_sizes`` where a problem has fewer.
+
+        Returns:
+            The B blocks, numbered from 0 in ``problem_ids``, and the position in ``problem_ids`` here of the problem
+            that each is of, [B], ascending.
+        """
+        self.check_sizes(k)
+        counts = self.sizes // k
+        owner = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+        positions = self._positions()
+        rows = positions < (counts * k)[self.problem]
+        block = (counts.cumsum(0) - counts)[self.problem] + positions // k
+        numbers = torch.arange(len(owner), device=owner.device)
+        return self._regrouped(numbers, torch.full_like(numbers, k), block[rows], rows), owner
+
+    def _positions(self) -> Tensor:
         starts = self.sizes.cumsum(0) - self.sizes
-        position = torch.arange(len(self.problem), device=self.problem.device) - starts[self.problem]
-        rows = position < k
+        return torch.arange(len(self.problem), device=self.problem.device) - starts[self.problem]
+
+    def _regrouped(self, problem_ids: Tensor, sizes: Tensor, problem: Tensor, rows: Tensor) -> "SampleGroups":
         return SampleGroups(
-            self.problem_ids,
-            self.sizes.clamp(max=k),
-            self.problem[rows],
+            problem_ids,
+            sizes,
+            problem,
+            self.rewards[rows],
             self.correct[rows],
             self.answer_ids[rows],
             self.self_rewards[rows],
@@ -171,6 +199,11 @@ class GroupMetric(ExactMetric):
         with self.gathered():
             groups = self._groups()
             return groups.problem_ids, self.problem_values(groups)
+
+    def sample_groups(self) -> SampleGroups:
+        """The solutions of all ranks by problem; gathers, so call it on every rank."""
+        with self.gathered():
+            return self._groups()
 
     @abstractmethod
     def problem_values(self, groups: SampleGroups) -> Tensor:

@@ -7,12 +7,13 @@ from laser_lightning.metrics.base import ExactMetric
 
 
 class ResponseStatistics(ExactMetric):
-    """Mean length and truncation rate of responses.
+    """Lengths and truncation rate of responses.
 
-    ``compute`` returns a dict of scalars, both NaN (undefined) without responses:
+    ``compute`` returns a dict of scalars, the first two NaN (undefined) without responses:
 
     - ``length_tokens``: mean number of tokens.
     - ``truncation_rate``: share of the responses that were cut at the length limit.
+    - ``tokens``: number of tokens in all, int64.
     """
 
     tokens: Tensor
@@ -48,4 +49,5 @@ class ResponseStatistics(ExactMetric):
         return {
             "length_tokens": self.tokens / self.responses,
             "truncation_rate": self.truncated / self.responses,
+            "tokens": self.tokens,
         }

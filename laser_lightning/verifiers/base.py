@@ -67,6 +67,17 @@ class Verifier(ABC):
         """
         return answer.strip()
 
+    def is_settled(self, canonical: str) -> bool:
+        """Whether two such answers are equivalent only if their texts are equal, so that voting need not compare them.
+
+        Args:
+            canonical: A canonical answer.
+
+        Returns:
+            True if that holds between it and every other answer for which this is True.
+        """
+        return self.canonical_decides
+
     def reward(self, response: str, gold: str) -> float:
         """Rewards a response.
 

@@ -1,6 +1,7 @@
 """The verifier for mathematical answers, on math-verify."""
 
 import logging
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +16,7 @@ from laser_lightning.verifiers.latex import Number, clean, is_prose, last_boxed,
 _TAIL_CHARACTERS = 4000
 # Longer ones are degenerate text, over which a parser can brood for minutes.
 _LONGEST_ANSWER = 1000
+_EXACT_NUMBER = re.compile(r"-?\d+(?:/\d+)?")
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -125,6 +127,14 @@ class MathVerifier(Verifier):
         if number := Number.parse(text):
             return str(number)
         return text.casefold() if is_prose(text) else squeeze(text)
+
+    def is_settled(self, canonical: str) -> bool:
+        """Whether it is an integer or a fraction in lowest terms, of which no two are the same number.
+
+        Args:
+            canonical: A canonical answer.
+        """
+        return _EXACT_NUMBER.fullmatch(canonical) is not None
 
     def check_gold(self, gold: str) -> None:
         r"""Refuses a gold answer that no response can match.

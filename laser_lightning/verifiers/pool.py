@@ -85,10 +85,11 @@ class VerifierPool:
         return [verification.answer for verification in self._judge_all("find", [(text, "") for text in responses])]
 
     def equivalent(self, pairs: Sequence[Pair]) -> list[bool]:
-        """Compares extracted answers, as voting does, under the same limits as `verify`.
+        """Compares canonical answers, as voting does, under the same limits as `verify`.
 
         Args:
-            pairs: (answer, other answer) of each comparison.
+            pairs: (answer, other answer) of each comparison. Where the verifier calls both settled, their texts
+                decide, and no worker is asked.
 
         Returns:
             Whether the two are equivalent, in the order of `pairs`; False where the verifier fails.
@@ -96,7 +97,10 @@ class VerifierPool:
         Raises:
             RuntimeError: If the workers cannot start, for instance because they cannot import the verifier.
         """
-        return [verification.reward == 1.0 for verification in self._judge_all("compare", pairs)]
+        settled = {answer: self.verifier.is_settled(answer) for answer in {text for pair in pairs for text in pair}}
+        open_pairs = [pair for pair in pairs if not (settled[pair[0]] and settled[pair[1]])]
+        judged = dict(zip(open_pairs, self._judge_all("compare", open_pairs), strict=True))
+        return [judged[pair].reward == 1.0 if pair in judged else pair[0] == pair[1] for pair in pairs]
 
     def close(self) -> None:
         """Ends the workers. The pool can be used again; it then starts new ones."""

@@ -94,6 +94,8 @@ def test_the_curves_of_a_resumed_run_are_whole(make_run: Callable[..., Any], tmp
     assert [step for step, _ in resumed[0].training["train/reward"]] == [0, 1, 2, 3]
     assert [step for step, _ in resumed[0].evaluations["sums"]["pass@1"]] == [0, 3, 4]
     assert resumed[0].training == whole[0].training
+    for callback in (resumed[0], whole[0]):
+        assert len(callback.evaluations["sums"].pop("seconds")) == 3
     assert resumed[0].evaluations == whole[0].evaluations
 
 

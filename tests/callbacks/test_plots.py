@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from laser_lightning.callbacks.plots import (
     HISTOGRAM_BINS,
+    evaluation_figure,
     render,
     roc_curve,
     self_reward_figure,
@@ -138,3 +139,21 @@ def test_training_curves() -> None:
 def test_training_figure_before_the_first_step() -> None:
     found = panels(training_figure(0, {}, {}))
     assert ["no training step yet" in texts(axes) for axes in found.values()] == [True] * 3
+
+
+def test_accuracy_against_k() -> None:
+    curve = {1: (0.5, 0.4, 0.6), 2: (0.6, 0.5, 0.7), 5: (0.7, 0.6, 0.8)}
+    names = ("pass", "maj", "weighted_maj", "best_of")
+    single: dict[str, dict[int, tuple[float, float, float]]] = {name: {1: (0.5, 0.4, 0.6)} for name in names}
+    empty: dict[str, dict[int, tuple[float, float, float]]] = {name: {} for name in names}
+    figure = evaluation_figure("test", 7, {"a": dict.fromkeys(names, curve), "b": single, "c": empty})
+    assert figure.get_suptitle().startswith("test at step 7")
+    shown = panels(figure)
+    assert shown.keys() == {"a", "b", "c"}
+    for label in ("majority", "weighted majority", "best of k", "pass@k"):
+        assert line(shown["a"], label) == ([1, 2, 5], [0.5, 0.6, 0.7])
+    assert shown["a"].get_xscale() == "log"
+    assert [text.get_text() for text in shown["a"].get_xticklabels()] == ["1", "2", "5"]
+    assert len(shown["a"].collections) == 3  # the shaded intervals
+    assert "one solution per problem" in texts(shown["b"])
+    assert "one solution per problem" in texts(shown["c"])

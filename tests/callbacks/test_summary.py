@@ -1,7 +1,6 @@
 """The table at the end shows what the run's own evaluations measured."""
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from laser_lightning.callbacks import HuggingFaceExport, RunSummary, SelfRewardFigures, SolutionLog
-from laser_lightning.callbacks.summary import number, row_order
+from laser_lightning.callbacks import EvaluationReport, HuggingFaceExport, RunSummary, SelfRewardFigures, SolutionLog
 from laser_lightning.policy import PolicySettings
 from laser_lightning.supervised import SupervisedModule
 
@@ -137,28 +135,8 @@ def test_a_supervised_run_is_summed_up(
     assert change < 0
 
 
-@pytest.mark.parametrize(
-    ("metric", "value", "sign", "text"),
-    [
-        ("pass@1", 0.12345, False, "0.123"),
-        ("pass@1", 0.12345, True, "+0.123"),
-        ("pass@1", math.nan, True, "-"),
-        ("response/length_tokens", 41.26, False, "41.3"),
-        ("self_verification/correct", 96.0, False, "96"),
-    ],
-)
-def test_numbers(metric: str, value: float, sign: bool, text: str) -> None:
-    assert number(metric, value, sign) == text
-
-
-def test_rows_are_in_order_and_none_is_lost() -> None:
-    names = ["own", "self_verification/f1", "maj@8", "pass@8", "pass@1/add1", "response/length_tokens", "pass@1"]
-    assert row_order(dict.fromkeys(names, 0.0)) == [
-        "pass@1",
-        "pass@1/add1",
-        "pass@8",
-        "maj@8",
-        "self_verification/f1",
-        "response/length_tokens",
-        "own",
-    ]
+def test_values_are_left_to_the_report_where_there_is_one(
+    make_run: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(EvaluationReport(), RunSummary()).validate()
+    assert "sums at step" not in capsys.readouterr().out

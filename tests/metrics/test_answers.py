@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import torch
 
@@ -48,12 +49,38 @@ def test_equal_answers_become_equal_strings_within_their_group() -> None:
     assert representatives(groups, compare_numbers) == [["1", "1", None, "2"], ["1.0", "2", "2", "3"]]
 
 
-def test_every_differing_pair_is_compared_once_and_in_one_call() -> None:
-    calls: list[list[tuple[str, str]]] = []
+class Spy:
+    """Compares texts without their spaces, and counts."""
 
-    def spy(pairs: object) -> list[bool]:
-        calls.append(list(pairs))  # type: ignore[call-overload]
-        return [False] * len(calls[-1])
+    def __init__(self) -> None:
+        self.calls: list[list[tuple[str, str]]] = []
 
-    representatives([["a", "b", "a"], ["b", "a"], [None]], spy)
-    assert calls == [[("a", "b")]]
+    def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        self.calls.append(list(pairs))
+        return [one.replace(" ", "") == other.replace(" ", "") for one, other in pairs]
+
+
+def test_every_differing_pair_is_compared_once_for_all_groups() -> None:
+    spy = Spy()
+    # The second group's second round asks for ("b", "c") too, which the first group's first round has told.
+    representatives([["b", "c", "b"], ["c", "b", "a"], [None]], spy)
+    assert spy.calls == [[("b", "c"), ("a", "b"), ("a", "c")]]
+
+
+def test_hundreds_of_samples_cost_a_comparison_per_spelling_and_class() -> None:
+    # 512 samples, 64 spellings of 4 answers: all pairs of spellings would be 2,016.
+    spellings = [f"{' ' * spaces}{name}" for name in "abcd" for spaces in range(16)]
+    spy = Spy()
+    (replaced,) = representatives([spellings * 8], spy)
+    # The first of 64 is compared with 63 others and takes 15 of them, the next of 48 with 47, ...: 63 + 47 + 31 + 15.
+    assert [len(call) for call in spy.calls] == [63, 47, 31, 15]
+    assert len(set(replaced)) == 4
+    assert [answer.strip() for answer in replaced if answer is not None] == [text.strip() for text in spellings * 8]
+
+
+def test_a_class_has_one_representative_where_equivalence_is_not_transitive() -> None:
+    # 1.0 ~ 1.4 and 1.4 ~ 1.8, but not 1.0 ~ 1.8: the first stands for what it is equivalent to itself.
+    def near(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        return [abs(float(one) - float(other)) < 0.5 for one, other in pairs]
+
+    assert representatives([["1.0", "1.4", "1.8"]], near) == [["1.0", "1.0", "1.8"]]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from laser_lightning.metrics import (
     BestOfK,
+    GroupMetric,
     MajorityVote,
     PassAt1,
     PassAt1ByKind,
@@ -22,6 +23,7 @@ from laser_lightning.metrics import (
     ResponseStatistics,
     SelfVerification,
     WeightedMajorityVote,
+    problem_curves,
 )
 
 WORKER = """
@@ -47,7 +49,10 @@ for name, parts in splits.items():
     })
     verification, kinds, statistics = SelfVerification(), PassAt1ByKind(["a", "b"]), ResponseStatistics()
     too_many = PassAtK(99)
-    nn.ModuleList([groups, verification, kinds, statistics, too_many]).to(torch.bfloat16)
+    wall_time = WallTime()
+    wall_time.update(1.5 * (rank + 1))
+    wall_time.update(0.25)
+    nn.ModuleList([groups, verification, kinds, statistics, wall_time, too_many]).to(torch.bfloat16)
     for batch in parts[rank].split(50) if len(parts[rank]) else []:
         part = {key: column[batch] for key, column in rows.items()}
         groups.update(**part)
@@ -65,12 +70,15 @@ for name, parts in splits.items():
     except ValueError as error:
         refused = str(error)
     best_ids, best_values = groups["best"].per_problem()
+    accuracy_curves = problem_curves(groups["pass@1"].sample_groups())
     scores, correct = verification.curves()
     computed = [metric.compute() for metric in (groups, verification, kinds, statistics)]
     results[name] = {
         "values": {key: value.item() for values in computed for key, value in values.items()},
         "best": [best_ids.tolist(), best_values.tolist()],
         "curves": sorted(zip(scores.tolist(), correct.tolist())),
+        "accuracy curves": {key: value.tolist() for key, value in accuracy_curves.items()},
+        "seconds": wall_time.compute().item(),
         "refused": refused,
         # What the rank itself holds, after all the gathering.
         "own rows": [len(too_many.held("rewards")), len(verification.held("correct")), len(parts[rank])],
@@ -115,7 +123,7 @@ def _run(tmp_path: Path, rows: dict[str, Tensor]) -> list[dict[str, Any]]:
 
 def test_two_processes_agree_with_one(tmp_path: Path, random_rows: Callable[..., dict[str, Tensor]]) -> None:
     rows = random_rows(problems=30)
-    groups = {
+    groups: dict[str, GroupMetric] = {
         "pass@1": PassAt1(),
         "pass@4": PassAtK(4),
         "maj@8": MajorityVote(8),
@@ -135,6 +143,8 @@ def test_two_processes_agree_with_one(tmp_path: Path, random_rows: Callable[...,
 
     best = [column.tolist() for column in groups["best"].per_problem()]
 
+    accuracy_curves = problem_curves(groups["pass@1"].sample_groups())
+
     ranks = _run(tmp_path, rows)
     for rank, results in enumerate(ranks):
         for name, result in results.items():
@@ -142,6 +152,9 @@ def test_two_processes_agree_with_one(tmp_path: Path, random_rows: Callable[...,
             assert result["values"] == pytest.approx(values, abs=1e-6), (rank, name)
             assert result["best"] == best, (rank, name)
             assert result["curves"] == sorted(curves), (rank, name)
+            for key, column in accuracy_curves.items():
+                assert result["accuracy curves"][key] == pytest.approx(column.tolist()), (rank, name, key)
+            assert result["seconds"] == 3.25, (rank, name)  # the second rank's 2 * 1.5 + 0.25
             assert "k is 99, but problem 3 has only 8 sampled solutions" in result["refused"], (rank, name)
             held, held_verification, given = result["own rows"]
             assert held == held_verification == given, (rank, name)

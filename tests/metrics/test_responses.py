@@ -10,7 +10,7 @@ def test_values_by_hand() -> None:
     metric.update(torch.tensor([3, 8]), torch.tensor([True, False]))
     metric.update(torch.tensor([8, 1], dtype=torch.int32), torch.tensor([False, True]))
     values = {name: value.item() for name, value in metric.compute().items()}
-    assert values == {"length_tokens": 5.0, "truncation_rate": 0.5}
+    assert values == {"length_tokens": 5.0, "truncation_rate": 0.5, "tokens": 20}
 
 
 def test_merge_weighs_by_responses() -> None:

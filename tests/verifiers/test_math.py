@@ -177,6 +177,16 @@ def test_canonical_groups_spellings(verifier: MathVerifier, spellings: list[str]
     assert len({verifier.canonical(spelling) for spelling in spellings}) == 1
 
 
+def test_settled_answers_are_equivalent_only_if_their_texts_are_equal(verifier: MathVerifier) -> None:
+    answers = ["12", "-12", "0", r"\frac{2}{4}", "1/3", "0.333333", "0.5", "120", "1,200"]
+    texts = {verifier.canonical(answer) for answer in answers}
+    assert len(texts) == len(answers) - 1  # 2/4 and 0.5 are both 1/2
+    assert all(verifier.is_settled(text) for text in texts)
+    assert not any(verifier.equivalent(one, other) for one in texts for other in texts if one != other)
+    others = [r"50\%", "x=5", r"\sqrt{2}", "(1,2)", "five", "1/2,3"]
+    assert not any(verifier.is_settled(verifier.canonical(answer)) for answer in others)
+
+
 def test_equal_canonical_answers_are_equivalent_and_others_are_not_merged(verifier: MathVerifier) -> None:
     answers = ["11/2", "1 1/2", "2, 300", "2300", "x y", "xy", "50%", "50", "(3,4)", "3,4", "-1", "- 1", "C"]
     by_canonical: dict[str, list[str]] = {}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from laser_lightning.metrics.answers import representatives
 from laser_lightning.verifiers import ExactVerifier, MathVerifier, Verification, VerifierPool
 
 MODULE = "verifier_of_the_pool_test"
@@ -225,6 +226,36 @@ def test_equivalent(make_pool: Callable[..., VerifierPool]) -> None:
     pool = make_pool()
     assert pool.equivalent([("a", "a"), ("a", "b"), ("incomparable", "a"), ("b", "b")]) == [True, False, False, True]
     assert pool.last_errors == ["TypeError: incomparable (on 'incomparable')"]
+
+
+class Numbers(ExactVerifier):
+    """Counts its comparisons; digits are settled."""
+
+    canonical_decides = False
+
+    def __init__(self) -> None:
+        super().__init__(r"#(.+)$")
+        self.compared: list[tuple[str, str]] = []
+
+    def is_settled(self, canonical: str) -> bool:
+        return canonical.isdigit()
+
+    def equivalent(self, answer: str, gold: str) -> bool:
+        self.compared.append((answer, gold))
+        return answer.strip("x=") == gold.strip("x=")
+
+
+def test_settled_answers_are_not_compared() -> None:
+    verifier = Numbers()
+    with VerifierPool(verifier, workers=0) as pool:
+        pairs = [("5", "7"), ("5", "5"), ("5", "x=5"), ("x=5", "x=7"), ("5", "7")]
+        assert pool.equivalent(pairs) == [False, True, True, False, False]
+        assert verifier.compared == [("5", "x=5"), ("x=5", "x=7")]
+        # 512 samples with 400 different numbers: 79,800 pairs, none of which needs the verifier.
+        verifier.compared.clear()
+        answers: list[str | None] = [str(number % 400) for number in range(512)]
+        assert representatives([answers], pool.equivalent) == [answers]
+        assert verifier.compared == []
 
 
 def test_a_pool_can_be_used_again_after_close(make_pool: Callable[..., VerifierPool]) -> None:

@@ -1,0 +1,46 @@
+"""In which order metrics are shown, and how as text."""
+
+import math
+from collections.abc import Iterable
+
+COUNTS = ("self_verification/correct", "self_verification/incorrect", "response/tokens")
+# Metrics are shown in this order; a name that ends in "*" stands for all that begin so.
+ROWS = (
+    "loss",
+    "pass@1",
+    "pass@1/*",
+    "pass@*",
+    "maj@*",
+    "weighted_maj@*",
+    "best_of@*",
+    "self_verification/f1",
+    "self_verification/auroc",
+    "self_verification/ece",
+    "self_verification/accuracy_on_correct",
+    "self_verification/accuracy_on_incorrect",
+    "self_verification/correct",
+    "self_verification/incorrect",
+    "reward",
+    "response/length_tokens",
+    "response/truncation_rate",
+    "response/tokens",
+    "seconds",
+)
+
+
+def row_order(values: Iterable[str]) -> list[str]:
+    """The metrics in this order, those of other names behind them."""
+    ordered: list[str] = []
+    for pattern in ROWS:
+        begin = pattern.removesuffix("*")
+        matches = [name for name in values if name == pattern or (begin != pattern and name.startswith(begin))]
+        ordered += [name for name in matches if name not in ordered]
+    return ordered + [name for name in values if name not in ordered]
+
+
+def number(metric: str, value: float, sign: bool = False) -> str:
+    """A value as text: counts without, lengths and times with one, others with three decimals; - for undefined ones."""
+    if not math.isfinite(value):
+        return "-"
+    decimals = 0 if metric in COUNTS else 1 if metric.endswith(("_tokens", "seconds")) else 3
+    return f"{value:{'+' if sign else ''}.{decimals}f}"
