@@ -3,6 +3,7 @@
 from laser_lightning.callbacks.calibration import Calibration, ReferenceConstantCalibration
 from laser_lightning.callbacks.export import HuggingFaceExport
 from laser_lightning.callbacks.figures import SelfRewardFigures
+from laser_lightning.callbacks.predictions import Predictions
 from laser_lightning.callbacks.solution_log import SolutionLog
 from laser_lightning.callbacks.summary import RunSummary
 from laser_lightning.export import SelfRewardSettings
@@ -10,6 +11,7 @@ from laser_lightning.export import SelfRewardSettings
 __all__ = [
     "Calibration",
     "HuggingFaceExport",
+    "Predictions",
     "ReferenceConstantCalibration",
     "RunSummary",
     "SelfRewardFigures",

@@ -45,15 +45,28 @@ def vote(texts: Sequence[str], self_rewards: Sequence[float], pool: VerifierPool
     Raises:
         UserError: if there is no solution.
     """
-    if not texts:
+    return vote_among(pool.answers(texts), self_rewards, pool)
+
+
+def vote_among(answers: list[str | None], self_rewards: Sequence[float], pool: VerifierPool) -> Vote:
+    """Let answers that are found already vote.
+
+    Args:
+        answers: N canonical answers of solutions to one problem; None where a solution has none.
+        self_rewards: N self-rewards, 0 for truncated responses.
+        pool: says which answers are equivalent.
+
+    Raises:
+        UserError: if there is no solution.
+    """
+    if not answers:
         raise UserError("A vote needs at least one solution.")
-    answers = pool.answers(texts)
     if not pool.verifier.canonical_decides:
         (answers,) = representatives([answers], pool.equivalent)
-    nothing = torch.zeros(len(texts), dtype=torch.long)
+    nothing = torch.zeros(len(answers), dtype=torch.long)
     groups = SampleGroups.regroup(
         problem_ids=nothing,
-        sample_indices=torch.arange(len(texts)),
+        sample_indices=torch.arange(len(answers)),
         rewards=nothing.float(),
         answer_ids=answer_ids(answers),
         self_rewards=torch.tensor(self_rewards, dtype=torch.float32),
