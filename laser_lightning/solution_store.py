@@ -116,6 +116,11 @@ class SolutionFile:
         with self.path.open("rb") as file:
             file.seek(start)
             *rows, closing = (json.loads(line) for line in file.read(end - start).splitlines())
+        if len(rows) != closing["solutions"]:
+            raise UserError(
+                f"{self.path} is damaged: batch {batch} has {len(rows)} lines, and closes with the number "
+                f"{closing['solutions']}. Move the file away."
+            )
         return KeptBatch([_solution(row, self.path) for row in rows], closing["seconds"])
 
     def append(self, batch: KeptBatch) -> None:
@@ -283,7 +288,7 @@ def _solution(row: dict[str, Any], path: Path) -> KeptSolution:
         return KeptSolution(**values | {name: float(row[name]) for name in _FLOATS if row[name] is not None})
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"A line of {path} is damaged: it is no kept solution ({error!r}). Move the file away."
+            f"A line of {path} is damaged: it is not a kept solution ({error!r}). Move the file away."
         ) from error
 
 
