@@ -127,7 +127,9 @@ def records(round_: Round, pool: VerifierPool) -> Iterable[dict[str, Any]]:
     """
     k = round_.rollouts.group_size
     answers = [verification.answer for verification in round_.verifications]
-    scores, finished = round_.self_rewards.tolist(), round_.rollouts.finished.tolist()
+    # A score that is not a number has no weight, and is no best one.
+    scores = [-math.inf if math.isnan(score) else score for score in round_.self_rewards.tolist()]
+    finished = round_.rollouts.finished.tolist()
     lengths, rewards = round_.rollouts.response_lengths.tolist(), round_.rewards.tolist()
     for number, problem in enumerate(round_.problems):
         rows = range(number * k, (number + 1) * k)
