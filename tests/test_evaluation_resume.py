@@ -57,14 +57,3 @@ def test_a_killed_evaluation_goes_on_where_it_was(tmp_path: Path, tiny_run: Path
 
     metrics = (tmp_path / "whole" / "metrics.csv").read_text().splitlines()[-1]
     assert (tmp_path / "killed" / "metrics.csv").read_text().splitlines()[-1] == metrics
-
-    # Once more, with another verifier: nothing is sampled, and the rewards are others.
-    replay = ["--model.engine", "laser_lightning.rollout.RecordedSolutions", "--model.engine.path", "killed/kept"]
-    header = json.loads((tmp_path / "killed/kept/test/sums/rank0.jsonl").read_text().splitlines()[0])
-    # The tiny run's weights are random, and drawn by the same seed in each process.
-    given = ["--model.self_reward.reference", repr(header["reference"]), "--calibration", "null"]
-    verifier = ["--model.verifier", "laser_lightning.verifiers.ExactVerifier", "--model.verifier.pattern", "(.)"]
-    finish(start(tmp_path, "same", *replay, *given))
-    assert (tmp_path / "same" / "metrics.csv").read_text().splitlines()[-1] == metrics
-    finish(start(tmp_path, "judged", *replay, *given, *verifier))
-    assert (tmp_path / "judged" / "metrics.csv").read_text().splitlines()[-1] != metrics

@@ -266,3 +266,21 @@ def test_a_run_cannot_replay_its_own_file(policy_dir: Path, tmp_path: Path) -> N
     replay = RecordedSolutions(str(tmp_path / "run" / "kept"))
     with pytest.raises(UserError, match="is where this run keeps its own solutions"):
         Evaluation(tmp_path / "run", policy_dir, engine=replay).run()
+
+
+def test_kept_solutions_are_judged_and_scored_anew_without_sampling(policy_dir: Path, tmp_path: Path) -> None:
+    sampled = Evaluation(tmp_path / "run", policy_dir).run()
+    kept = str(tmp_path / "run" / "kept")
+    replayed = Evaluation(tmp_path / "same", policy_dir, engine=RecordedSolutions(kept)).run("validate")
+    values = {name.replace("val/", "test/"): value for name, value in replayed.metrics.items()}
+    assert same(values, sampled.metrics)
+    options: dict[str, Any] = {"verifier": ExactVerifier("(.)"), "reference": -21.0}
+    other = Evaluation(tmp_path / "other", policy_dir, engine=RecordedSolutions(kept), **options).run()
+    for ours, theirs in zip(other.watcher.rounds, sampled.watcher.rounds, strict=True):
+        assert ours.texts == theirs.texts
+        golds = [ours.problem_of(row).answer for row in range(len(ours.texts))]
+        assert ours.rewards.tolist() == [float(text[-1:] == gold) for text, gold in zip(ours.texts, golds, strict=True)]
+        finished = ours.rollouts.finished
+        # 0.1 * (-20 + 21) more
+        torch.testing.assert_close(ours.self_rewards[finished], theirs.self_rewards[finished] + 0.1)
+    assert not same(other.metrics, sampled.metrics)

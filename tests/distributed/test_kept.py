@@ -11,6 +11,7 @@ pytestmark = pytest.mark.distributed
 DEADLY = """
 import os
 import signal
+import time
 from pathlib import Path
 
 from laser_lightning.rollout import TransformersEngine
@@ -21,6 +22,8 @@ class Deadly(TransformersEngine):
         self._calls = getattr(self, "_calls", 0) + 1
         print(f"call {self._calls} on rank {os.environ['RANK']}", flush=True)
         if Path("die").exists() and os.environ["RANK"] == "1" and self._calls == 4:
+            while '{"batch": 4' not in Path("run/kept/test/sums/rank0.jsonl").read_text():  # let the other be ahead
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
         return super().generate(*args)
 """
@@ -40,17 +43,20 @@ calibration: null
 def test_two_processes_take_the_same_batches(experiment: Path, command: Callable[..., str]) -> None:
     (experiment / "deadly.py").write_text(DEADLY)
     (experiment / "test.yaml").write_text(OVERLAY)
-    arguments = ["test", "--config", "strategy/ddp", "--config", "run.yaml", "--config", "test.yaml"]
-    # 6 batches of sums; the second process has no problem in the last one, and none of the other set.
+    arguments = ["test", "--config", "run.yaml", "--config", "single.yaml", "--config", "strategy/ddp"]
+    arguments += ["--config", "test.yaml", "--trainer.devices", "2"]
+    # 6 batches of sums; the second process has no problem in the first one, and none of the other set.
     command(experiment, *arguments, "--run_dir", "whole")
 
     (experiment / "die").touch()
     command(experiment, *arguments, "--run_dir", "run", succeeds=False)
     (experiment / "die").unlink()
     output = command(experiment, *arguments, "--run_dir", "run")
-    assert "3 of 6 batches of 'sums' were already there" in output
-    assert "call 4 on rank 0" in output  # 3 of sums, and the other set
-    assert "call 5 on rank 0" not in output
+    # The second process was killed in batch 4, where the first one was done with it.
+    assert "4 of 6 batches of 'sums' were already there" in output
+    assert "call 3 on rank 0" in output  # 2 of sums, and the other set
+    assert "call 4 on rank 0" not in output
+    assert "call 2 on rank 1" in output
     assert "call 3 on rank 1" not in output
 
     output = command(experiment, *arguments, "--run_dir", "run")
