@@ -3,6 +3,7 @@
 from laser_lightning.callbacks.calibration import Calibration, ReferenceConstantCalibration
 from laser_lightning.callbacks.export import HuggingFaceExport
 from laser_lightning.callbacks.figures import SelfRewardFigures
+from laser_lightning.callbacks.predictions import Predictions
 from laser_lightning.callbacks.report import EvaluationReport
 from laser_lightning.callbacks.solution_log import SolutionLog
 from laser_lightning.callbacks.summary import RunSummary
@@ -12,6 +13,7 @@ __all__ = [
     "Calibration",
     "EvaluationReport",
     "HuggingFaceExport",
+    "Predictions",
     "ReferenceConstantCalibration",
     "RunSummary",
     "SelfRewardFigures",

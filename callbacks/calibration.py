@@ -79,6 +79,12 @@ class ReferenceConstantCalibration(Callback):
         head = module.self_reward
         if not isinstance(head, LastTokenSelfReward) or not head.needs_calibration:
             return
+        if module.engine.replays:
+            raise UserError(
+                f"model.engine is {type(module.engine).__name__}, which draws no solutions to calibrate on, and the "
+                "reference constant is not known: load a checkpoint with --ckpt_path, or give "
+                "model.self_reward.reference the number under `reference` in the first line of the kept solutions."
+            )
         data = trainer.datamodule  # type: ignore[attr-defined]
         problems = data.train_problems or next(iter(data.evaluation_problems.values()))
         mine = problems[: self.prompts][trainer.global_rank :: trainer.world_size]

@@ -43,6 +43,7 @@ CALLBACK_SLOTS = {
     "checkpoint": "Saves checkpoints to resume from.",
     "export": "Writes the model as a directory that transformers loads.",
     "solution_log": "Writes sampled solutions with their rewards.",
+    "predictions": "Writes the solutions and votes of `predict`.",
     "figures": "Draws the self-reward's distribution, ROC, calibration, and the training curves.",
     "report": "Writes tables and curves of a stand-alone evaluation.",
     "summary": "Prints the table at the end of the run.",
@@ -159,7 +160,12 @@ class LaSeRCLI(LightningCLI):
                 "the run whose last one it is"
             )
 
-    before_validate = before_test = before_predict = before_evaluation
+    before_validate = before_test = before_evaluation
+
+    def before_predict(self) -> None:
+        """Finds the checkpoint, and keeps the trainer from gathering in memory what callbacks write."""
+        self.before_evaluation()
+        self.config_init["predict"].return_predictions = bool(self._get(self.config, "return_predictions"))
 
     def _find_last(self) -> Path | None:
         """`--ckpt_path last` means the newest checkpoint in the run's directory that was written to its end."""

@@ -11,6 +11,7 @@ from torch import nn
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
 from laser_lightning.evaluation import EvaluationMetrics
+from laser_lightning.kept_rounds import KeptRounds, kept_directory
 from laser_lightning.precision import float32_by_default
 from laser_lightning.rollout import Sampling
 from laser_lightning.rollout_module import RolloutModule
@@ -27,6 +28,10 @@ class EvaluationSettings:
         sampling: how solutions are drawn; null for the training's own.
         at_start: evaluate before the first step, so that every run shows where it started.
         at_end: evaluate behind the last step, unless that was just done.
+        keep: keep the solutions of stand-alone evaluations (``validate``, ``test`` and ``predict``) in
+            ``<run>/kept/<stage>/<set>``. The same evaluation in the same run directory then takes them from there and
+            samples only the batches that are missing. A run without a directory of its own (no logger, and
+            ``trainer.default_root_dir`` is the working directory) keeps nothing.
     """
 
     samples: int = 8
@@ -34,6 +39,7 @@ class EvaluationSettings:
     sampling: Sampling | None = None
     at_start: bool = True
     at_end: bool = True
+    keep: bool = True
 
 
 class EvaluationModule(RolloutModule):
@@ -54,6 +60,7 @@ class EvaluationModule(RolloutModule):
         self.evaluation = evaluation
         self.evaluation_metrics = nn.ModuleDict()
         self._last_evaluated_step = -1
+        self._kept: KeptRounds | None = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add which step was evaluated last."""
@@ -112,17 +119,28 @@ class EvaluationModule(RolloutModule):
         self.trainer._logger_connector._first_loop_iter = first_iteration
         self.trainer.training = True
 
+    def on_validation_start(self) -> None:
+        """Look for kept solutions of this evaluation, if it stands alone."""
+        self._kept = None
+        directory = kept_directory(self.trainer)
+        if self.evaluation.keep and directory is not None:
+            samples = {name: self.samples_of(name) for name in self.evaluation_metrics}
+            self._kept = KeptRounds(self, directory, samples, self.evaluation.sampling or self.sampling)
+
+    on_test_start = on_validation_start
+    on_predict_start = on_validation_start
+
     def validation_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Sample each problem k times, and count."""
-        self._evaluate(problems, batch_idx)
+        self._evaluate(problems, batch_idx, dataloader_idx)
 
     def test_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Sample each problem k times, and count."""
-        self._evaluate(problems, batch_idx)
+        self._evaluate(problems, batch_idx, dataloader_idx)
 
     def predict_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> Round | None:
         """Sample each problem k times; callbacks write the solutions."""
-        return self._play_evaluation(problems, batch_idx)
+        return self._play_or_take(problems, batch_idx, dataloader_idx)
 
     def metrics_of(self, dataset: str) -> EvaluationMetrics:
         """The metrics of one evaluation set."""
@@ -131,10 +149,23 @@ class EvaluationModule(RolloutModule):
         return metrics
 
     @float32_by_default()
-    def _evaluate(self, problems: list[Problem], batch_idx: int) -> None:
-        if round_ := self._play_evaluation(problems, batch_idx):
+    def _evaluate(self, problems: list[Problem], batch_idx: int, dataloader_idx: int) -> None:
+        if round_ := self._play_or_take(problems, batch_idx, dataloader_idx):
             compare = None if self.verifier.canonical_decides else self.verifier_pool.equivalent
             self.metrics_of(problems[0].dataset).update(round_, compare)
+
+    def _play_or_take(self, problems: list[Problem], batch_idx: int, dataloader_idx: int) -> Round | None:
+        """The solutions of a batch: those that are kept, or else new ones, which are kept."""
+        if self._kept is None:
+            return self._play_evaluation(problems, batch_idx)
+        name = list(self.evaluation_metrics)[dataloader_idx]
+        if self._kept.has(name, batch_idx):
+            round_ = self._kept.take(name, batch_idx, problems)
+            self.last_round = self.last_round if round_ is None else round_
+        else:
+            round_ = self._play_evaluation(problems, batch_idx)
+            self._kept.put(name, round_)
+        return round_
 
     @float32_by_default()
     def _play_evaluation(self, problems: list[Problem], batch_idx: int) -> Round | None:

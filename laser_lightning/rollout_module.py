@@ -121,6 +121,11 @@ class RolloutModule(PolicyModule):
         if data is None:
             raise UserError(f"{type(self).__name__} needs a PromptDataModule: pass the trainer a `datamodule`.")
         if stage == "fit":
+            if self.engine.replays:
+                raise UserError(
+                    f"model.engine is {type(self.engine).__name__}, which hands out solutions that were kept and draws "
+                    "no new ones: fit needs an engine that does, such as laser_lightning.rollout.TransformersEngine."
+                )
             self.check_gold("train", data.train_problems)
 
     def check_gold(self, name: str, problems: Sequence[Problem]) -> None:

@@ -470,6 +470,13 @@ def test_the_engine_hears_of_each_change_of_the_weights(tmp_path: Path) -> None:
     assert engine.entries == ["changed", *step, "changed", *step, *step, "changed", "close"]
 
 
+def test_an_engine_that_replays_cannot_train(tmp_path: Path) -> None:
+    engine = Diary()
+    engine.replays = True
+    with pytest.raises(UserError, match=r"model\.engine is Diary, which hands out solutions that were kept"):
+        fit(tmp_path, fresh(engine=engine), steps=1)
+
+
 @pytest.mark.parametrize("collective", [False, True])
 def test_a_rank_without_problems_calls_an_engine_that_needs_all_ranks(collective: bool, tmp_path: Path) -> None:
     engine = Diary()

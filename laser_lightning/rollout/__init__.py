@@ -1,7 +1,8 @@
 """Rollout engines: prompts in, solutions with their scores out."""
 
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
+from laser_lightning.rollout.recorded import RecordedSolutions
 from laser_lightning.rollout.transformers_engine import TransformersEngine
 from laser_lightning.rollout.vllm_engine import VLLMEngine
 
-__all__ = ["RolloutEngine", "Sampling", "TransformersEngine", "VLLMEngine"]
+__all__ = ["RecordedSolutions", "RolloutEngine", "Sampling", "TransformersEngine", "VLLMEngine"]

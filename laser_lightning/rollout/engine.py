@@ -46,9 +46,11 @@ class RolloutEngine(ABC):
 
     Attributes:
         collective: whether all ranks must call ``generate`` together, those without prompts too.
+        replays: whether its responses are old ones, so that it cannot train.
     """
 
     collective: bool = False
+    replays: bool = False
 
     @abstractmethod
     def generate(

@@ -84,6 +84,15 @@ def test_a_stand_alone_evaluation_calibrates_on_its_own_problems(scripted_run: C
         assert callback.result == RESULT
 
 
+def test_kept_solutions_are_no_ground_to_calibrate_on(
+    scripted_run: Callable[..., Any], scripted_engine: type[Any]
+) -> None:
+    engine = scripted_engine()
+    engine.replays = True
+    with pytest.raises(UserError, match=r"draws no solutions to calibrate on.*give model\.self_reward\.reference"):
+        scripted_run(ReferenceConstantCalibration(prompts=2, group_size=4), engine=engine).test()
+
+
 @pytest.mark.parametrize("beta", [0.1, 0.2], ids=["below", "just at the limit"])
 def test_an_unreachable_beta_is_refused(scripted_run: Callable[..., Any], beta: float) -> None:
     # log pi_ref = -5: a self-reward of 1 needs log pi = -5 + 1 / beta, which is below 0 for beta above 0.2

@@ -1,0 +1,203 @@
+"""What ``predict`` writes: for each problem its solutions with their scores, and the answers that they vote for."""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from lightning.pytorch import LightningModule, Trainer
+
+from laser_lightning.callbacks.base import RunCallback
+from laser_lightning.errors import UserError
+from laser_lightning.rounds import Round
+from laser_lightning.self_reward import CORRECT_THRESHOLD
+from laser_lightning.solution_store import set_aside
+from laser_lightning.verifiers import VerifierPool
+from laser_lightning.vote import alike, count
+
+SOLUTION = pa.struct(
+    [
+        ("text", pa.string()),
+        ("answer", pa.string()),
+        ("reward", pa.float32()),
+        ("self_reward", pa.float32()),
+        ("verdict", pa.bool_()),
+        ("finished", pa.bool_()),
+        ("tokens", pa.int32()),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("index", pa.int64()),
+        ("kind", pa.string()),
+        ("problem", pa.string()),
+        ("gold", pa.string()),
+        ("k", pa.int32()),
+        ("majority", pa.string()),
+        ("weighted_majority", pa.string()),
+        ("best", pa.string()),
+        ("solutions", pa.list_(SOLUTION)),
+    ]
+)
+"""The columns of a Parquet file, and the keys of a JSON line."""
+
+
+class Predictions(RunCallback):
+    """Writes a record for each problem of ``predict``: k solutions with their scores, and three answers.
+
+    The files are ``<run>/<filename>/<set>.jsonl`` or ``.parquet``; with several processes each writes its own,
+    ``<set>.rank1.jsonl``. A record has these keys:
+
+    - ``dataset``, ``index``, ``kind``, ``problem``, ``gold``: the problem.
+    - ``k``: number of solutions; ``solutions``: of each its ``text``, its extracted ``answer`` (null if there is none),
+      the verifier's ``reward``, the ``self_reward`` (0 if truncated, null if not finite), the ``verdict`` (whether the
+      model takes it for correct), ``finished``, and its length in ``tokens``.
+    - ``majority``, ``weighted_majority``, ``best``: the answers that the solutions give together (see
+      ``laser_lightning.vote.Vote``).
+
+    Records are written batch by batch (a row group each in Parquet), to ``<set>.jsonl.partial``; a file has its name
+    once it is complete. A killed run that is repeated in its directory begins that file anew, from the solutions that
+    the evaluation kept. A complete file of an earlier run is kept under another name (``<set>.1.jsonl``).
+
+    Args:
+        format: ``jsonl`` or ``parquet``.
+        filename: name of the folder in the run's directory.
+    """
+
+    def __init__(self, format: Literal["jsonl", "parquet"] = "jsonl", filename: str = "predictions") -> None:
+        if format not in ("jsonl", "parquet"):
+            raise UserError(f"predictions.format is '{format}', and must be jsonl or parquet.")
+        if not filename:
+            raise UserError("predictions.filename is empty: name the folder of the predictions.")
+        self.format, self.filename = format, filename
+        self._writers: dict[str, _JsonLines | _Parquet] = {}
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a module without solutions, and begin a file for each set."""
+        self.needs_laser_module(pl_module, "predictions")
+        rank = f".rank{trainer.global_rank}" if trainer.world_size > 1 else ""
+        writer = _JsonLines if self.format == "jsonl" else _Parquet
+        for dataset in trainer.datamodule.evaluation_problems:  # type: ignore[attr-defined]
+            path = self.run_directory / self.filename / f"{dataset}{rank}.{self.format}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writers[dataset] = writer(path)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the records of a batch."""
+        if not batch:  # a rank's batch is empty where a set has too few problems
+            return
+        module = self.needs_laser_module(pl_module, "predictions")
+        assert module.last_round is not None
+        self._writers[batch[0].dataset].write(list(records(module.last_round, module.verifier_pool)))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the files their names."""
+        for writer in self._writers.values():
+            writer.close()
+            if writer.path.exists():
+                set_aside(writer.path)
+            writer.partial.rename(writer.path)
+        self._writers.clear()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Close what an error left open."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+
+def records(round_: Round, pool: VerifierPool) -> Iterable[dict[str, Any]]:
+    """The record of each problem of a round.
+
+    Args:
+        round_: P problems with k solutions each.
+        pool: says which answers are equivalent.
+    """
+    k = round_.rollouts.group_size
+    answers = [verification.answer for verification in round_.verifications]
+    voting = alike([answers[start : start + k] for start in range(0, len(answers), k)], pool)
+    # A score that is not a number has no weight, and is no best one.
+    scores = [-math.inf if math.isnan(score) else score for score in round_.self_rewards.tolist()]
+    finished = round_.rollouts.finished.tolist()
+    lengths, rewards = round_.rollouts.response_lengths.tolist(), round_.rewards.tolist()
+    for number, problem in enumerate(round_.problems):
+        rows = range(number * k, (number + 1) * k)
+        chosen = count(voting[number], [scores[row] for row in rows])
+        yield {
+            "dataset": problem.dataset,
+            "index": problem.index,
+            "kind": problem.kind,
+            "problem": problem.problem,
+            "gold": problem.answer,
+            "k": k,
+            "majority": chosen.majority,
+            "weighted_majority": chosen.weighted_majority,
+            "best": chosen.best,
+            "solutions": [
+                {
+                    "text": round_.texts[row],
+                    "answer": answers[row],
+                    "reward": rewards[row],
+                    "self_reward": scores[row] if math.isfinite(scores[row]) else None,
+                    "verdict": finished[row] and scores[row] > CORRECT_THRESHOLD,
+                    "finished": finished[row],
+                    "tokens": lengths[row],
+                }
+                for row in rows
+            ],
+        }
+
+
+class _JsonLines:
+    """A file of JSON lines that is being written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.partial = path, path.with_name(f"{path.name}.partial")
+        # What UTF-8 cannot hold (half a surrogate pair in the data) becomes the escape that JSON has for it.
+        self._file = self.partial.open("w", encoding="utf-8", errors="backslashreplace")
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """Add records, and hand them to the operating system."""
+        self._file.write("".join(f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n" for row in rows))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class _Parquet:
+    """A Parquet file that is being written; it can be read once it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.partial = path, path.with_name(f"{path.name}.partial")
+        self._writer = pq.ParquetWriter(self.partial, SCHEMA)
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """Add records as a row group."""
+        self._writer.write_table(pa.Table.from_pylist(_encodable(rows), schema=SCHEMA))
+
+    def close(self) -> None:
+        """Write the end of the file."""
+        self._writer.close()
+
+
+def _encodable(value: Any) -> Any:
+    """The same records, with an escape for what UTF-8 cannot hold (half a surrogate pair in the data)."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, dict):
+        return {key: _encodable(item) for key, item in value.items()}
+    return [_encodable(item) for item in value] if isinstance(value, list) else value
