@@ -209,7 +209,12 @@ class LaSeRScorer:
         texts = [given if isinstance(given, str) else text for given, text in zip(responses, decoded, strict=True)]
         return self._solutions(rollouts, texts)
 
-    def vote(self, solutions: Sequence[Solution], verifier: Verifier | VerifierPool | None = None) -> Vote:
+    def vote(
+        self,
+        solutions: Sequence[Solution],
+        verifier: Verifier | VerifierPool | None = None,
+        verifier_name: str | None = None,
+    ) -> Vote:
         r"""Choose one answer among the solutions of one problem.
 
         Args:
@@ -217,12 +222,13 @@ class LaSeRScorer:
             verifier: finds the answers in the solutions, and says which are equivalent; default: a ``MathVerifier``,
                 which takes the last ``\boxed{}``. A verifier runs in this process without a time limit; a
                 ``VerifierPool`` has one, and a solution on which it fails has no answer.
+            verifier_name: which of a ``MixedVerifier``'s verifiers judges the problem; None for its default.
 
         Raises:
-            UserError: if there is no solution.
+            UserError: if there is no solution, or no verifier of this name.
         """
         pool = verifier if isinstance(verifier, VerifierPool) else VerifierPool(verifier or MathVerifier(), workers=0)
-        return vote([solution.text for solution in solutions], [s.self_reward for s in solutions], pool)
+        return vote([solution.text for solution in solutions], [s.self_reward for s in solutions], pool, verifier_name)
 
     # ------------------------------------------------------------------- scores
 

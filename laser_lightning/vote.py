@@ -34,22 +34,29 @@ class Vote(NamedTuple):
     best_index: int
 
 
-def vote(texts: Sequence[str], self_rewards: Sequence[float], pool: VerifierPool) -> Vote:
+def vote(
+    texts: Sequence[str], self_rewards: Sequence[float], pool: VerifierPool, verifier_name: str | None = None
+) -> Vote:
     """Let the solutions of one problem vote.
 
     Args:
         texts: N responses.
         self_rewards: N self-rewards, 0 for truncated responses.
         pool: finds the answers, and says which are equivalent.
+        verifier_name: which of a ``MixedVerifier``'s verifiers does; None for its default.
 
     Raises:
-        UserError: if there is no solution.
+        UserError: if there is no solution, or no verifier of this name.
     """
     if not texts:
         raise UserError("A vote needs at least one solution.")
-    answers = pool.answers(texts)
-    if not pool.verifier.canonical_decides:
-        (answers,) = representatives([answers], pool.equivalent)
+    try:
+        verifier = pool.verifier.named(verifier_name)
+    except ValueError as error:
+        raise UserError(f"The vote {error}.") from error
+    answers = pool.answers(texts, verifier_name)
+    if not verifier.canonical_decides:
+        (answers,) = representatives([answers], pool.equivalent, [verifier_name])
     nothing = torch.zeros(len(texts), dtype=torch.long)
     groups = SampleGroups.regroup(
         problem_ids=nothing,

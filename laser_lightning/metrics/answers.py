@@ -3,14 +3,16 @@
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
 
 NO_ANSWER = -1
 
-Compare = Callable[[Sequence[tuple[str, str]]], list[bool]]
-"""Says of pairs of answers whether they are equivalent."""
+Pair = tuple[str, str] | tuple[str, str, str | None]
+Compare = Callable[[Sequence[Pair]], list[bool]]
+"""Says of pairs of answers whether they are equivalent; the name of the problem's verifier follows if it has one."""
 
 
 def answer_ids(answers: Sequence[str | None]) -> Tensor:
@@ -34,20 +36,28 @@ def _hash(text: str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def representatives(groups: list[list[str | None]], compare: Compare) -> list[list[str | None]]:
+def representatives(
+    groups: list[list[str | None]], compare: Compare, verifiers: Sequence[str | None] | None = None
+) -> list[list[str | None]]:
     """Replace each answer by the first one of its group that it is equivalent to: equal answers become equal strings.
 
     Args:
         groups: canonical answers to each problem; None (no answer) stays None.
         compare: decides on the strings that differ.
+        verifiers: name of each problem's verifier, where problems name theirs.
     """
+    named = [() if name is None else (name,) for name in verifiers or [None] * len(groups)]
     distinct = [sorted({answer for answer in group if answer is not None}) for group in groups]
-    pairs = list(dict.fromkeys(pair for answers in distinct for pair in combinations(answers, 2)))
+    pairs: list[Any] = list(
+        dict.fromkeys(
+            (*pair, *name) for answers, name in zip(distinct, named, strict=True) for pair in combinations(answers, 2)
+        )
+    )
     equal = {pair for pair, same in zip(pairs, compare(pairs), strict=True) if same}
     replaced = []
-    for group, answers in zip(groups, distinct, strict=True):
+    for group, answers, name in zip(groups, distinct, named, strict=True):
         first: dict[str | None, str | None] = {None: None}
         for number, answer in enumerate(answers):
-            first[answer] = next((known for known in answers[:number] if (known, answer) in equal), answer)
+            first[answer] = next((known for known in answers[:number] if (known, answer, *name) in equal), answer)
         replaced.append([first[answer] for answer in group])
     return replaced

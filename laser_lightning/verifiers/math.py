@@ -7,7 +7,7 @@ from typing import Any
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 from sympy import Mul, Rational, UnevaluatedExpr
 
-from laser_lightning.verifiers.base import Verifier
+from laser_lightning.verifiers.base import Decision, Verifier
 from laser_lightning.verifiers.latex import Number, clean, is_prose, last_boxed, squeeze, unwrap
 
 # Where a response without a box is searched for its final answer. Some of math-verify's patterns take
@@ -32,6 +32,11 @@ def _parse(text: str) -> list[Any]:
     """Parses a cleaned answer: [sympy expression, text], or [text] if it is not mathematics."""
     # "first_match": the whole answer or nothing, never the one part of it that happens to parse.
     return parse(f"\\boxed{{{text}}}", [LatexExtractionConfig()], extraction_mode="first_match", parsing_timeout=None)
+
+
+def _is_text(parsed: list[Any]) -> bool:
+    """Whether math-verify found no mathematics."""
+    return all(isinstance(part, str) for part in parsed)
 
 
 def _is_percentage(expression: Any) -> bool:
@@ -80,7 +85,7 @@ class MathVerifier(Verifier):
             parsing_timeout=None,
         )
         answer = clean(found[-1]) if found else ""
-        if len(answer) > _LONGEST_ANSWER or all(isinstance(part, str) for part in _parse(answer)):
+        if len(answer) > _LONGEST_ANSWER or _is_text(_parse(answer)):
             return None
         # math-verify leaves the percent sign out of the text that it reports.
         return answer + r"\%" if _is_percentage(found[0]) and "%" not in answer else answer
@@ -97,19 +102,36 @@ class MathVerifier(Verifier):
             True if they agree. An answer that computer algebra cannot compare, or of more than 1,000
             characters, agrees only with an equal spelling.
         """
+        return self.decide(answer, gold).equivalent
+
+    def decide(self, answer: str, gold: str) -> Decision:
+        """Decides whether an answer agrees with the gold answer, and says by which rule.
+
+        Args:
+            answer: An extracted answer.
+            gold: As in `equivalent`.
+
+        Returns:
+            The decision.
+        """
+        if self.canonical(answer) == self.canonical_gold(gold):
+            return Decision(True, "equal canonical forms")
         answer, gold = clean(answer), _bare(gold)
-        if self.canonical(answer) == self.canonical(gold):
-            return True
         words, gold_words = unwrap(answer), unwrap(gold)
         number, gold_number = Number.parse(words), Number.parse(gold_words)
         if number and gold_number:
-            return number.agrees(gold_number)
-        if len(answer) > _LONGEST_ANSWER or (is_prose(words) and is_prose(gold_words)):
-            return False
+            return Decision(number.agrees(gold_number), "two plain numbers")
+        if len(answer) > _LONGEST_ANSWER:
+            return Decision(False, f"other spelling, and over {_LONGEST_ANSWER} characters")
+        if is_prose(words) and is_prose(gold_words):
+            return Decision(False, "other words")
         # A plain fraction goes in its canonical form: math-verify misreads "1 1/2".
         readable = answer if number is None or number.decimal else str(number)
         gold_readable = gold if gold_number is None or gold_number.decimal else str(gold_number)
-        return verify(_parse(gold_readable), _parse(readable), timeout_seconds=None)
+        parsed, gold_parsed = _parse(readable), _parse(gold_readable)
+        unread = [side for side, found in (("the answer", parsed), ("the gold answer", gold_parsed)) if _is_text(found)]
+        rule = f"computer algebra cannot read {' and '.join(unread)}" if unread else "computer algebra"
+        return Decision(verify(gold_parsed, parsed, timeout_seconds=None), rule)
 
     def canonical(self, answer: str) -> str:
         r"""Writes an answer in a canonical form: equal strings are equivalent answers.
@@ -125,6 +147,17 @@ class MathVerifier(Verifier):
         if number := Number.parse(text):
             return str(number)
         return text.casefold() if is_prose(text) else squeeze(text)
+
+    def canonical_gold(self, gold: str) -> str:
+        r"""Writes a gold answer in canonical form.
+
+        Args:
+            gold: The gold answer, bare or in a `\boxed{...}`.
+
+        Returns:
+            The canonical text of what it says.
+        """
+        return self.canonical(_bare(gold))
 
     def check_gold(self, gold: str) -> None:
         r"""Refuses a gold answer that no response can match.

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import torch
 
@@ -57,3 +58,15 @@ def test_every_differing_pair_is_compared_once_and_in_one_call() -> None:
 
     representatives([["a", "b", "a"], ["b", "a"], [None]], spy)
     assert calls == [[("a", "b")]]
+
+
+def test_pairs_carry_the_name_of_their_problems_verifier() -> None:
+    def compare(pairs: Sequence[tuple[str, ...]]) -> list[bool]:
+        asked.extend(pairs)
+        return [pair[2:] == ("numbers",) for pair in pairs]
+
+    asked: list[tuple[str, ...]] = []
+    groups: list[list[str | None]] = [["1", "1.0"], ["1", "1.0"], ["1.0", "1"]]
+    found = representatives(groups, compare, ["numbers", "texts", None])  # type: ignore[arg-type]
+    assert found == [["1", "1"], ["1", "1.0"], ["1.0", "1"]]
+    assert asked == [("1", "1.0", "numbers"), ("1", "1.0", "texts"), ("1", "1.0")]
