@@ -9,8 +9,8 @@ that differ are listed, with what was extracted from both sides and the rule tha
 ``--labelled`` reads JSON lines of model solutions that somebody else judged, in one of two forms: the solutions that
 openai/grade-school-math publishes (``ground_truth`` ends in "A: <answer>", and each model's object has ``solution`` and
 ``is_correct``), or a ``response``, a ``gold`` answer and ``correct`` (true or false) on each line. ``--worked`` reads
-worked solutions (``solution``) beside their answers (``answer``): each should be judged correct, and as the shifted list,
-each solution beside the answer of the next problem, only those whose answers happen to agree.
+worked solutions (``solution``) beside their answers (``answer``): each should be judged correct, and wrong beside the
+answer of the next problem, unless both answers are spelled alike.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """The verifier for mathematical answers, on math-verify."""
 
 import logging
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -8,13 +9,29 @@ from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, veri
 from sympy import Mul, Rational, UnevaluatedExpr
 
 from laser_lightning.verifiers.base import Decision, Verifier
-from laser_lightning.verifiers.latex import Number, clean, is_prose, last_boxed, squeeze, unwrap
+from laser_lightning.verifiers.latex import (
+    Number,
+    as_intervals,
+    clean,
+    is_prose,
+    is_set,
+    is_tuple,
+    is_union,
+    last_boxed,
+    squeeze,
+    unwrap,
+)
 
 # Where a response without a box is searched for its final answer. Some of math-verify's patterns take
 # quadratic time.
 _TAIL_CHARACTERS = 4000
 # Longer ones are degenerate text, over which a parser can brood for minutes.
 _LONGEST_ANSWER = 1000
+# A number with its base, which math-verify drops.
+_BASED = re.compile(r"[0-9A-Fa-f]+_(?:\d|\{\d+\})")
+# A list whose order would be lost beside a tuple.
+_BARE_LIST = re.compile(r"[^()\[\]=]*,[^()\[\]=]*")
+_EMPHASIS = re.compile(r"(?:(?<=\s)|^)\*\*(?=\S)|(?<=\S)\*\*(?=[\s.,;:!?)]|$)|</?answer>")
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -79,7 +96,7 @@ class MathVerifier(Verifier):
 
     def _last_expression(self, text: str) -> str | None:
         found = parse(
-            text,
+            _EMPHASIS.sub(" ", text),
             [LatexExtractionConfig(), ExprExtractionConfig()],
             extraction_mode="first_match",
             parsing_timeout=None,
@@ -96,7 +113,8 @@ class MathVerifier(Verifier):
         Args:
             answer: An extracted answer.
             gold: The gold answer, bare or in a `\boxed{...}`, or another extracted answer. The two are not
-                quite interchangeable: an interval may answer an inequality, but not the other way round.
+                quite interchangeable: an interval may answer an inequality, but only an inequality that bounds a
+                single letter (`2 < x \le 7`) may answer an interval, since others may just repeat the problem.
 
         Returns:
             True if they agree. An answer that computer algebra cannot compare, or of more than 1,000
@@ -125,6 +143,17 @@ class MathVerifier(Verifier):
             return Decision(False, f"other spelling, and over {_LONGEST_ANSWER} characters")
         if is_prose(words) and is_prose(gold_words):
             return Decision(False, "other words")
+        if _BASED.fullmatch(words) and _BASED.fullmatch(gold_words):
+            return Decision(False, "other digits, or another base")
+        if is_union(gold) and (intervals := as_intervals(answer)):
+            decision = self.decide(intervals, gold)
+            return Decision(decision.equivalent, f"{decision.rule}, of the inequality as intervals")
+        # math-verify takes (1,2) for the set of both.
+        if (is_set(gold) and is_tuple(answer)) or (is_tuple(gold) and is_set(answer)):
+            return Decision(False, "a set is no tuple and no interval")
+        if is_tuple(gold) and _BARE_LIST.fullmatch(answer):
+            decision = self.decide(f"({answer})", gold)
+            return Decision(decision.equivalent, f"{decision.rule}, of the list as a tuple")
         # A plain fraction goes in its canonical form: math-verify misreads "1 1/2".
         readable = answer if number is None or number.decimal else str(number)
         gold_readable = gold if gold_number is None or gold_number.decimal else str(gold_number)
