@@ -43,7 +43,7 @@ class PromptDataModule(LightningDataModule):
         unmatched_gold: what to do with problems whose gold answer the verifier says no response can ever match:
             ``refuse`` the set, or ``filter`` them out with a warning.
         local_files: directory with copies of the evaluation sets: each is read from ``<name of the set>.jsonl`` there,
-            with the columns ``problem`` and ``answer``, and not from its source.
+            with the columns ``problem`` and ``answer`` (and the source's ``verifier_column``), and not from its source.
 
     Attributes:
         train_problems: the training problems, once ``setup("fit")`` has run.
@@ -201,7 +201,10 @@ class PromptDataModule(LightningDataModule):
             raise UserError(f"'{stage}' is no stage: use one of {', '.join(sources)}.")
         if self.local_files is None:
             return sources[stage]
-        return {name: FileSource(str(Path(self.local_files) / f"{name}.jsonl")) for name in sources[stage]}
+        return {
+            name: FileSource(str(Path(self.local_files) / f"{name}.jsonl"), verifier_column=_verifier_column(source))
+            for name, source in sources[stage].items()
+        }
 
     def _evaluation_loaders(self) -> list[PromptLoader]:
         rank, world_size = self._rank_and_world_size()
@@ -231,7 +234,10 @@ class PromptDataModule(LightningDataModule):
         verifier = getattr(getattr(self.trainer, "lightning_module", None), "verifier", None)
         if verifier is None:
             return fitting
-        column = source.columns.verifier if isinstance(source, FileSource | HubSource) else "verifier"
+        own_source = not isinstance(
+            source, FileSource | HubSource
+        )  # its rows have a column `verifier`, if they name any
+        column = "verifier" if own_source else _verifier_column(source)
         return judgeable(name, fitting, verifier, self.unmatched_gold, column)
 
     def _problem(self, dataset: str, number: int, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Problem:
@@ -280,3 +286,7 @@ class PromptDataModule(LightningDataModule):
                 "set its attribute `tokenizer` in `__init__`, or call the data module's set_tokenizer."
             )
         return tokenizer
+
+
+def _verifier_column(source: ProblemSource) -> str | None:
+    return source.columns.verifier if isinstance(source, FileSource | HubSource) else None

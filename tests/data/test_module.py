@@ -433,7 +433,7 @@ def test_local_files_stand_for_the_sources_of_the_evaluation_sets(
     data.set_tokenizer(tokenizer)
     data.setup("validate")
     assert [(problem.problem, problem.answer) for problem in data.evaluation_problems["a"]] == [("local", "7")]
-    with pytest.raises(UserError, match=r"^There is no file '.*b\.jsonl'"):
+    with pytest.raises(UserError, match=r"^Set 'b': There is no file '.*b\.jsonl'"):
         data.setup("test")
     assert source.loads == 0
 
@@ -472,6 +472,11 @@ def test_a_verifier_column_reaches_the_problems(tokenizer: PreTrainedTokenizerFa
     data.set_tokenizer(tokenizer)
     data.setup("validate")
     assert [problem.verifier for problem in data.evaluation_problems["sums"]] == ["math", None]
+    (tmp_path / "sums.jsonl").write_text('{"problem": "1", "answer": "1", "task": "choice"}\n')
+    local = PromptDataModule(val=data.val, local_files=str(tmp_path))
+    local.set_tokenizer(tokenizer)
+    local.setup("validate")
+    assert [problem.verifier for problem in local.evaluation_problems["sums"]] == ["choice"]
 
 
 def test_the_modules_verifier_checks_gold_answers(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
