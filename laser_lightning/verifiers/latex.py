@@ -51,6 +51,13 @@ _OR = re.compile(r"\\text ?\{ ?or ?\}|\bor\b|\\(?:lor|cup|vee)(?![A-Za-z])")
 _SET_BUILDER = re.compile(r"\\\{ ?[A-Za-z](?: ?\\in ?(?:\\mathbb ?\{R\}|R))? ?(?:\\mid(?![A-Za-z])|:|\|)(.*)\\\}")
 _BRACES = re.compile(r"\\\{.*\\\}")
 
+_MULTIPLES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_MULTIPLE = f"(?:{'|'.join(_MULTIPLES)})"
+_UNIT = (
+    r"(?:square |cubic )?(?:(?:centi|kilo|milli)?met(?:er|re)s?|inch(?:es)?|feet|foot|yards?|miles?)|lit(?:er|re)s?"
+    r"|gallons?|(?:kilo)?grams?|pounds?|ounces?|seconds?|minutes?|hours?|days?|weeks?|months?|years?"
+    r"|(?:square |cubic )?units?|degrees?|dollars?|cents?"
+)
 _DECIMAL = r"\d+(?:\.\d*)?|\.\d+"
 _NUMBER = re.compile(
     rf"(?P<sign>[+-]?) ?(?:(?P<thousands>\d{{1,3}}(?:[, ]\d{{3}})+(?:\.\d+)?)"
@@ -58,9 +65,7 @@ _NUMBER = re.compile(
     rf"|(?P<plain>{_DECIMAL}))"
     r"(?: ?\^ ?(?:\\circ|\{ ?\\circ ?\}))?"
     r"(?P<unit> ?\\?%| ?percent| ?\\(?:text|mbox|mathrm) ?\{[^{}]*\}(?:\^(?:\d|\{\d\}))?"
-    r"| (?:square |cubic )?(?:dollars?|cents?|degrees?|units?|(?:centi|kilo|milli)?met(?:er|re)s?|inch(?:es)?|feet|foot"
-    r"|yards?|miles?|(?:kilo)?grams?|pounds?|ounces?|lit(?:er|re)s?|gallons?|seconds?|minutes?|hours?|days?|weeks?"
-    r"|months?|years?))?"
+    rf"| {_MULTIPLE}| (?:{_MULTIPLE} )?(?:{_UNIT}))?"
 )
 _PLAIN_FRACTION = re.compile(r" ?\\frac\{(-?\d+)\}\{(\d+)\}")
 # Python refuses to convert longer integers, and no answer is one.
@@ -203,7 +208,8 @@ class Number(NamedTuple):
     def parse(cls, text: str) -> "Number | None":
         r"""Reads an integer, decimal, fraction (`1/2`, `\frac{1}{2}`) or mixed number (`1\frac{1}{2}`).
 
-        Thousands separators, a percent sign, a degree sign and a unit in `\text{...}` are understood.
+        Thousands separators, a percent sign, a degree sign, a usual unit or any in `\text{...}`, and words such as
+        million are understood.
 
         Args:
             text: An unwrapped answer.
@@ -225,6 +231,8 @@ class Number(NamedTuple):
             value = Fraction((match["thousands"] or match["plain"]).replace(",", "").replace(" ", ""))
         value = -value if match["sign"] == "-" else value
         unit = match["unit"] or ""
+        for word in re.findall("[a-z]+", unit):
+            value *= _MULTIPLES.get(word, 1)
         return cls(value, percent="%" in unit or "percent" in unit, decimal="." in match[0])
 
     def __str__(self) -> str:

@@ -136,6 +136,8 @@ def test_not_prose(text: str) -> None:
         (r"15 \text{ cm}^2", Fraction(15)),
         (r"864 \mbox{ inches}^{2}", Fraction(864)),
         ("12 dollars", Fraction(12)),
+        ("12 million dollars", Fraction(12_000_000)),
+        (r"-1.5 \text{ thousand}", Fraction(-1500)),
         ("2.5 square meters", Fraction(5, 2)),
     ],
 )
