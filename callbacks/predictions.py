@@ -127,7 +127,8 @@ def records(round_: Round, pool: VerifierPool) -> Iterable[dict[str, Any]]:
     """
     k = round_.rollouts.group_size
     answers = [verification.answer for verification in round_.verifications]
-    voting = alike([answers[start : start + k] for start in range(0, len(answers), k)], pool)
+    groups = [answers[start : start + k] for start in range(0, len(answers), k)]
+    voting = alike(groups, pool, [problem.verifier for problem in round_.problems])
     # A score that is not a number has no weight, and is no best one.
     scores = [-math.inf if math.isnan(score) else score for score in round_.self_rewards.tolist()]
     finished = round_.rollouts.finished.tolist()

@@ -24,7 +24,8 @@ class SolutionLog(RunCallback):
     ``validate.jsonl``, ``test.jsonl`` and ``predict.jsonl`` (those that stand alone); with several processes each
     writes its own, ``train.rank1.jsonl``. A line is an object with these keys:
 
-    - ``stage``: the file's name; ``dataset``, ``index``, ``kind``, ``problem``, ``gold``: the problem.
+    - ``stage``: the file's name; ``dataset``, ``index``, ``kind``, ``problem``, ``gold``: the problem; ``verifier``:
+      name of the verifier that judged it, null if it names none.
     - ``step``: optimizer steps behind the weights that wrote the solution; the first training step has 0.
     - ``response``: text without special tokens; ``response_tokens``: its length, ``<eos>`` included.
     - ``answer``: extracted final answer, null if there is none; ``error``: why the verifier failed, else null.
@@ -188,6 +189,7 @@ def rows(round_: Round, stage: str, step: int) -> Iterable[dict[str, Any]]:
             "response": text,
             "answer": verification.answer,
             "gold": problem.answer,
+            "verifier": problem.verifier,
             "reward": _finite(reward),
             "self_reward": _finite(self_reward),
             "finished": finished,

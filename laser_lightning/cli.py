@@ -1,4 +1,4 @@
-"""The command line: ``laser-lightning fit | validate | test | predict`` on Lightning's CLI, and ``export``."""
+"""The command line: ``laser-lightning fit | validate | test | predict`` on Lightning's CLI, ``export``, ``explain``."""
 
 import argparse
 import logging
@@ -24,7 +24,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from laser_lightning import __version__, export
+from laser_lightning import __version__, explain, export
 from laser_lightning.checkpoints import WholeFiles, check_writable, checkpoint_directory, newest_complete
 from laser_lightning.cli_errors import command_line_origins, overridden, sentence, value_for_group
 from laser_lightning.config_files import load_configs, packaged_names, yaml_value
@@ -53,7 +53,8 @@ HELP = """
 A config is a YAML file, or the name of a packaged one: {names}. Several are overlaid in order, and options
 on the command line override them all. Arguments of a class: --model.help laser_lightning.LaSeRModule,
 --data.help laser_lightning.data.PromptDataModule, --checkpoint.help my_file.MyCallback.
-`laser-lightning export CHECKPOINT OUT` writes a checkpoint's model as a directory that transformers loads.
+`laser-lightning export CHECKPOINT OUT` writes a checkpoint's model as a directory that transformers loads;
+`laser-lightning explain RESPONSE GOLD` says why the verifier rewards a response as it does.
 """
 
 
@@ -108,7 +109,7 @@ class LaSeRCLI(LightningCLI):
             given, rest = configs.parse_known_args(args)
             command = next(iter(rest), "nothing")
             if command not in (*self.subcommands(), "-h", "--help", "--version"):
-                raise UserError(f"the first word is fit, validate, test, predict or export, not {command!r}")
+                raise UserError(f"the first word is fit, validate, test, predict, export or explain, not {command!r}")
             if command in self.subcommands():
                 known = list(self._subcommand_parsers[command].get_defaults().keys())
                 config = load_configs(given.config, DEFAULT_CLASSES)
@@ -296,8 +297,9 @@ def main(args: Sequence[str] | None = None) -> int:
     if prints:
         import_deepspeed()  # the parser would, where a config names its strategy, and spoil what is printed
     try:
-        if args[:1] == ["export"]:
-            export.command(args[1:])
+        own_commands = {"export": export.command, "explain": explain.command}
+        if args and args[0] in own_commands:
+            own_commands[args[0]](args[1:])
             return 0
         LaSeRCLI(
             LightningModule,

@@ -58,7 +58,7 @@ class EvaluationMetrics(nn.Module):
         answers = [verification.answer for verification in round_.verifications]
         groups = [answers[start : start + size] for start in range(0, len(answers), size)]
         if compare is not None:
-            groups = representatives(groups, compare)
+            groups = representatives(groups, compare, [problem.verifier for problem in round_.problems])
         self.groups.update(
             problem_ids=indices.repeat_interleave(size),
             sample_indices=torch.arange(size, device=device).repeat(len(indices)),

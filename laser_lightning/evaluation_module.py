@@ -73,12 +73,11 @@ class EvaluationModule(RolloutModule):
         self._last_evaluated_step = checkpoint["laser_last_evaluated_step"]
 
     def setup(self, stage: str) -> None:
-        """Check the gold answers, and make the metrics of the evaluation sets, before anything is sampled."""
+        """Make the metrics of the evaluation sets."""
         super().setup(stage)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         self.evaluation_metrics = nn.ModuleDict()
-        for name, problems in data.evaluation_problems.items():
-            self.check_gold(name, problems)
+        for name in data.evaluation_problems:
             self.evaluation_metrics[name] = EvaluationMetrics(self.samples_of(name), data.kinds(name)).to(self.device)
         unknown = set(self.evaluation.samples_per_set) - set(self.evaluation_metrics)
         if unknown and data.evaluation_problems:

@@ -3,12 +3,15 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from laser_lightning.data.problem import Problem
+from laser_lightning.verifiers import Verifier
+
+if TYPE_CHECKING:  # the scorer does without the trainer, which the package of data imports
+    from laser_lightning.data.problem import Problem
 
 AT_ONCE = 2**22
 """Numbers of a tensor that are summed at a time; bounds the memory of copies."""
@@ -21,9 +24,9 @@ def prompt_fingerprint(prompt_ids: Sequence[int]) -> str:
     return _digest(",".join(map(str, prompt_ids)))
 
 
-def problems_fingerprint(problems: Sequence[Problem]) -> str:
-    """16 hexadecimal digits of problems in their order: row numbers, prompts and gold answers."""
-    return _digest(json.dumps([(p.index, p.prompt_ids, p.answer) for p in problems]))
+def problems_fingerprint(problems: "Sequence[Problem]") -> str:
+    """16 hexadecimal digits of problems in their order: row numbers, prompts, gold answers and verifiers."""
+    return _digest(json.dumps([(p.index, p.prompt_ids, p.answer, p.verifier) for p in problems]))
 
 
 @torch.no_grad()
@@ -46,17 +49,28 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def described(part: object) -> dict[str, Any]:
-    """A configurable part as JSON holds it: its class and its public attributes, without those that JSON lacks."""
-    settings = {name: value for name, value in vars(part).items() if not name.startswith("_") and _is_json(value)}
-    return {"class": f"{type(part).__module__}.{type(part).__qualname__}", **settings}
+    """A configurable part as JSON holds it: its class and its public attributes, without those that JSON lacks.
+
+    Verifiers among them are described too.
+    """
+    described_part: dict[str, Any] = {"class": f"{type(part).__module__}.{type(part).__qualname__}"}
+    for name, value in vars(part).items():
+        if not name.startswith("_") and (text := _as_json(value)) is not None:
+            described_part[name] = json.loads(text)
+    return described_part
 
 
-def _is_json(value: object) -> bool:
+def _as_json(value: object) -> str | None:
     try:
-        json.dumps(value)
+        return json.dumps(value, default=_described_verifier)
     except (TypeError, ValueError):
-        return False
-    return True
+        return None
+
+
+def _described_verifier(value: object) -> dict[str, Any]:
+    if not isinstance(value, Verifier):
+        raise TypeError(f"{type(value).__name__} is no verifier.")
+    return described(value)
 
 
 def _digest(text: str) -> str:

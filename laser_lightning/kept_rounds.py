@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -108,12 +107,11 @@ def kept_directory(trainer: Trainer) -> Path | None:
 
 def _header(module: RolloutModule, sampling: Sampling) -> Header:
     """All that solutions and their scores depend on, besides the set."""
-    score, trainer = module.self_reward, module.trainer
-    exact = isinstance(module.reference, FrozenPolicy) and score.is_exact
+    trainer = module.trainer
+    exact = isinstance(module.reference, FrozenPolicy) and module.self_reward.is_exact
     with module.gathered_weights(module.policy, module.reference if exact else None):
         weights = weights_fingerprint(module.policy)
         reference = weights_fingerprint(module.reference) if exact else None  # type: ignore[arg-type]
-    constant: Any = reference if exact else "exact" if score.is_exact else float(score.reference_constant)
     return {
         "policy": module.policy_settings.path,
         "weights": weights,
@@ -122,10 +120,8 @@ def _header(module: RolloutModule, sampling: Sampling) -> Header:
         "sampling": asdict(sampling),
         "seed": module.seed,
         "engine": described(module.engine),
-        "reward_token": score.token,
-        "reward_token_id": score.token_id,
-        "beta": score.beta,
-        "reference": constant,
+        **module.judgement_settings(),
+        **({} if reference is None else {"reference": reference}),
         "verifier": described(module.verifier),
         "verification_timeout_seconds": module.verifier_pool.timeout_seconds,
         "processes": trainer.world_size,

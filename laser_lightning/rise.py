@@ -2,7 +2,7 @@
 its solutions, and both kinds of trajectory update it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -117,6 +117,10 @@ class RISEModule(LaSeRModule):
         elif self.engine.collective:
             self._generate([], sampling, generator)
         return round_
+
+    def judgement_settings(self) -> dict[str, Any]:
+        """How it is asked."""
+        return super().judgement_settings() | {"verification_prompts": asdict(self.verification_prompts)}
 
     # ------------------------------------------------------------ verification
 

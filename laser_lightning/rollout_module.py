@@ -114,45 +114,19 @@ class RolloutModule(PolicyModule):
         """The model's, and the tokens that carry its judgement."""
         return super().fingerprint() | {"reward_token": " / ".join(self.self_reward.tokens.values())}
 
+    def judgement_settings(self) -> dict[str, Any]:
+        """What the model's judgement of its solutions depends on besides its weights, as plain values."""
+        return self.self_reward.score_settings()
+
     def setup(self, stage: str) -> None:
-        """Check the gold answers of the training problems before anything is sampled."""
+        """Refuse other data than that of a PromptDataModule, which checks the gold answers by ``verifier``."""
         self.engine.weights_changed()  # a checkpoint may be loaded next
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if data is None:
+        if self.trainer.datamodule is None:  # type: ignore[attr-defined]
             raise UserError(f"{type(self).__name__} needs a PromptDataModule: pass the trainer a `datamodule`.")
-        if stage == "fit":
-            if self.engine.replays:
-                raise UserError(
-                    f"model.engine is {type(self.engine).__name__}, which hands out solutions that were kept and draws "
-                    "no new ones: fit needs an engine that does, such as laser_lightning.rollout.TransformersEngine."
-                )
-            self.check_gold("train", data.train_problems)
-
-    def check_gold(self, name: str, problems: Sequence[Problem]) -> None:
-        """Refuse a set with gold answers that no response can match.
-
-        Args:
-            name: of the set.
-            problems: its problems.
-
-        Raises:
-            UserError: naming the rows.
-        """
-        bad: list[str] = []
-        verdicts: dict[str, str | None] = {}
-        for problem in problems:
-            if problem.answer not in verdicts:
-                try:
-                    self.verifier.check_gold(problem.answer)
-                    verdicts[problem.answer] = None
-                except ValueError as error:
-                    verdicts[problem.answer] = str(error)
-            if (reason := verdicts[problem.answer]) is not None:
-                bad.append(f"row {problem.index} ({reason})")
-        if bad:
+        if stage == "fit" and self.engine.replays:
             raise UserError(
-                f"{len(bad)} gold answers of the set '{name}' can never be matched: {'; '.join(bad[:5])}. "
-                "Mend the rows, or choose another verifier or answer_pattern."
+                f"model.engine is {type(self.engine).__name__}, which hands out solutions that were kept and draws "
+                "no new ones: fit needs an engine that does, such as laser_lightning.rollout.TransformersEngine."
             )
 
     def apply_gradients(self, loss: Tensor) -> float | None:
@@ -189,9 +163,11 @@ class RolloutModule(PolicyModule):
         """
         rollouts = self.sample(problems, group_size, sampling, generator)
         texts = self.tokenizer.batch_decode(rollouts.responses(), skip_special_tokens=True)
-        golds = [problem.answer for problem in problems for _ in range(group_size)]
+        judged_by = [(problem.answer, problem.verifier) for problem in problems for _ in range(group_size)]
         with self.part("verification"):
-            verifications = self.verifier_pool.verify(list(zip(texts, golds, strict=True)))
+            verifications = self.verifier_pool.verify(
+                [(text, *gold) for text, gold in zip(texts, judged_by, strict=True)]
+            )
         rewards = torch.tensor([v.reward for v in verifications], dtype=torch.float32, device=self.device)
         reference_log_probs, references = None, None
         if self.self_reward.is_exact:

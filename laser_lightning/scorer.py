@@ -236,7 +236,12 @@ class LaSeRScorer:
         texts = [given if isinstance(given, str) else text for given, text in zip(responses, decoded, strict=True)]
         return self._solutions(rollouts, texts)
 
-    def vote(self, solutions: Sequence[Solution], verifier: Verifier | VerifierPool | None = None) -> Vote:
+    def vote(
+        self,
+        solutions: Sequence[Solution],
+        verifier: Verifier | VerifierPool | None = None,
+        verifier_name: str | None = None,
+    ) -> Vote:
         r"""Choose one answer among the solutions of one problem.
 
         Args:
@@ -244,11 +249,12 @@ class LaSeRScorer:
             verifier: finds the answers in the solutions, and says which are equivalent; default: a ``MathVerifier``,
                 which takes the last ``\boxed{}``. A verifier runs in this process without a time limit; a
                 ``VerifierPool`` has one, and a solution on which it fails has no answer.
+            verifier_name: which of a ``MixedVerifier``'s verifiers judges the problem; None for its default.
 
         Raises:
-            UserError: if there is no solution.
+            UserError: if there is no solution, or no verifier of this name.
         """
-        return vote([s.text for s in solutions], [s.self_reward for s in solutions], _pool(verifier))
+        return vote([s.text for s in solutions], [s.self_reward for s in solutions], _pool(verifier), verifier_name)
 
     # ------------------------------------------------------------------- scores
 

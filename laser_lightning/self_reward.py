@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,10 @@ class SelfRewardHead(nn.Module, ABC):
             names = " and ".join(f"self_reward.{key}" for key in self.tokens)
             raise UserError(f"{names} are the same token '{self.token}': choose different ones.")
         self.token_ids = ids
+
+    def score_settings(self) -> dict[str, Any]:
+        """What scores depend on besides the model, as plain values."""
+        return {"score": type(self).__name__, "reward_token": self.token, "reward_token_id": self.token_id}
 
     def trained_token_ids(self, rewards: Tensor) -> Tensor:
         """[B] int64: the token whose log-prob each solution's loss is made of.
@@ -165,6 +169,11 @@ class LastTokenSelfReward(SelfRewardHead):
     def needs_calibration(self) -> bool:
         """Whether the constant is still unknown."""
         return not self.is_exact and bool(self.reference_constant.isnan())
+
+    def score_settings(self) -> dict[str, Any]:
+        """With the scale and the constant (of an exact reference, the word)."""
+        reference = "exact" if self.is_exact else float(self.reference_constant)
+        return super().score_settings() | {"beta": self.beta, "reference": reference}
 
     def check_reachable(self) -> None:
         """Refuse a beta with which a self-reward of 1 lies above probability 1 (beta * -constant at most 1)."""

@@ -34,31 +34,41 @@ class Vote(NamedTuple):
     best_index: int
 
 
-def vote(texts: Sequence[str], self_rewards: Sequence[float], pool: VerifierPool) -> Vote:
+def vote(
+    texts: Sequence[str], self_rewards: Sequence[float], pool: VerifierPool, verifier_name: str | None = None
+) -> Vote:
     """Let the solutions of one problem vote.
 
     Args:
         texts: N responses.
         self_rewards: N self-rewards, 0 for truncated responses.
         pool: finds the answers, and says which are equivalent.
+        verifier_name: which of a ``MixedVerifier``'s verifiers does; None for its default.
 
     Raises:
-        UserError: if there is no solution.
+        UserError: if there is no solution, or no verifier of this name.
     """
     if not texts:
         raise UserError("A vote needs at least one solution.")
-    (answers,) = alike([pool.answers(texts)], pool)
+    try:
+        pool.verifier.named(verifier_name)
+    except ValueError as error:
+        raise UserError(f"The vote {error}.") from error
+    (answers,) = alike([pool.answers(texts, verifier_name)], pool, [verifier_name])
     return count(answers, self_rewards)
 
 
-def alike(groups: list[list[str | None]], pool: VerifierPool) -> list[list[str | None]]:
+def alike(
+    groups: list[list[str | None]], pool: VerifierPool, verifiers: Sequence[str | None] | None = None
+) -> list[list[str | None]]:
     """Write equivalent answers to the same problem alike.
 
     Args:
         groups: canonical answers to each problem; None where a solution has none.
         pool: says which are equivalent.
+        verifiers: name of each problem's verifier, where problems name theirs.
     """
-    return groups if pool.verifier.canonical_decides else representatives(groups, pool.equivalent)
+    return groups if pool.verifier.canonical_decides else representatives(groups, pool.equivalent, verifiers)
 
 
 def count(answers: list[str | None], self_rewards: Sequence[float]) -> Vote:

@@ -1,10 +1,13 @@
 """Evaluation metrics fed from rounds."""
 
+from typing import Any
+
 import torch
 
 from laser_lightning.batching import Rollouts
 from laser_lightning.data.problem import Problem
 from laser_lightning.evaluation import EvaluationMetrics
+from laser_lightning.metrics import MajorityVote
 from laser_lightning.rounds import Round
 from laser_lightning.verifiers import Verification
 
@@ -67,3 +70,19 @@ def test_values_by_hand() -> None:
     metrics.reset()
     metrics.update(round_, None)  # by strings alone all of problem 0's answers differ: four classes tie
     assert float(metrics.compute()["maj@4"]) == 0.25  # (2 of 4 classes correct + 0) / 2
+
+
+def test_answers_are_compared_by_the_verifier_that_their_problem_names() -> None:
+    def compare(pairs: Any) -> list[bool]:
+        return [pair[2:] == ("numbers",) and "2" not in pair for pair in pairs]
+
+    # For the first problem 1 and 1.0 are one answer, with two of three votes; for the second three answers tie, and one
+    # of them is correct.
+    round_ = round_of([1, 1, 0, 1, 0, 0], [0.0] * 6, ["1", "1.0", "2"] * 2)
+    names = ["numbers", "texts"]
+    round_.problems = [p._replace(verifier=name) for p, name in zip(round_.problems, names, strict=True)]
+    metrics = EvaluationMetrics(3, [])
+    metrics.update(round_, compare)
+    majority = metrics.groups["maj@3"]
+    assert isinstance(majority, MajorityVote)
+    torch.testing.assert_close(majority.per_problem()[1], torch.tensor([1.0, 1 / 3]))

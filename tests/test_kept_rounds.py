@@ -164,7 +164,12 @@ def assert_equal(ours: Round, theirs: Round) -> None:
 
 
 def same(ours: dict[str, float], theirs: dict[str, float]) -> bool:
-    return {name: repr(value) for name, value in ours.items()} == {name: repr(v) for name, v in theirs.items()}
+    """Bit for bit, but for the clock."""
+
+    def bits(metrics: dict[str, float]) -> dict[str, str]:
+        return {name: repr(value) for name, value in metrics.items() if not name.endswith("/seconds")}
+
+    return bits(ours) == bits(theirs)
 
 
 @pytest.mark.parametrize(("stage", "reference"), [("test", -20.0), ("validate", "exact"), ("predict", -20.0)])

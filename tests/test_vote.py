@@ -3,7 +3,7 @@
 import pytest
 
 from laser_lightning.errors import UserError
-from laser_lightning.verifiers import ExactVerifier, MathVerifier, Verifier, VerifierPool
+from laser_lightning.verifiers import ExactVerifier, MathVerifier, MixedVerifier, Verifier, VerifierPool
 from laser_lightning.vote import Vote, vote
 
 
@@ -52,3 +52,12 @@ def test_the_verifiers_of_the_project() -> None:
 def test_nothing_to_vote_on() -> None:
     with pytest.raises(UserError, match="A vote needs at least one solution"):
         cast([], [])
+
+
+def test_a_mixed_verifier_votes_by_the_one_that_is_named() -> None:
+    pool = VerifierPool(MixedVerifier({"numbers": Numbers(), "texts": ExactVerifier()}), workers=0)
+    texts, self_rewards = ["1.0", "1", "2", "2.0", "1"], [0.1] * 5
+    assert vote(texts, self_rewards, pool, "texts").answers == ["1.0", "1", "2", "2.0", "1"]
+    assert vote(texts, self_rewards, pool, "numbers").answers == ["1", "1", "2", "2", "1"]
+    with pytest.raises(UserError, match="The vote names no verifier"):
+        vote(texts, self_rewards, pool)

@@ -10,9 +10,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from laser_lightning.data.checks import check_indices, judgeable
 from laser_lightning.data.loader import PromptLoader
 from laser_lightning.data.problem import Problem
-from laser_lightning.data.sources import FileSource, ProblemSource
+from laser_lightning.data.sources import FileSource, HubSource, ProblemSource
 from laser_lightning.data.templates import PromptTemplate
 from laser_lightning.errors import UserError
 
@@ -39,8 +40,10 @@ class PromptDataModule(LightningDataModule):
             the set.
         shuffle: draw a new order of the training problems for each epoch.
         seed: seed of that order.
+        unmatched_gold: what to do with problems whose gold answer the verifier says no response can ever match:
+            ``refuse`` the set, or ``filter`` them out with a warning.
         local_files: directory with copies of the evaluation sets: each is read from ``<name of the set>.jsonl`` there,
-            with the columns ``problem`` and ``answer``, and not from its source.
+            with the columns ``problem`` and ``answer`` (and the source's ``verifier_column``), and not from its source.
 
     Attributes:
         train_problems: the training problems, once ``setup("fit")`` has run.
@@ -61,6 +64,7 @@ class PromptDataModule(LightningDataModule):
         shuffle: bool = True,
         seed: int = 0,
         local_files: str | None = None,
+        unmatched_gold: Literal["filter", "refuse"] = "refuse",
     ) -> None:
         super().__init__()
         sizes = {
@@ -82,7 +86,7 @@ class PromptDataModule(LightningDataModule):
         self.max_prompt_tokens = max_prompt_tokens
         self.overlong_prompts = overlong_prompts
         self.shuffle, self.seed = shuffle, seed
-        self.local_files = local_files
+        self.local_files, self.unmatched_gold = local_files, unmatched_gold
 
         self.train_problems: list[Problem] = []
         self.evaluation_problems: dict[str, list[Problem]] = {}
@@ -197,7 +201,10 @@ class PromptDataModule(LightningDataModule):
             raise UserError(f"'{stage}' is no stage: use one of {', '.join(sources)}.")
         if self.local_files is None:
             return sources[stage]
-        return {name: FileSource(str(Path(self.local_files) / f"{name}.jsonl")) for name in sources[stage]}
+        return {
+            name: FileSource(str(Path(self.local_files) / f"{name}.jsonl"), verifier_column=_verifier_column(source))
+            for name, source in sources[stage].items()
+        }
 
     def _evaluation_loaders(self) -> list[PromptLoader]:
         rank, world_size = self._rank_and_world_size()
@@ -210,17 +217,28 @@ class PromptDataModule(LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _load(self, name: str, source: ProblemSource) -> list[Problem]:
-        """Load a set, encode its prompts, and keep those that are short enough."""
+        """Load a set, encode its prompts, and keep those that are short enough and can be judged."""
         tokenizer = self._find_tokenizer()
         rank, _ = self._rank_and_world_size()
-        rows = source.load()
+        try:
+            rows = source.load()
+        except UserError as error:
+            raise UserError(f"Set '{name}': {error}") from error
         # delay: no bar for what takes less than a second
         progress = tqdm(rows, desc=f"Encoding '{name}'", delay=1.0, leave=False, disable=rank > 0)
         problems = [self._problem(name, number, row, tokenizer) for number, row in enumerate(progress)]
+        check_indices(name, problems)
         fitting = [problem for problem in problems if len(problem.prompt_ids) <= self.max_prompt_tokens]
         if len(fitting) < len(problems):
             self._report_overlong(name, problems, none_left=not fitting)
-        return fitting
+        verifier = getattr(getattr(self.trainer, "lightning_module", None), "verifier", None)
+        if verifier is None:
+            return fitting
+        own_source = not isinstance(
+            source, FileSource | HubSource
+        )  # its rows have a column `verifier`, if they name any
+        column = "verifier" if own_source else _verifier_column(source)
+        return judgeable(name, fitting, verifier, self.unmatched_gold, column)
 
     def _problem(self, dataset: str, number: int, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Problem:
         for column in ("problem", "answer"):
@@ -239,6 +257,7 @@ class PromptDataModule(LightningDataModule):
             answer=row["answer"],
             kind=row.get("kind"),
             solution=row.get("solution"),
+            verifier=row.get("verifier"),
         )
 
     def _report_overlong(self, name: str, problems: list[Problem], none_left: bool) -> None:
@@ -267,3 +286,7 @@ class PromptDataModule(LightningDataModule):
                 "set its attribute `tokenizer` in `__init__`, or call the data module's set_tokenizer."
             )
         return tokenizer
+
+
+def _verifier_column(source: ProblemSource) -> str | None:
+    return source.columns.verifier if isinstance(source, FileSource | HubSource) else None

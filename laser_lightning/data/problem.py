@@ -15,6 +15,7 @@ class Problem(NamedTuple):
         answer: the gold answer.
         kind: kind of problem, when the source has kinds.
         solution: worked solution, when the source has one (the supervised stage trains on it).
+        verifier: name of the verifier that judges it, of a ``MixedVerifier``'s; None where the source names none.
     """
 
     dataset: str
@@ -25,3 +26,4 @@ class Problem(NamedTuple):
     answer: str
     kind: str | None = None
     solution: str | None = None
+    verifier: str | None = None

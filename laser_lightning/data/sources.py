@@ -36,8 +36,9 @@ class ProblemSource(ABC):
 
         Returns:
             A dataset with the text columns ``problem`` and ``answer`` and, where the source has them,
-            ``kind`` (kind of problem), ``solution`` (worked solution) and ``index`` (row number in the
-            source; by default the row number in the dataset).
+            ``kind`` (kind of problem), ``solution`` (worked solution), ``verifier`` (name of the verifier that
+            judges the problem, of a ``MixedVerifier``'s) and ``index`` (row number in the source, by default the one
+            in the dataset; no two alike).
         """
 
 
@@ -53,6 +54,7 @@ class Columns:
     answer: str
     solution: str | None
     kind: str | None
+    verifier: str | None
     answer_pattern: str
     max_rows: int | None
     invalid_rows: InvalidRows
@@ -85,6 +87,7 @@ class Columns:
             "answer": self.answer,
             "solution": self.solution,
             "kind": self.kind,
+            "verifier": self.verifier,
         }
         return {role: column for role, column in columns.items() if column is not None}
 
@@ -139,6 +142,8 @@ def select_columns(rows: Iterable[Mapping[str, Any]], available: list[str], colu
     for index, row in enumerate(islice(rows, columns.max_rows)):
         texts = {role: _cell(row, column, index, source) for role, column in columns.roles.items()}
         texts["answer"] = _find_answer(texts["answer"], columns.answer_pattern)
+        if name := texts.get("verifier"):
+            texts["verifier"] = name.strip()  # it is looked up, so white space around it must not count
         if texts["problem"] is None or texts["answer"] is None:
             invalid.append(f"row {index} ({_reason(texts, row, columns)})")
             continue
@@ -169,7 +174,8 @@ def _find_answer(text: str | None, pattern: str) -> str | None:
 def _reason(texts: Mapping[str, str | None], row: Mapping[str, Any], columns: Columns) -> str:
     if texts["problem"] is None:
         return "no problem"
-    return "answer_pattern finds nothing" if as_text(row.get(columns.answer)) else "no answer"
+    text = as_text(row.get(columns.answer))
+    return "answer_pattern finds nothing" if columns.answer_pattern and text and text.strip() else "no answer"
 
 
 def _report_invalid(invalid: list[str], total: int, policy: InvalidRows, source: str) -> None:
@@ -199,6 +205,7 @@ class HubSource(ProblemSource):
         max_rows: use only the first so many rows.
         invalid_rows: what to do with rows that have no problem or no answer: ``refuse`` the dataset, or
             ``skip`` them with a warning.
+        verifier_column: column with the name of the verifier that judges the row, of a ``MixedVerifier``'s.
     """
 
     def __init__(
@@ -213,6 +220,7 @@ class HubSource(ProblemSource):
         answer_pattern: str = "",
         max_rows: int | None = None,
         invalid_rows: InvalidRows = "refuse",
+        verifier_column: str | None = None,
     ) -> None:
         self.path, self.split, self.name = path, split, name
         self.columns = Columns(
@@ -220,6 +228,7 @@ class HubSource(ProblemSource):
             answer_column,
             solution_column,
             kind_column,
+            verifier_column,
             answer_pattern,
             max_rows,
             invalid_rows,
@@ -259,6 +268,7 @@ class FileSource(ProblemSource):
         max_rows: use only the first so many rows.
         invalid_rows: what to do with rows that have no problem or no answer: ``refuse`` the file, or ``skip``
             them with a warning.
+        verifier_column: column with the name of the verifier that judges the row, of a ``MixedVerifier``'s.
     """
 
     def __init__(
@@ -271,6 +281,7 @@ class FileSource(ProblemSource):
         answer_pattern: str = "",
         max_rows: int | None = None,
         invalid_rows: InvalidRows = "refuse",
+        verifier_column: str | None = None,
     ) -> None:
         self.path = path
         self.columns = Columns(
@@ -278,6 +289,7 @@ class FileSource(ProblemSource):
             answer_column,
             solution_column,
             kind_column,
+            verifier_column,
             answer_pattern,
             max_rows,
             invalid_rows,

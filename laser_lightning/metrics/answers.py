@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from typing import Any
 
 import torch
 from torch import Tensor
 
 NO_ANSWER = -1
 
-Compare = Callable[[Sequence[tuple[str, str]]], list[bool]]
-"""Says of pairs of answers whether they are equivalent."""
+Pair = tuple[str, str] | tuple[str, str, str | None]
+Compare = Callable[[Sequence[Pair]], list[bool]]
+"""Says of pairs of answers whether they are equivalent; the name of the problem's verifier follows if it has one."""
 
 
 def answer_ids(answers: Sequence[str | None]) -> Tensor:
@@ -33,7 +35,9 @@ def _hash(text: str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def representatives(groups: list[list[str | None]], compare: Compare) -> list[list[str | None]]:
+def representatives(
+    groups: list[list[str | None]], compare: Compare, verifiers: Sequence[str | None] | None = None
+) -> list[list[str | None]]:
     """Replace each answer by the representative of its class: equivalent answers become equal strings.
 
     In each round the first answer that is left in a group (in the order of texts) stands for a class, and takes those
@@ -43,18 +47,22 @@ def representatives(groups: list[list[str | None]], compare: Compare) -> list[li
     Args:
         groups: canonical answers to each problem; None (no answer) stays None.
         compare: decides on the strings that differ, on those of one round of all groups in one call.
+        verifiers: name of each problem's verifier, where problems name theirs.
     """
+    named = [() if name is None else (name,) for name in verifiers or [None] * len(groups)]
     left = [sorted({answer for answer in group if answer is not None}) for group in groups]
     chosen: list[dict[str | None, str | None]] = [{None: None} for _ in groups]
-    known: dict[tuple[str, str], bool] = {}
+    known: dict[Any, bool] = {}
     while any(left):
-        pairs = dict.fromkeys((answers[0], other) for answers in left for other in answers[1:])
-        new = [pair for pair in pairs if pair not in known]
+        pairs = dict.fromkeys(
+            (answers[0], other, *name) for answers, name in zip(left, named, strict=True) for other in answers[1:]
+        )
+        new: list[Any] = [pair for pair in pairs if pair not in known]
         if new:
             known |= zip(new, compare(new), strict=True)
-        for number, answers in enumerate(left):
+        for number, (answers, name) in enumerate(zip(left, named, strict=True)):
             for answer in answers:
-                if answer == answers[0] or known[answers[0], answer]:
+                if answer == answers[0] or known[(answers[0], answer, *name)]:
                     chosen[number][answer] = answers[0]
             left[number] = [answer for answer in answers if answer not in chosen[number]]
     return [[representative[answer] for answer in group] for group, representative in zip(groups, chosen, strict=True)]

@@ -1,16 +1,20 @@
 """Verifiers: judges of final answers, and the pool of processes that runs them safely."""
 
-from laser_lightning.verifiers.base import Verification, Verifier
+from laser_lightning.verifiers.base import Decision, Explanation, Verification, Verifier
 from laser_lightning.verifiers.exact import ExactVerifier
 from laser_lightning.verifiers.function import FunctionVerifier
 from laser_lightning.verifiers.math import MathVerifier
+from laser_lightning.verifiers.mixed import MixedVerifier
 from laser_lightning.verifiers.multiple_choice import MultipleChoiceVerifier
 from laser_lightning.verifiers.pool import VerifierPool
 
 __all__ = [
+    "Decision",
     "ExactVerifier",
+    "Explanation",
     "FunctionVerifier",
     "MathVerifier",
+    "MixedVerifier",
     "MultipleChoiceVerifier",
     "Verification",
     "Verifier",

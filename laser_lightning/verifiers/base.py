@@ -1,7 +1,7 @@
 """What a verifier is: the judge of a response's final answer."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 
 class Verification(NamedTuple):
@@ -18,6 +18,36 @@ class Verification(NamedTuple):
     error: str | None = None
 
 
+class Decision(NamedTuple):
+    """Whether an answer agrees with another one.
+
+    Attributes:
+        equivalent: The decision.
+        rule: What decided, in words.
+    """
+
+    equivalent: bool
+    rule: str
+
+
+class Explanation(NamedTuple):
+    """How a verifier came to its reward.
+
+    Attributes:
+        reward: The reward.
+        extracted: The final answer as the response has it; None if there is none.
+        answer: The extracted answer in canonical form; None if there is none.
+        gold: The gold answer in canonical form.
+        rule: What decided, in words.
+    """
+
+    reward: float
+    extracted: str | None
+    answer: str | None
+    gold: str
+    rule: str
+
+
 class Verifier(ABC):
     """Judges the final answer of a response. Instances are pickled into worker processes.
 
@@ -26,10 +56,11 @@ class Verifier(ABC):
             comparison of pairs.
 
     A subclass says how to find the final answer (`extract`) and when two answers agree (`equivalent`). One
-    whose reward is not simply right or wrong overrides `reward` as well.
+    whose reward is not simply right or wrong overrides `reward` as well, and one that can tell which of its rules
+    decided overrides `decide` and lets `equivalent` ask it.
     """
 
-    canonical_decides: ClassVar[bool] = False
+    canonical_decides: bool = False
 
     @abstractmethod
     def extract(self, response: str) -> str | None:
@@ -78,6 +109,34 @@ class Verifier(ABC):
         """
         return self.canonical_decides
 
+    def canonical_gold(self, gold: str) -> str:
+        """Writes a gold answer in a canonical form.
+
+        Args:
+            gold: The gold answer.
+
+        Returns:
+            The canonical text.
+        """
+        return self.canonical(gold)
+
+    def decide(self, answer: str, gold: str) -> Decision:
+        """Decides as `equivalent` does, and says by which rule.
+
+        Args:
+            answer: An extracted answer.
+            gold: The gold answer, or another extracted answer.
+
+        Returns:
+            The decision.
+        """
+        return Decision(self.equivalent(answer, gold), f"{type(self).__name__}.equivalent")
+
+    @property
+    def has_own_reward(self) -> bool:
+        """Whether the reward is something else than 1.0 for an equivalent answer and 0.0 for others."""
+        return type(self).reward is not Verifier.reward
+
     def reward(self, response: str, gold: str) -> float:
         """Rewards a response.
 
@@ -91,6 +150,45 @@ class Verifier(ABC):
         """
         answer = self.extract(response)
         return float(answer is not None and self.equivalent(answer, gold))
+
+    def explain(self, response: str, gold: str) -> Explanation:
+        """Rewards a response as `reward` does, and says why.
+
+        Args:
+            response: The text that the model wrote, without its prompt.
+            gold: The gold answer.
+
+        Returns:
+            The reward with what was compared and what decided.
+        """
+        reward, answer = self.reward(response, gold), self.extract(response)
+        canonical = None if answer is None else self.canonical(answer)
+        if self.has_own_reward:
+            rule = f"{type(self).__name__}.reward"
+        elif answer is None:
+            rule = "the response has no final answer"
+        else:
+            decision = self.decide(answer, gold)
+            # A subclass may override `equivalent` alone; then the rules of its parent did not decide.
+            agrees = decision.equivalent == (reward == 1.0)
+            rule = decision.rule if agrees else f"{type(self).__name__}.equivalent"
+        return Explanation(reward, answer, canonical, self.canonical_gold(gold), rule)
+
+    def named(self, name: str | None) -> "Verifier":
+        """The verifier that judges a problem.
+
+        Args:
+            name: What the problem's row names in its column of verifiers; None if it names none.
+
+        Returns:
+            This one, unless it holds several (`MixedVerifier`).
+
+        Raises:
+            ValueError: If there is no verifier of this name.
+        """
+        if name is not None:
+            raise ValueError(f"names the verifier {name!r}, and {type(self).__name__} is not a MixedVerifier")
+        return self
 
     def check_gold(self, gold: str) -> None:
         """Refuses a gold answer that no response can ever match. Called for every problem before training.

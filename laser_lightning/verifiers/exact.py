@@ -2,7 +2,7 @@
 
 import re
 
-from laser_lightning.verifiers.base import Verifier
+from laser_lightning.verifiers.base import Decision, Verifier
 
 
 class ExactVerifier(Verifier):
@@ -57,7 +57,20 @@ class ExactVerifier(Verifier):
         Returns:
             True if their canonical texts are equal.
         """
-        return self.canonical(answer) == self.canonical(gold)
+        return self.decide(answer, gold).equivalent
+
+    def decide(self, answer: str, gold: str) -> Decision:
+        """Compares two answers as text, and says so.
+
+        Args:
+            answer: An extracted answer.
+            gold: The gold answer.
+
+        Returns:
+            The decision.
+        """
+        equal = self.canonical(answer) == self.canonical(gold)
+        return Decision(equal, "equal texts" if equal else "different texts")
 
     def canonical(self, answer: str) -> str:
         """Strips an answer, and folds its case if case is ignored.

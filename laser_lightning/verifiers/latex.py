@@ -7,7 +7,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-_BOX_TOKEN = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
+_BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 
 # Spelling variants that mean the same. The order matters: a `\$` goes before the `\` would meet another rule.
 _CLEANINGS = [
@@ -16,6 +16,13 @@ _CLEANINGS = [
     (re.compile("°"), r"^\\circ"),
     (re.compile("∞"), r"\\infty "),
     (re.compile("∪"), r"\\cup "),
+    (re.compile(r"\\langle(?![A-Za-z])"), "("),
+    (re.compile(r"\\rangle(?![A-Za-z])"), ")"),
+    (re.compile(r"\\(?:bf|displaystyle)(?![A-Za-z])|\\color\s*\{\w*\}"), ""),
+    (re.compile(r"^\s*(?:=|\\approx(?![A-Za-z]))"), ""),
+    (re.compile(r"\\varnothing(?![A-Za-z])|∅"), r"\\emptyset "),
+    (re.compile(r"\\leq(?:slant)?(?![A-Za-z])|≤"), r"\\le "),
+    (re.compile(r"\\geq(?:slant)?(?![A-Za-z])|≥"), r"\\ge "),
     (re.compile("·"), r"\\cdot "),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\\(?:left|right)(?![A-Za-z])"), ""),
@@ -25,6 +32,8 @@ _CLEANINGS = [
     (re.compile(r"(?<!\\)\\(?:[,;:]|\s|q?quad(?![A-Za-z]))|~"), " "),
     (re.compile(r"\\frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))"), r"\\frac{\1\2}{\3\4}"),
     (re.compile(r"_\{\\(max|min)\s*\}"), r"_{\1}"),
+    (re.compile(r"_\{(\w)\}"), r"_\1"),
+    (re.compile(r"^\s*\\(?:text|mathrm|mbox)\s*\{[^{}]* (?:is|are)[: ]*\}[: ]*"), ""),
 ]
 _WRAPPED = re.compile(r"\\(?:text\w*|math(?:rm|bf|it|sf)|mbox|operatorname)\s*\{([^{}]*)\}")
 _LETTER_IN_PARENTHESES = re.compile(r"\(([A-Za-z])\)")
@@ -34,13 +43,29 @@ _LOOSE_SPACE = re.compile(r"(?<![^\W_])\s+|\s+(?![^\W_])")
 _LETTER = r"[^\W\d_]"
 _PROSE = re.compile(rf"(?=.*{_LETTER}{{4}}){_LETTER}+(?:[ .,;:'’-]+{_LETTER}+)*")
 
+_RELATION = re.compile(r"(<|>|\\[lg]e(?![A-Za-z]))")
+_MIRRORED = {">": "<", "\\ge": "\\le", "<": ">", "\\le": "\\ge"}
+_INTERVAL = re.compile(r"[(\[][^()\[\]]*,[^()\[\]]*[)\]]")
+_UNION = re.compile(rf"{_INTERVAL.pattern}(?:\s*\\cup\s*{_INTERVAL.pattern})*")
+_OR = re.compile(r"\\text ?\{ ?or ?\}|\bor\b|\\(?:lor|cup|vee)(?![A-Za-z])")
+_SET_BUILDER = re.compile(r"\\\{ ?[A-Za-z](?: ?\\in ?(?:\\mathbb ?\{R\}|R))? ?(?:\\mid(?![A-Za-z])|:|\|)(.*)\\\}")
+_BRACES = re.compile(r"\\\{.*\\\}")
+
+_MULTIPLES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_MULTIPLE = f"(?:{'|'.join(_MULTIPLES)})"
+_UNIT = (
+    r"(?:square |cubic )?(?:(?:centi|kilo|milli)?met(?:er|re)s?|inch(?:es)?|feet|foot|yards?|miles?)|lit(?:er|re)s?"
+    r"|gallons?|(?:kilo)?grams?|pounds?|ounces?|seconds?|minutes?|hours?|days?|weeks?|months?|years?"
+    r"|(?:square |cubic )?units?|degrees?|dollars?|cents?"
+)
 _DECIMAL = r"\d+(?:\.\d*)?|\.\d+"
 _NUMBER = re.compile(
     rf"(?P<sign>[+-]?) ?(?:(?P<thousands>\d{{1,3}}(?:[, ]\d{{3}})+(?:\.\d+)?)"
     rf"|(?:(?P<whole>\d+) )? ?(?P<negative>-?)(?P<top>{_DECIMAL}) ?/ ?(?P<bottom>{_DECIMAL})"
     rf"|(?P<plain>{_DECIMAL}))"
     r"(?: ?\^ ?(?:\\circ|\{ ?\\circ ?\}))?"
-    r"(?P<unit> ?\\?%| ?percent| ?\\(?:text|mbox|mathrm) ?\{[^{}]*\}(?:\^(?:\d|\{\d\}))?)?"
+    r"(?P<unit> ?\\?%| ?percent| ?\\(?:text|mbox|mathrm) ?\{[^{}]*\}(?:\^(?:\d|\{\d\}))?"
+    rf"| {_MULTIPLE}| (?:{_MULTIPLE} )?(?:{_UNIT}))?"
 )
 _PLAIN_FRACTION = re.compile(r" ?\\frac\{(-?\d+)\}\{(\d+)\}")
 # Python refuses to convert longer integers, and no answer is one.
@@ -48,21 +73,21 @@ _LONGEST_NUMBER = 1000
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Finds the last `\boxed{...}` with balanced braces and something in it.
+    r"""Finds the last `\boxed{...}` (or `\fbox{...}`) with balanced braces and something in it.
 
     Args:
         text: Any text.
 
     Returns:
-        What is in the box whose `\boxed` comes last, stripped; None if there is no such box. For nested boxes
+        What is in the box that begins last, stripped; None if there is no such box. For nested boxes
         that is the innermost one.
     """
-    start = text.find("\\boxed")
-    if start < 0:
+    starts = [place for place in (text.find("\\boxed"), text.find("\\fbox")) if place >= 0]
+    if not starts:
         return None
     found, found_at = None, -1
     open_braces: list[tuple[int, bool]] = []
-    for token in _BOX_TOKEN.finditer(text, start):
+    for token in _BOX_TOKEN.finditer(text, min(starts)):
         word = token.group()
         if word == "}":
             if not open_braces:
@@ -118,6 +143,54 @@ def is_prose(text: str) -> bool:
     return _PROSE.fullmatch(text) is not None
 
 
+def is_tuple(text: str) -> bool:
+    """Whether a cleaned answer is one tuple or one interval: brackets around a list without other brackets."""
+    return _INTERVAL.fullmatch(text) is not None
+
+
+def is_union(text: str) -> bool:
+    """Whether a cleaned answer is an interval, or a union of some."""
+    return _UNION.fullmatch(text) is not None
+
+
+def is_set(text: str) -> bool:
+    r"""Whether a cleaned answer stands in `\{...\}` as a whole."""
+    return _BRACES.fullmatch(text) is not None and "cup" not in text
+
+
+def as_intervals(text: str) -> str | None:
+    r"""Writes inequalities that bound one letter as intervals.
+
+    Args:
+        text: A cleaned answer, such as `-2 < x \le 7`, `x < 0 or x \ge 3` or `\{x \mid x > 5\}`.
+
+    Returns:
+        The intervals, `(-2,7]`, `(-\infty,0)\cup[3,\infty)` and `(5,\infty)`; None if the text is anything else.
+    """
+    built = _SET_BUILDER.fullmatch(text)
+    intervals = [_interval(part) for part in _OR.split(built.group(1) if built else text)]
+    return "\\cup".join(filter(None, intervals)) if all(intervals) else None
+
+
+def _interval(text: str) -> str | None:
+    parts = [part.strip() for part in _RELATION.split(text)]
+    if parts[1:2] and parts[1] in (">", "\\ge"):
+        parts = [_MIRRORED.get(part, part) for part in reversed(parts)]
+    if len(parts) == 3:
+        parts = ["-\\infty", "<", *parts] if _is_letter(parts[0]) else [*parts, "<", "\\infty"]
+    if len(parts) != 5 or not _is_letter(parts[2]) or not {parts[1], parts[3]} <= {"<", "\\le"}:
+        return None
+    low, left, letter, right, high = parts
+    # The letter itself in a bound: the inequality is not solved.
+    if any(not bound or re.search(rf"(?<![A-Za-z\\]){letter}(?![A-Za-z])", bound) for bound in (low, high)):
+        return None
+    return f"{'(' if left == '<' else '['}{low},{high}{')' if right == '<' else ']'}"
+
+
+def _is_letter(text: str) -> bool:
+    return len(text) == 1 and text.isalpha()
+
+
 class Number(NamedTuple):
     """A number written in digits.
 
@@ -135,7 +208,8 @@ class Number(NamedTuple):
     def parse(cls, text: str) -> "Number | None":
         r"""Reads an integer, decimal, fraction (`1/2`, `\frac{1}{2}`) or mixed number (`1\frac{1}{2}`).
 
-        Thousands separators, a percent sign, a degree sign and a unit in `\text{...}` are understood.
+        Thousands separators, a percent sign, a degree sign, a usual unit or any in `\text{...}`, and words such as
+        million are understood.
 
         Args:
             text: An unwrapped answer.
@@ -157,6 +231,8 @@ class Number(NamedTuple):
             value = Fraction((match["thousands"] or match["plain"]).replace(",", "").replace(" ", ""))
         value = -value if match["sign"] == "-" else value
         unit = match["unit"] or ""
+        for word in re.findall("[a-z]+", unit):
+            value *= _MULTIPLES.get(word, 1)
         return cls(value, percent="%" in unit or "percent" in unit, decimal="." in match[0])
 
     def __str__(self) -> str:

@@ -8,8 +8,19 @@ from typing import Any
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 from sympy import Mul, Rational, UnevaluatedExpr
 
-from laser_lightning.verifiers.base import Verifier
-from laser_lightning.verifiers.latex import Number, clean, is_prose, last_boxed, squeeze, unwrap
+from laser_lightning.verifiers.base import Decision, Verifier
+from laser_lightning.verifiers.latex import (
+    Number,
+    as_intervals,
+    clean,
+    is_prose,
+    is_set,
+    is_tuple,
+    is_union,
+    last_boxed,
+    squeeze,
+    unwrap,
+)
 
 # Where a response without a box is searched for its final answer. Some of math-verify's patterns take
 # quadratic time.
@@ -17,6 +28,11 @@ _TAIL_CHARACTERS = 4000
 # Longer ones are degenerate text, over which a parser can brood for minutes.
 _LONGEST_ANSWER = 1000
 _EXACT_NUMBER = re.compile(r"-?\d+(?:/\d+)?")
+# A number with its base, which math-verify drops.
+_BASED = re.compile(r"[0-9A-Fa-f]+_(?:\d|\{\d+\})")
+# A list whose order would be lost beside a tuple.
+_BARE_LIST = re.compile(r"[^()\[\]=]*,[^()\[\]=]*")
+_EMPHASIS = re.compile(r"(?:(?<=\s)|^)\*\*(?=\S)|(?<=\S)\*\*(?=[\s.,;:!?)]|$)|</?answer>")
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -34,6 +50,11 @@ def _parse(text: str) -> list[Any]:
     """Parses a cleaned answer: [sympy expression, text], or [text] if it is not mathematics."""
     # "first_match": the whole answer or nothing, never the one part of it that happens to parse.
     return parse(f"\\boxed{{{text}}}", [LatexExtractionConfig()], extraction_mode="first_match", parsing_timeout=None)
+
+
+def _is_text(parsed: list[Any]) -> bool:
+    """Whether math-verify found no mathematics."""
+    return all(isinstance(part, str) for part in parsed)
 
 
 def _is_percentage(expression: Any) -> bool:
@@ -76,13 +97,13 @@ class MathVerifier(Verifier):
 
     def _last_expression(self, text: str) -> str | None:
         found = parse(
-            text,
+            _EMPHASIS.sub(" ", text),
             [LatexExtractionConfig(), ExprExtractionConfig()],
             extraction_mode="first_match",
             parsing_timeout=None,
         )
         answer = clean(found[-1]) if found else ""
-        if len(answer) > _LONGEST_ANSWER or all(isinstance(part, str) for part in _parse(answer)):
+        if len(answer) > _LONGEST_ANSWER or _is_text(_parse(answer)):
             return None
         # math-verify leaves the percent sign out of the text that it reports.
         return answer + r"\%" if _is_percentage(found[0]) and "%" not in answer else answer
@@ -93,25 +114,54 @@ class MathVerifier(Verifier):
         Args:
             answer: An extracted answer.
             gold: The gold answer, bare or in a `\boxed{...}`, or another extracted answer. The two are not
-                quite interchangeable: an interval may answer an inequality, but not the other way round.
+                quite interchangeable: an interval may answer an inequality, but only an inequality that bounds a
+                single letter (`2 < x \le 7`) may answer an interval, since others may just repeat the problem.
 
         Returns:
             True if they agree. An answer that computer algebra cannot compare, or of more than 1,000
             characters, agrees only with an equal spelling.
         """
+        return self.decide(answer, gold).equivalent
+
+    def decide(self, answer: str, gold: str) -> Decision:
+        """Decides whether an answer agrees with the gold answer, and says by which rule.
+
+        Args:
+            answer: An extracted answer.
+            gold: As in `equivalent`.
+
+        Returns:
+            The decision.
+        """
+        if self.canonical(answer) == self.canonical_gold(gold):
+            return Decision(True, "equal canonical forms")
         answer, gold = clean(answer), _bare(gold)
-        if self.canonical(answer) == self.canonical(gold):
-            return True
         words, gold_words = unwrap(answer), unwrap(gold)
         number, gold_number = Number.parse(words), Number.parse(gold_words)
         if number and gold_number:
-            return number.agrees(gold_number)
-        if len(answer) > _LONGEST_ANSWER or (is_prose(words) and is_prose(gold_words)):
-            return False
+            return Decision(number.agrees(gold_number), "two plain numbers")
+        if len(answer) > _LONGEST_ANSWER:
+            return Decision(False, f"other spelling, and over {_LONGEST_ANSWER} characters")
+        if is_prose(words) and is_prose(gold_words):
+            return Decision(False, "other words")
+        if _BASED.fullmatch(words) and _BASED.fullmatch(gold_words):
+            return Decision(False, "other digits, or another base")
+        if is_union(gold) and (intervals := as_intervals(answer)):
+            decision = self.decide(intervals, gold)
+            return Decision(decision.equivalent, f"{decision.rule}, of the inequality as intervals")
+        # math-verify takes (1,2) for the set of both.
+        if (is_set(gold) and is_tuple(answer)) or (is_tuple(gold) and is_set(answer)):
+            return Decision(False, "a set is no tuple and no interval")
+        if is_tuple(gold) and _BARE_LIST.fullmatch(answer):
+            decision = self.decide(f"({answer})", gold)
+            return Decision(decision.equivalent, f"{decision.rule}, of the list as a tuple")
         # A plain fraction goes in its canonical form: math-verify misreads "1 1/2".
         readable = answer if number is None or number.decimal else str(number)
         gold_readable = gold if gold_number is None or gold_number.decimal else str(gold_number)
-        return verify(_parse(gold_readable), _parse(readable), timeout_seconds=None)
+        parsed, gold_parsed = _parse(readable), _parse(gold_readable)
+        unread = [side for side, found in (("the answer", parsed), ("the gold answer", gold_parsed)) if _is_text(found)]
+        rule = f"computer algebra cannot read {' and '.join(unread)}" if unread else "computer algebra"
+        return Decision(verify(gold_parsed, parsed, timeout_seconds=None), rule)
 
     def canonical(self, answer: str) -> str:
         r"""Writes an answer in a canonical form: equal strings are equivalent answers.
@@ -135,6 +185,17 @@ class MathVerifier(Verifier):
             canonical: A canonical answer.
         """
         return _EXACT_NUMBER.fullmatch(canonical) is not None
+
+    def canonical_gold(self, gold: str) -> str:
+        r"""Writes a gold answer in canonical form.
+
+        Args:
+            gold: The gold answer, bare or in a `\boxed{...}`.
+
+        Returns:
+            The canonical text of what it says.
+        """
+        return self.canonical(_bare(gold))
 
     def check_gold(self, gold: str) -> None:
         r"""Refuses a gold answer that no response can match.

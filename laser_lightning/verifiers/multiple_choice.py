@@ -2,7 +2,7 @@
 
 import re
 
-from laser_lightning.verifiers.base import Verifier
+from laser_lightning.verifiers.base import Decision, Verifier
 from laser_lightning.verifiers.latex import clean, last_boxed
 
 # What may stand between "answer is" and the letter: emphasis, math mode, a font command.
@@ -59,8 +59,22 @@ class MultipleChoiceVerifier(Verifier):
         Returns:
             True if they are the same letter.
         """
-        letter = self._letter(answer)
-        return letter is not None and letter == self._letter(gold)
+        return self.decide(answer, gold).equivalent
+
+    def decide(self, answer: str, gold: str) -> Decision:
+        """Compares two letters, and says what they are.
+
+        Args:
+            answer: A letter.
+            gold: The gold letter, perhaps in parentheses.
+
+        Returns:
+            The decision.
+        """
+        letter, gold_letter = self._letter(answer), self._letter(gold)
+        if letter is None or gold_letter is None:
+            return Decision(False, f"the {'answer' if letter is None else 'gold answer'} is no letter of the choices")
+        return Decision(letter == gold_letter, "equal letters" if letter == gold_letter else "different letters")
 
     def canonical(self, answer: str) -> str:
         """Writes a letter in upper case without parentheses.

@@ -16,7 +16,8 @@ _LARGEST_CHUNK = 16
 _REMEMBERED_ERRORS = 5
 _ENDING_CHARACTERS = 80
 
-Pair = tuple[str, str]
+Pair = tuple[str, str] | tuple[str, str, str | None]
+"""Two texts to judge, and the name of one of a `MixedVerifier`'s verifiers where it is not the default."""
 
 
 class VerifierPool:
@@ -60,7 +61,8 @@ class VerifierPool:
         """Verifies responses.
 
         Args:
-            pairs: (response, gold answer) of each response.
+            pairs: (response, gold answer) of each response, with the verifier's name behind them where problems name
+                theirs.
 
         Returns:
             What the verifier says about each, in the order of `pairs`.
@@ -70,11 +72,12 @@ class VerifierPool:
         """
         return self._judge_all("verify", pairs)
 
-    def answers(self, responses: Sequence[str]) -> list[str | None]:
+    def answers(self, responses: Sequence[str], name: str | None = None) -> list[str | None]:
         """Finds final answers where no gold answer is known, under the same limits as `verify`.
 
         Args:
             responses: What the model wrote, without its prompts.
+            name: Which of a `MixedVerifier`'s verifiers finds the answers; None for its default.
 
         Returns:
             The canonical answer of each response; None if it has none, or the verifier fails.
@@ -82,14 +85,16 @@ class VerifierPool:
         Raises:
             RuntimeError: If the workers cannot start, for instance because they cannot import the verifier.
         """
-        return [verification.answer for verification in self._judge_all("find", [(text, "") for text in responses])]
+        return [
+            verification.answer for verification in self._judge_all("find", [(text, "", name) for text in responses])
+        ]
 
     def equivalent(self, pairs: Sequence[Pair]) -> list[bool]:
         """Compares canonical answers, as voting does, under the same limits as `verify`.
 
         Args:
-            pairs: (answer, other answer) of each comparison. Where the verifier calls both settled, their texts
-                decide, and no worker is asked.
+            pairs: (answer, other answer) of each comparison, with the verifier's name behind them where problems name
+                theirs. Where the verifier calls both settled, their texts decide, and no worker is asked.
 
         Returns:
             Whether the two are equivalent, in the order of `pairs`; False where the verifier fails.
@@ -97,10 +102,13 @@ class VerifierPool:
         Raises:
             RuntimeError: If the workers cannot start, for instance because they cannot import the verifier.
         """
-        settled = {answer: self.verifier.is_settled(answer) for answer in {text for pair in pairs for text in pair}}
-        open_pairs = [pair for pair in pairs if not (settled[pair[0]] and settled[pair[1]])]
+        open_pairs = [pair for pair in pairs if not self._are_settled(*pair)]
         judged = dict(zip(open_pairs, self._judge_all("compare", open_pairs), strict=True))
         return [judged[pair].reward == 1.0 if pair in judged else pair[0] == pair[1] for pair in pairs]
+
+    def _are_settled(self, answer: str, other: str, name: str | None = None) -> bool:
+        verifier = self.verifier.named(name) if name is not None else self.verifier
+        return verifier.is_settled(answer) and verifier.is_settled(other)
 
     def close(self) -> None:
         """Ends the workers. The pool can be used again; it then starts new ones."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -70,7 +71,7 @@ class WorkerProcess:
         """Whether it is ready and has nothing to do."""
         return self.ready and not self.in_flight
 
-    def assign(self, method: str, numbers: list[int], pairs: list[tuple[str, str]]) -> None:
+    def assign(self, method: str, numbers: list[int], pairs: Sequence[tuple[str | None, ...]]) -> None:
         """Gives items to an idle worker.
 
         Args:

@@ -52,7 +52,7 @@ def _serve(connection: socket.socket, requests: BinaryIO) -> None:
             # The pool kills this process when an item takes too long. Should the pool be gone by then, this
             # ends it, even inside C code that never lets another Python thread run.
             faulthandler.dump_traceback_later((len(pairs) + 1) * timeout_seconds, exit=True, file=nowhere)
-            for text, gold in pairs:
-                verification = getattr(judge, method)(text, gold)
+            for pair in pairs:
+                verification = getattr(judge, method)(*pair)
                 report([verification.reward, verification.answer, verification.error])
             faulthandler.cancel_dump_traceback_later()

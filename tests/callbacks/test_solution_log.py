@@ -68,6 +68,7 @@ def test_every_solution_is_a_line(make_run: Callable[..., Any], tmp_path: Path) 
         "response": "a#2",
         "answer": "2",
         "gold": "2",
+        "verifier": None,
         "reward": 1.0,
         "self_reward": pytest.approx(1.0),  # 0.1 * (-10 + 20)
         "finished": True,

@@ -17,6 +17,7 @@ from laser_lightning.data.problem import Problem
 from laser_lightning.data.sources import FileSource, HubSource, ProblemSource
 from laser_lightning.data.templates import PromptTemplate
 from laser_lightning.errors import UserError
+from laser_lightning.verifiers import MultipleChoiceVerifier
 
 Seen = list[tuple[int, list[int]]]  # epoch and row numbers of each training batch
 
@@ -432,6 +433,61 @@ def test_local_files_stand_for_the_sources_of_the_evaluation_sets(
     data.set_tokenizer(tokenizer)
     data.setup("validate")
     assert [(problem.problem, problem.answer) for problem in data.evaluation_problems["a"]] == [("local", "7")]
-    with pytest.raises(UserError, match=r"^There is no file '.*b\.jsonl'"):
+    with pytest.raises(UserError, match=r"^Set 'b': There is no file '.*b\.jsonl'"):
         data.setup("test")
     assert source.loads == 0
+
+
+# --- bad input --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", ['"answer": null', '"answer": " "', '"note": "no such column here"'])
+def test_an_evaluation_set_with_a_missing_answer_is_refused_with_set_and_row(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, answer: str
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"problem": "1+1", "answer": 2}\n{"problem": "1+2", ' + answer + "}\n")
+    data = PromptDataModule(val={"sums": FileSource(str(path))})
+    data.set_tokenizer(tokenizer)
+    message = f"Set 'sums': 1 of the 2 rows of '{path}' cannot be used: row 1 (no answer). Mend them, or leave them out"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        data.setup("validate")
+
+
+def test_repeated_indices_of_a_source_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    class Repeating(ProblemSource):
+        def load(self) -> Dataset:
+            return Dataset.from_dict({"problem": ["1", "2", "3"], "answer": ["1", "2", "3"], "index": [5, 6, 5]})
+
+    data = PromptDataModule(val={"sums": Repeating()})
+    data.set_tokenizer(tokenizer)
+    with pytest.raises(UserError, match="set 'sums' repeat the index of an earlier one: rows 0 and 2 have 5"):
+        data.setup("validate")
+
+
+def test_a_verifier_column_reaches_the_problems(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("problem,answer,task\n1,1, math \n2,2,\n")
+    data = PromptDataModule(val={"sums": FileSource(str(path), verifier_column="task")})
+    data.set_tokenizer(tokenizer)
+    data.setup("validate")
+    assert [problem.verifier for problem in data.evaluation_problems["sums"]] == ["math", None]
+    (tmp_path / "sums.jsonl").write_text('{"problem": "1", "answer": "1", "task": "choice"}\n')
+    local = PromptDataModule(val=data.val, local_files=str(tmp_path))
+    local.set_tokenizer(tokenizer)
+    local.setup("validate")
+    assert [problem.verifier for problem in local.evaluation_problems["sums"]] == ["choice"]
+
+
+def test_the_modules_verifier_checks_gold_answers(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    model = Recorder(tokenizer)
+    model.verifier = MultipleChoiceVerifier()
+    source = FileSource(str(tmp_path / "a.csv"))
+    (tmp_path / "a.csv").write_text("problem,answer\n1,A\n2,12\n3,C\n")
+    with pytest.raises(UserError, match=r"1 of the 3 gold answers of the set 'a' can never be matched: row 1 "):
+        make_trainer(tmp_path).validate(model, PromptDataModule(val={"a": source}), verbose=False)
+    data = PromptDataModule(source, val={"a": source}, prompts_per_step=2, unmatched_gold="filter")
+    with pytest.warns(UserWarning, match="1 of the 3 gold answers of the set 'train'"):
+        make_trainer(tmp_path, max_epochs=1).fit(model, data)
+    assert sorted(index for _, batch in model.seen for index in batch) == [0, 2]
+    assert {problem.answer for problem in model.evaluated} == {"A", "C"}

@@ -84,3 +84,15 @@ def test_a_class_has_one_representative_where_equivalence_is_not_transitive() ->
         return [abs(float(one) - float(other)) < 0.5 for one, other in pairs]
 
     assert representatives([["1.0", "1.4", "1.8"]], near) == [["1.0", "1.0", "1.8"]]
+
+
+def test_pairs_carry_the_name_of_their_problems_verifier() -> None:
+    def compare(pairs: Sequence[tuple[str, ...]]) -> list[bool]:
+        asked.extend(pairs)
+        return [pair[2:] == ("numbers",) for pair in pairs]
+
+    asked: list[tuple[str, ...]] = []
+    groups: list[list[str | None]] = [["1", "1.0"], ["1", "1.0"], ["1.0", "1"]]
+    found = representatives(groups, compare, ["numbers", "texts", None])  # type: ignore[arg-type]
+    assert found == [["1", "1"], ["1", "1.0"], ["1.0", "1"]]
+    assert asked == [("1", "1.0", "numbers"), ("1", "1.0", "texts"), ("1", "1.0")]

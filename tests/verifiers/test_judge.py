@@ -108,14 +108,18 @@ def test_long_errors_are_cut() -> None:
     assert error == "RuntimeError: raise" + "x" * (300 - len("RuntimeError: raise"))
 
 
-@pytest.mark.parametrize(("value", "reward"), [(0.25, 0.25), (-3, -3.0), (True, 1.0), (Fraction(1, 2), 0.5)])
+@pytest.mark.parametrize(
+    ("value", "reward"), [(0.25, 0.25), (-3, -3.0), (3e38, 3e38), (True, 1.0), (Fraction(1, 2), 0.5)]
+)
 def test_a_verifier_may_have_its_own_reward(value: object, reward: float) -> None:
     verification = Judge(Rewarding(value)).verify(" answer ", "gold")
     assert verification == Verification(reward, "answer")
     assert type(verification.reward) is float
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, None, "1", [1.0], 1j])
+@pytest.mark.parametrize("value", [math.nan, -math.inf, 1e39, None, "1", [1.0], 1j])
 def test_a_reward_that_is_no_finite_number_is_an_error(value: object) -> None:
     verification = Judge(Rewarding(value)).verify("answer", "gold")
-    assert verification == Verification(0.0, None, f"ValueError: the reward must be a finite number, not {value!r}")
+    assert verification == Verification(
+        0.0, None, f"ValueError: the reward must be a finite number (of float32), not {value!r}"
+    )

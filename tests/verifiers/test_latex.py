@@ -2,7 +2,18 @@ from fractions import Fraction
 
 import pytest
 
-from laser_lightning.verifiers.latex import Number, clean, is_prose, last_boxed, squeeze, unwrap
+from laser_lightning.verifiers.latex import (
+    Number,
+    as_intervals,
+    clean,
+    is_prose,
+    is_set,
+    is_tuple,
+    is_union,
+    last_boxed,
+    squeeze,
+    unwrap,
+)
 
 
 @pytest.mark.parametrize(
@@ -12,6 +23,7 @@ from laser_lightning.verifiers.latex import Number, clean, is_prose, last_boxed,
         (r"first \boxed{1}, then \boxed{2}", "2"),
         (r"\boxed{\frac{1}{\sqrt{2}}} is it", r"\frac{1}{\sqrt{2}}"),
         (r"\boxed {7}", "7"),
+        (r"\boxed{6} or \fbox{7}", "7"),
         (r"\boxed{x = \boxed{3}}", "3"),
         (r"\boxed{\boxed{3} + 1}", "3"),
         (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
@@ -55,6 +67,14 @@ def test_last_boxed(text: str, content: str | None) -> None:
         # The space after a new row's backslashes is no spacing command.
         (r"1 \\ 2", r"1 \\ 2"),
         (r"m_{\max }=2", r"m_{max}=2"),
+        (r"2516_{8}", "2516_8"),
+        (r"x \leqslant 3", r"x \le  3"),
+        ("x ≥ 3", r"x \ge  3"),
+        ("∅", r"\emptyset"),
+        (r"\text{The answer is } 7", "7"),
+        (r"{\bf 7}", "{ 7}"),
+        ("= 3", "3"),
+        (r"\langle 1,2\rangle", "( 1,2)"),
         ("yes. ", "yes"),
     ],
 )
@@ -115,6 +135,10 @@ def test_not_prose(text: str) -> None:
         (r"90^{\circ}", Fraction(90)),
         (r"15 \text{ cm}^2", Fraction(15)),
         (r"864 \mbox{ inches}^{2}", Fraction(864)),
+        ("12 dollars", Fraction(12)),
+        ("12 million dollars", Fraction(12_000_000)),
+        (r"-1.5 \text{ thousand}", Fraction(-1500)),
+        ("2.5 square meters", Fraction(5, 2)),
     ],
 )
 def test_number(text: str, value: Fraction) -> None:
@@ -164,3 +188,36 @@ def test_numbers_agree(one: str, other: str, agree: bool) -> None:
     assert second is not None
     assert first.agrees(second) is agree
     assert second.agrees(first) is agree
+
+
+@pytest.mark.parametrize(
+    ("text", "intervals"),
+    [
+        (r"-2 < x \le 7", "(-2,7]"),
+        (r"7 \ge x > -2", "(-2,7]"),
+        ("x < 3", r"(-\infty,3)"),
+        (r"x \ge \frac{1}{2}", r"[\frac{1}{2},\infty)"),
+        (r"3 \le t", r"[3,\infty)"),
+        ("3 > t", r"(-\infty,3)"),
+        (r"x < 0 or x \ge 3", r"(-\infty,0)\cup[3,\infty)"),
+        (r"x < 0 \text{ or } x > 3", r"(-\infty,0)\cup(3,\infty)"),
+        (r"\{x \mid x > 5\}", r"(5,\infty)"),
+        (r"\{ x \in \mathbb{R} : x > 5 \}", r"(5,\infty)"),
+    ],
+)
+def test_inequalities_as_intervals(text: str, intervals: str) -> None:
+    assert as_intervals(text) == intervals
+
+
+@pytest.mark.parametrize(
+    "text", ["5", "x = 5", "2x < 5", "x < x + 1", "1 < 2", "1 < x > 2", "1 < x < 2 < 3", "x < 0 or 5", "< x", r"\left"]
+)
+def test_what_bounds_no_letter_is_no_interval(text: str) -> None:
+    assert as_intervals(text) is None
+
+
+def test_tuples_unions_and_sets() -> None:
+    assert [is_tuple(text) for text in ("(1,2)", "[1,2,3)", "(1)", "(1,2),(3,4)", "1,2")] == [True, True] + [False] * 3
+    unions = ("(1,2]", r"(1,2) \cup [3,4]", "(1,2),(3,4)", r"\{1\} \cup (2,3)")
+    assert [is_union(text) for text in unions] == [True, True, False, False]
+    assert [is_set(text) for text in (r"\{1,2\}", r"\{1\} \cup \{2\}", "(1,2)")] == [True, False, False]
