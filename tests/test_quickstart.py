@@ -100,6 +100,8 @@ def test_predict_writes_solutions_with_scores(run_dir: Path, tmp_path: Path) -> 
     options = [f"--run_dir={tmp_path / 'run'}", f"--ckpt_path={run_dir / 'checkpoints/last.ckpt'}"]
     assert main(["predict", *SHORT, *options]) == 0
     lines = [json.loads(line) for line in (tmp_path / "run/solutions/predict.jsonl").open()]
+    records = [json.loads(line) for line in (tmp_path / "run/predictions/arithmetic.jsonl").open()]
+    assert [len(record["solutions"]) for record in records] == [len(lines) // 6] * 6
     assert len(lines) == 6 * 4
     assert all(isinstance(line["self_reward"], float) for line in lines)
 
