@@ -165,7 +165,7 @@ def test_a_mistake_on_the_command_line_is_told_in_one_line(
 
 @pytest.mark.parametrize("args", [["fitt", "--config", "base"], ["--config", "base"], []])
 def test_the_command_is_asked_for(capsys: pytest.CaptureFixture[str], args: list[str]) -> None:
-    assert error_of(capsys, *args).startswith("the first word is fit, validate, test, predict or export, not ")
+    assert error_of(capsys, *args).startswith("the first word is fit, validate, test, predict, export or explain, not ")
 
 
 def test_a_required_key_is_named(capsys: pytest.CaptureFixture[str]) -> None:
