@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,15 @@ def test_fit_leaves_everything_that_the_readme_names(run_dir: Path) -> None:
     ):
         assert (run_dir / name).stat().st_size > 0, name
     assert list(run_dir.glob("events.out.tfevents.*"))
+
+
+def test_every_metric_is_explained(run_dir: Path) -> None:
+    explained = set(re.findall(r"`([^` ]+)`", (Path(__file__).parents[1] / "docs/metrics.md").read_text()))
+    names = next(csv.reader((run_dir / "metrics.csv").open()))
+    bare = {re.sub(r"@\d+$", "@<k>", name.removeprefix("val/arithmetic/")) for name in names}
+    bare = {re.sub("^pass@1/.*", "pass@1/<kind>", name) for name in bare}
+    assert len(bare) > 45
+    assert not bare - explained
 
 
 def test_fit_evaluates_before_the_first_step_and_at_the_end(run_dir: Path) -> None:
