@@ -19,11 +19,14 @@ from laser_lightning.module import LaSeRModule
 from laser_lightning.policy_module import PolicyModule
 from laser_lightning.self_reward_settings import SETTINGS_FILE, SelfRewardSettings
 
-# Below the configs of a run.
+# Below the configs of a run: single arguments of these parts can be given without naming their classes.
 DEFAULT_MODEL = """
 model:
   class_path: laser_lightning.LaSeRModule
-  init_args: {self_reward: {class_path: laser_lightning.LastTokenSelfReward}}
+  init_args:
+    self_reward: {class_path: laser_lightning.LastTokenSelfReward}
+    engine: {class_path: laser_lightning.rollout.TransformersEngine}
+    policy_loss: {class_path: laser_lightning.losses.ClippedPolicyLoss}
 """
 
 
@@ -56,7 +59,7 @@ def write_export(
     else:
         lm.save_pretrained(partial, state_dict=dict(merged_weights(lm, weights)))
     module.tokenizer.save_pretrained(partial)
-    if isinstance(module, LaSeRModule):
+    if isinstance(module, LaSeRModule) and module.judges_by_score:
         settings = SelfRewardSettings.of(module.self_reward, step)
         settings.save(partial)
         if settings.needs_reference:

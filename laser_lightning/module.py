@@ -59,7 +59,12 @@ class LaSeRModule(EvaluationModule):
             full of groups whose rewards are not all equal (DAPO's dynamic sampling, arXiv 2503.14476, equation 11); 1
             trains on the groups as they come. The self-rewarding loss is trained on the same groups, and the metrics
             count all that was sampled.
+
+    Attributes:
+        judges_by_score: whether the score behind ``<eos>`` is the model's judgement; exports then carry its settings.
     """
+
+    judges_by_score: bool = True
 
     def __init__(
         self,

@@ -41,6 +41,7 @@ class RISEModule(LaSeRModule):
             its problem.
     """
 
+    judges_by_score = False
     last_verifications: Round
 
     def __init__(self, verification_prompts: VerificationPrompts = VerificationPrompts(), **laser: Any) -> None:

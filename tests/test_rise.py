@@ -14,6 +14,7 @@ from laser_lightning.batching import Rollouts, pad_rows
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.errors import UserError
 from laser_lightning.evaluation_module import EvaluationSettings
+from laser_lightning.export import write_export
 from laser_lightning.objective import Targets, UpdateSettings
 from laser_lightning.optimization import OptimizerSettings
 from laser_lightning.policy import PolicySettings
@@ -22,6 +23,7 @@ from laser_lightning.rollout import RolloutEngine, Sampling
 from laser_lightning.rollout_module import VerificationSettings
 from laser_lightning.rounds import Round
 from laser_lightning.self_reward import LastTokenSelfReward
+from laser_lightning.self_reward_settings import SETTINGS_FILE
 from laser_lightning.verification_prompts import VerificationPrompts
 from laser_lightning.verifiers import Verifier
 
@@ -280,3 +282,10 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         rise(self_reward=LastTokenSelfReward("<|reward|>", loss_weight=0.1, reference=-20.0))
     with pytest.raises(UserError, match="sampling_rounds is 2"):
         rise(sampling_rounds=2)
+
+
+def test_an_export_does_not_claim_a_score_that_was_not_trained(tmp_path: Path) -> None:
+    model, _ = trained(tmp_path)
+    write_export(model, dict(model.policy.lm.state_dict()), tmp_path / "export", step=1)
+    assert (tmp_path / "export" / "config.json").is_file()
+    assert not (tmp_path / "export" / SETTINGS_FILE).exists()
