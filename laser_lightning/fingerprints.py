@@ -3,12 +3,13 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from laser_lightning.data.problem import Problem
+if TYPE_CHECKING:  # the package of the data imports the trainer, which the scorer does without
+    from laser_lightning.data.problem import Problem
 
 AT_ONCE = 2**22
 """Numbers of a tensor that are summed at a time; bounds the memory of copies."""
@@ -21,7 +22,7 @@ def prompt_fingerprint(prompt_ids: Sequence[int]) -> str:
     return _digest(",".join(map(str, prompt_ids)))
 
 
-def problems_fingerprint(problems: Sequence[Problem]) -> str:
+def problems_fingerprint(problems: "Sequence[Problem]") -> str:
     """16 hexadecimal digits of problems in their order: row numbers, prompts and gold answers."""
     return _digest(json.dumps([(p.index, p.prompt_ids, p.answer) for p in problems]))
 
