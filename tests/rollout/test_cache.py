@@ -9,7 +9,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, Li
 
 from laser_lightning.policy import Policy, PolicySettings, load_tokenizer
 from laser_lightning.rollout import cache as module
-from laser_lightning.rollout.cache import GrowingCache, GrowingLayer, GrowingSlidingWindowLayer
+from laser_lightning.rollout.cache import GrowingCache, GrowingLayer, GrowingSlidingWindowLayer, Room
 
 
 def hidden_states(lm: PreTrainedModel, cache: DynamicCache, pad: int) -> list[torch.Tensor]:
@@ -50,7 +50,7 @@ def test_a_model_sees_the_same_as_with_the_cache_of_transformers(
     monkeypatch.setattr(module, "LEAST_ROOM", room)
     settings = PolicySettings(path=str(family[0]))
     lm = Policy(settings, load_tokenizer(settings)).lm.eval()
-    ours = hidden_states(lm, GrowingCache(lm.config, 2, 18), pad)
+    ours = hidden_states(lm, GrowingCache(lm.config, 2, Room(18)), pad)
     theirs = hidden_states(lm, DynamicCache(config=lm.config), pad)
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
@@ -59,14 +59,14 @@ def test_a_model_sees_the_same_as_with_the_cache_of_transformers(
 def test_layer_types(tiny_config: object) -> None:
     config = tiny_config(Gemma2Config, head_dim=16, sliding_window=4)  # type: ignore[operator]
     assert config.layer_types == ["sliding_attention", "full_attention"]
-    cache = GrowingCache(config, 2, 10)
+    cache = GrowingCache(config, 2, Room(10))
     assert [type(layer) for layer in cache.layers] == [GrowingSlidingWindowLayer, GrowingLayer]
     assert cache.layers[0].sliding_window == 4  # type: ignore[union-attr]
     assert cache.is_sliding == [True, False]
     assert not cache.only_full_attention
-    assert GrowingCache(tiny_config(), 2, 10).only_full_attention  # type: ignore[operator]
+    assert GrowingCache(tiny_config(), 2, Room(10)).only_full_attention  # type: ignore[operator]
     # A layer of another type stays what it is.
-    hybrid = GrowingCache(tiny_config(Lfm2Config, layer_types=["conv", "full_attention"]), 2, 10)  # type: ignore[operator]
+    hybrid = GrowingCache(tiny_config(Lfm2Config, layer_types=["conv", "full_attention"]), 2, Room(10))  # type: ignore[operator]
     assert [type(layer) for layer in hybrid.layers] == [LinearAttentionLayer, GrowingLayer]
     assert not hybrid.only_full_attention
 
@@ -74,9 +74,9 @@ def test_layer_types(tiny_config: object) -> None:
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (GrowingLayer(300), DynamicLayer()),
-        (GrowingSlidingWindowLayer(5, 300), DynamicSlidingWindowLayer(5)),
-        (GrowingSlidingWindowLayer(100, 300), DynamicSlidingWindowLayer(100)),
+        (GrowingLayer(Room(300)), DynamicLayer()),
+        (GrowingSlidingWindowLayer(5, Room(300)), DynamicSlidingWindowLayer(5)),
+        (GrowingSlidingWindowLayer(100, Room(300)), DynamicSlidingWindowLayer(100)),
     ],
     ids=["full", "window-5", "window-100"],
 )
@@ -97,7 +97,7 @@ def test_layers_return_the_states_of_transformers(ours: GrowingLayer, theirs: Dy
 
 
 def test_a_token_is_written_in_place_and_room_is_made_for_no_more_than_there_can_be() -> None:
-    layer = GrowingLayer(max_length=100)
+    layer = GrowingLayer(Room(100))
     layer.update(torch.zeros(1, 1, 10, 2), torch.zeros(1, 1, 10, 2))
     layer.batch_repeat_interleave(2)
     places, rooms = set(), set()
