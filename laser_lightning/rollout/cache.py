@@ -88,7 +88,8 @@ class GrowingCache(DynamicCache):
         Columns in front of a row are 0. Needs ``only_attention``.
         """
         for layer, added in zip(self.layers, other.layers, strict=True):
-            assert isinstance(layer, GrowingLayer) and isinstance(added, GrowingLayer)
+            assert isinstance(layer, GrowingLayer)
+            assert isinstance(added, GrowingLayer)
             layer.add_rows(added, repeats)
         self.rows += other.rows * repeats
 
