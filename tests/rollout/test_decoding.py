@@ -131,8 +131,9 @@ def test_a_long_prompt_joins_a_batch_of_short_rows(make_policy: MakePolicy, plai
     check(policy, rollouts, plain_pass, prompts=prompts)
 
 
+@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:7] + [[9]] * 9], ids=["even", "uneven"])
 def test_nothing_depends_on_what_new_memory_holds(
-    make_policy: MakePolicy, plain_pass: Callable, monkeypatch: pytest.MonkeyPatch
+    make_policy: MakePolicy, plain_pass: Callable, monkeypatch: pytest.MonkeyPatch, prompts: list[list[int]]
 ) -> None:
     new_empty = Tensor.new_empty
 
@@ -142,7 +143,9 @@ def test_nothing_depends_on_what_new_memory_holds(
 
     monkeypatch.setattr(Tensor, "new_empty", damaged)
     policy = make_policy(eos_bias=3.5)
-    check(policy, generate(policy, Sampling(max_response_tokens=LIMIT), drop_fraction=0.0), plain_pass)
+    # One row more than the groups of the first batch: it is new when a group first takes it.
+    engine = {"drop_fraction": 0.0, "max_batch_size": BATCH + 1, "prompts": prompts}
+    check(policy, generate(policy, Sampling(max_response_tokens=LIMIT), **engine), plain_pass, prompts=prompts)
 
 
 def test_a_seed_fixes_the_rollouts(make_policy: MakePolicy) -> None:
@@ -188,14 +191,14 @@ def test_cached_tokens_stay_within_the_budget(make_policy: MakePolicy, plain_pas
     check(policy, rollouts, plain_pass)
 
 
-@pytest.mark.parametrize("drop_fraction", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("eos_bias", [3.5, 1.0])
+@pytest.mark.parametrize("drop_fraction", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("eos_bias", [3.0, 2.0])
 def test_the_cache_is_no_wider_than_its_longest_row_needs(
     make_policy: MakePolicy, drop_fraction: float, eos_bias: float
 ) -> None:
     policy = make_policy(eos_bias=eos_bias)
     seen = passes(policy)
-    generate(policy, Sampling(max_response_tokens=LIMIT), drop_fraction=drop_fraction, max_batch_size=2 * GROUP)
+    generate(policy, Sampling(max_response_tokens=LIMIT), drop_fraction=drop_fraction, max_batch_size=3 * GROUP)
     assert sum(length == 1 for _, length, _, _ in seen) > 2 * LIMIT
     spare = (23 + LIMIT) // 8
     assert max(width for _, _, width, _ in seen) <= 23 + LIMIT + spare
