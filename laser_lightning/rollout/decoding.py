@@ -27,7 +27,7 @@ class BatchSettings:
 
 
 class Decoding:
-    """Decode one round in a running batch.
+    """Decode one round in a running batch, which prompts that wait join when places are free.
 
     Rows stand in a common space of columns and end in the same one, that of the token fed last. A prompt that joins
     therefore begins as many columns before it as it is long; the keys in the cache hold its own positions. Columns in
@@ -61,7 +61,7 @@ class Decoding:
         self.room = Room(columns=0)
         self.cache = self._new_cache(rows=0)
         self.mask_is_ready = _takes_finished_masks(policy, self.cache)
-        self.refills = False
+        self.refills = False  # a round that fits needs no spare columns
         self.refills = self._fitting(rows=0) < len(prompts) and self.cache.only_attention
         # Of each row of the batch: the solution that it is, its prompt, its response up to now, its tokens in the
         # cache, and whether it is still being sampled.

@@ -16,16 +16,19 @@ class TransformersEngine(RolloutEngine):
 
     Each prompt is prefilled once and its cache repeated for the group. A response that ends is fed through the model
     once more, with its ``<eos>``; the logits of that step hold the reward token's log-prob, so the score needs no
-    pass of its own. Ended rows leave the batch.
+    pass of its own. Ended rows leave the batch, and in a larger round the groups of waiting prompts take their
+    places. Where layers hold more than keys and values (linear attention, convolutions), a larger round is
+    decoded in parts, one after the other.
 
     Args:
-        max_batch_size: most responses decoded together; the round is decoded in several parts when there are more.
+        max_batch_size: most responses decoded together.
         max_cached_tokens: most tokens in the cache together: responses decoded together times the longest of their
-            prompts plus ``sampling.max_response_tokens``. By default only ``max_batch_size`` bounds a part. A cached
-            token takes 2 x layers x key-value heads x head size x bytes of a number: 12 kB for Qwen2.5-0.5B in
-            bfloat16.
-        drop_fraction: ended rows are dropped from the running batch when they are at least this share of it.
-            Dropping copies the cache of as many rows into their places.
+            prompts plus ``sampling.max_response_tokens``, and an eighth more (at most 64 tokens) while prompts wait.
+            By default only ``max_batch_size`` bounds them. A cached token takes 2 x layers x key-value heads x head
+            size x bytes of a number: 12 kB for Qwen2.5-0.5B in bfloat16.
+        drop_fraction: ended rows are dropped from the running batch when they are at least this share of it, and
+            waiting prompts join it when they fill at least this share. Dropping copies the cache of as many rows
+            into their places.
         scores: read the reward token's log-prob off ended rows; without it those of finished responses are NaN. Only
             for measuring what the score costs: LaSeRModule needs it.
     """
@@ -83,7 +86,8 @@ class TransformersEngine(RolloutEngine):
                 reward_token_log_probs=torch.full((total,), torch.nan, device=device),
             )
             settings = BatchSettings(self.max_batch_size, self.max_cached_tokens, self.drop_fraction, self.scores)
-            Decoding(policy, prompts, out, sampling, reward_token_id, generator, settings).run()
+            if prompts:
+                Decoding(policy, prompts, out, sampling, reward_token_id, generator, settings).run()
         finally:
             policy.lm.train(was_training)
         longest = max(out.response_lengths.tolist(), default=0)
