@@ -7,14 +7,19 @@ token and the score as well. Random weights are near to uniform, so a set of <eo
 vocabulary makes lengths geometric with mean 40, and an id outside of it makes every response as long as allowed.
 Tokens are those of responses, <eos> included; what `generate` computes behind an <eos> does not count. On CPU, times
 are CPU seconds of the process, which other programs disturb less than the clock.
+
+`--rounds` decodes rounds of 64 prompts, which are larger than a batch, and compares batches that are refilled when rows
+end with the same round in parts, one after the other (what the engine does where a cache's rows cannot be joined).
 """
 
 import argparse
+import contextlib
 import platform
 import statistics
 import time
 from collections.abc import Callable
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 import transformers
@@ -23,6 +28,7 @@ from laser_lightning.batching import pad_rows
 from laser_lightning.character_tokenizer import character_tokenizer
 from laser_lightning.policy import Policy, PolicySettings
 from laser_lightning.rollout import Sampling, TransformersEngine
+from laser_lightning.rollout.cache import GrowingCache
 
 GROUP_SIZE = 8
 MODELS = {
@@ -48,12 +54,13 @@ MODELS = {
 
 
 class Case(NamedTuple):
-    """What is decoded: prompt lengths, the limit of a response, and whether responses end before it."""
+    """What is decoded: prompt lengths, the limit of a response, whether responses end before it, and rows at a time."""
 
     name: str
     prompt_lengths: list[int]
     limit: int
     ends: bool
+    max_batch_size: int = 1024
 
 
 CASES = [
@@ -62,6 +69,11 @@ CASES = [
     Case("short prompts, responses of 1 to 128", [16] * 8, 128, True),
     Case("prompts of 8 to 64 tokens, responses of 1 to 128", [8, 16, 24, 32, 40, 48, 56, 64], 128, True),
     Case("prompts of 64 to 512 tokens, responses of 1 to 128", [64, 128, 192, 256, 320, 384, 448, 512], 128, True),
+]
+ROUNDS = [
+    Case(f"64 x 8, prompts of {name}, responses of 1 to 128, {rows} at a time", lengths, 128, True, rows)
+    for name, lengths in (("16", [16] * 64), ("8 to 71", list(range(8, 72))))
+    for rows in (64, 128)
 ]
 
 
@@ -89,10 +101,12 @@ def with_generate(policy: Policy, prompts: list[list[int]], limit: int, seed: in
     return int((ended.cumsum(1) - ended == 0).sum())
 
 
-def with_engine(policy: Policy, prompts: list[list[int]], limit: int, seed: int) -> int:
-    """Decode with our engine; return the number of response tokens."""
+def with_engine(policy: Policy, prompts: list[list[int]], case: Case, seed: int, parts: bool = False) -> int:
+    """Decode with our engine, a large round refilled or in parts; return the number of response tokens."""
     generator = torch.Generator(policy.device).manual_seed(seed)
-    rollouts = TransformersEngine().generate(policy, prompts, GROUP_SIZE, Sampling(limit), 3, generator)
+    engine = TransformersEngine(max_batch_size=case.max_batch_size)
+    with mock.patch.object(GrowingCache, "only_attention", False) if parts else contextlib.nullcontext():
+        rollouts = engine.generate(policy, prompts, GROUP_SIZE, Sampling(case.limit), 3, generator)
     return int(rollouts.response_lengths.sum())
 
 
@@ -117,15 +131,22 @@ def make_policy(name: str, device: torch.device, dtype: str) -> Policy:
     return policy
 
 
-def compare(policy: Policy, case: Case, pairs: int, cache: str | None) -> tuple[list[float], list[float]]:
-    """Tokens per second of ours and of `generate`, run in turn."""
+def compare(policy: Policy, case: Case, pairs: int, cache: str | None, parts: bool) -> tuple[list[float], list[float]]:
+    """Tokens per second of ours, and of `generate` or of ours in parts, run in turn."""
     vocabulary = policy.lm.config.vocab_size
     policy.eos_token_ids = tuple(range(4, 4 + vocabulary // 40)) if case.ends else (vocabulary,)
     generator = torch.Generator().manual_seed(0)
     prompts = [torch.randint(4, vocabulary, (n,), generator=generator).tolist() for n in case.prompt_lengths]
     runs: list[tuple[list[float], Callable[[int], int]]] = [
-        ([], lambda seed: with_engine(policy, prompts, case.limit, seed)),
-        ([], lambda seed: with_generate(policy, prompts, case.limit, seed, cache)),
+        ([], lambda seed: with_engine(policy, prompts, case, seed)),
+        (
+            [],
+            lambda seed: (
+                with_engine(policy, prompts, case, seed, parts=True)
+                if parts
+                else with_generate(policy, prompts, case.limit, seed, cache)
+            ),
+        ),
     ]
     for pair in range(pairs + 1):
         for speeds, decode in runs if pair % 2 else runs[::-1]:
@@ -142,6 +163,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", default="float32", help="of the weights")
     parser.add_argument("--cache", default=None, help="cache_implementation of `generate`, e.g. static")
+    parser.add_argument("--rounds", action="store_true", help="large rounds: batches refilled against parts")
     parser.add_argument("--model", default="", help="only the models whose names contain this")
     parser.add_argument("--case", default="", help="only the cases whose names contain this")
     options = parser.parse_args()
@@ -152,12 +174,13 @@ def main() -> None:
         f"{machine}, {options.threads} CPU thread(s), {options.dtype}, torch {torch.__version__}, transformers "
         f"{transformers.__version__}, cache of `generate`: {options.cache or 'default'}, {options.pairs} pairs\n"
     )
-    print("| model | case | ours, tokens/s | `generate`, tokens/s | ratio (median of pairs) | range |")
+    ours_is, other = ("refilled", "in parts") if options.rounds else ("ours", "`generate`")
+    print(f"| model | case | {ours_is}, tokens/s | {other}, tokens/s | ratio (median of pairs) | range |")
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
     for name in (name for name in MODELS if options.model in name):
         policy = make_policy(name, device, options.dtype)
-        for case in (case for case in CASES if options.case in case.name):
-            ours, theirs = compare(policy, case, options.pairs, options.cache)
+        for case in (case for case in (ROUNDS if options.rounds else CASES) if options.case in case.name):
+            ours, theirs = compare(policy, case, options.pairs, options.cache, options.rounds)
             ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
             print(
                 f"| {name} | {case.name} | {statistics.median(ours):,.0f} | {statistics.median(theirs):,.0f} "

@@ -1,5 +1,7 @@
 """A key-value cache that is written in place: a step of decoding adds its token and copies nothing else."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
@@ -8,26 +10,46 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 LEAST_ROOM = 64  # tokens
 
 
+@dataclass
+class Room:
+    """How large the tensors of a cache become, which may change while it is in use.
+
+    Attributes:
+        columns: most tokens of a row, prompt and response; no room is made for more.
+        rows: room is made for at least so many, so that others can take the places of those dropped.
+    """
+
+    columns: int
+    rows: int = 0
+
+
 class GrowingCache(DynamicCache):
-    """A DynamicCache for one batch of decoding, whose attention layers have room for more tokens.
+    """A DynamicCache for a running batch, whose attention layers have room for more tokens and rows.
 
     transformers' own layers copy all keys and values for every token. Layers of other types (linear attention, ...) are
     transformers' own here too.
 
+    Rows end in the same column, that of the last token, and may begin in any: the attention mask says where.
+
     Args:
         config: the model's.
         rows: rows of the first forward pass.
-        max_length: tokens of the longest row, prompt and response; no room is made for more.
+        room: how large the layers become.
     """
 
-    def __init__(self, config: PretrainedConfig, rows: int, max_length: int) -> None:
+    def __init__(self, config: PretrainedConfig, rows: int, room: Room) -> None:
         super().__init__(config=config)
         self.rows = rows
         for index, layer in enumerate(self.layers):
             if type(layer) is DynamicLayer:
-                self.layers[index] = GrowingLayer(max_length)
+                self.layers[index] = GrowingLayer(room)
             elif type(layer) is DynamicSlidingWindowLayer:
-                self.layers[index] = GrowingSlidingWindowLayer(layer.sliding_window, max_length)
+                self.layers[index] = GrowingSlidingWindowLayer(layer.sliding_window, room)
+
+    @property
+    def only_attention(self) -> bool:
+        """Whether every layer keeps nothing but keys and values: then rows can be added, and columns cut off."""
+        return all(isinstance(layer, GrowingLayer) for layer in self.layers)
 
     @property
     def only_full_attention(self) -> bool:
@@ -60,13 +82,30 @@ class GrowingCache(DynamicCache):
                 layer.reorder_cache(indices)  # type: ignore[arg-type]
         self.rows = len(indices)
 
+    def add_rows(self, other: "GrowingCache", repeats: int) -> None:
+        """Put the rows of another cache behind these, each ``repeats`` times; all end in the same column.
+
+        Columns in front of a row are 0. Needs ``only_attention``.
+        """
+        for layer, added in zip(self.layers, other.layers, strict=True):
+            assert isinstance(layer, GrowingLayer)
+            assert isinstance(added, GrowingLayer)
+            layer.add_rows(added, repeats)
+        self.rows += other.rows * repeats
+
+    def cut(self, length: int) -> None:
+        """Keep the last ``length`` columns. Copies nothing. Needs ``only_attention``."""
+        for layer in self.layers:
+            assert isinstance(layer, GrowingLayer)
+            layer.cut(length)
+
 
 class _Buffer:
     """States [B, H, L, D] that grow along L, inside a tensor with room at its end."""
 
-    def __init__(self, states: Tensor, max_length: int) -> None:
+    def __init__(self, states: Tensor, room: Room) -> None:
         # Without room: the prompts' states are repeated for the groups next, which makes room.
-        self.data, self.max_length = states, max_length
+        self.data, self.room = states, room
         self.rows, self.start, self.end = states.shape[0], 0, states.shape[2]
 
     @property
@@ -82,14 +121,34 @@ class _Buffer:
         self.end += added
         return self.states
 
-    def renew(self, room: int = 0, repeats: int = 1) -> None:
-        """Move to a new tensor with more room, each row ``repeats`` times."""
+    def renew(self, room: int = 0, repeats: int = 1, more_rows: int = 0, in_front: int = 0) -> None:
+        """Move to a new tensor with more room, each row ``repeats`` times and ``in_front`` columns of 0 before it."""
         rows, heads, length, size = self.states.shape
+        columns = in_front + length
         # A share of the length, so that moving costs each token the same, however long the sequence becomes.
-        room = max(room, min(max(LEAST_ROOM, length // 4), self.max_length - length))
-        data = self.data.new_empty(rows * repeats, heads, length + room, size)
-        data.view(rows, repeats, heads, length + room, size)[:, :, :, :length] = self.states[:, None]
-        self.data, self.rows, self.start, self.end = data, rows * repeats, 0, length
+        columns += max(room, min(max(LEAST_ROOM, columns // 4), self.room.columns - columns))
+        data = self.data.new_empty(max(rows * repeats + more_rows, self.room.rows), heads, columns, size)
+        repeated = data[: rows * repeats].view(rows, repeats, heads, columns, size)
+        repeated[:, :, :, :in_front] = 0
+        repeated[:, :, :, in_front : in_front + length] = self.states[:, None]
+        self.data, self.rows, self.start, self.end = data, rows * repeats, 0, in_front + length
+
+    def add_rows(self, other: "_Buffer", repeats: int) -> None:
+        rows, _, length, _ = other.states.shape
+        in_front = max(length - (self.end - self.start), 0)
+        if in_front > self.start or self.rows + rows * repeats > self.data.shape[0]:
+            self.renew(more_rows=rows * repeats, in_front=in_front)
+        else:
+            self.start -= in_front
+            self.states[:, :, :in_front] = 0
+        added = self.data[self.rows : self.rows + rows * repeats, :, self.start : self.end]
+        unused = self.end - self.start - length
+        added[:, :, :unused] = 0  # masked, but NaN times a weight of 0 would be NaN
+        added.unflatten(0, (rows, repeats))[:, :, :, unused:] = other.states[:, None]
+        self.rows += rows * repeats
+
+    def cut(self, length: int) -> None:
+        self.start = max(self.start, self.end - length)
 
     def move(self, sources: Tensor, targets: Tensor, rows: int) -> None:
         self.states[targets] = self.states[sources]
@@ -102,9 +161,9 @@ class GrowingLayer(DynamicLayer):
     key_buffer: _Buffer
     value_buffer: _Buffer
 
-    def __init__(self, max_length: int) -> None:
+    def __init__(self, room: Room) -> None:
         super().__init__()
-        self.max_length = max_length
+        self.room = room
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
@@ -115,7 +174,7 @@ class GrowingLayer(DynamicLayer):
         else:
             self.lazy_initialization(key_states, value_states)
             states = key_states, value_states
-            self.key_buffer, self.value_buffer = (_Buffer(new, self.max_length) for new in states)
+            self.key_buffer, self.value_buffer = (_Buffer(new, self.room) for new in states)
         self.show()
         return states
 
@@ -137,13 +196,27 @@ class GrowingLayer(DynamicLayer):
             self.value_buffer.move(sources, targets, rows)
             self.show()
 
+    def add_rows(self, other: "GrowingLayer", repeats: int) -> None:
+        """Put the rows of another layer behind these, each ``repeats`` times."""
+        if self.is_initialized:
+            self.key_buffer.add_rows(other.key_buffer, repeats)
+            self.value_buffer.add_rows(other.value_buffer, repeats)
+            self.show()
+
+    def cut(self, length: int) -> None:
+        """Keep the last ``length`` columns."""
+        if self.is_initialized:
+            self.key_buffer.cut(length)
+            self.value_buffer.cut(length)
+            self.show()
+
 
 class GrowingSlidingWindowLayer(GrowingLayer, DynamicSlidingWindowLayer):
     """Attention within a window: the keys and values of the last ``sliding_window`` - 1 tokens."""
 
-    def __init__(self, sliding_window: int, max_length: int) -> None:
+    def __init__(self, sliding_window: int, room: Room) -> None:
         DynamicSlidingWindowLayer.__init__(self, sliding_window)
-        self.max_length = max_length
+        self.room = room
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
@@ -155,3 +228,13 @@ class GrowingSlidingWindowLayer(GrowingLayer, DynamicSlidingWindowLayer):
             buffer.start = max(buffer.start, buffer.end - self.sliding_window + 1)
         self.show()
         return states
+
+    def add_rows(self, other: GrowingLayer, repeats: int) -> None:
+        """Put the rows of another layer behind these, each ``repeats`` times."""
+        super().add_rows(other, repeats)
+        self.cumulative_length = max(self.cumulative_length, other.get_seq_length())
+
+    def cut(self, length: int) -> None:
+        """Keep the last ``length`` columns."""
+        super().cut(length)
+        self.cumulative_length = min(self.cumulative_length, length)

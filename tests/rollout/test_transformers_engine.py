@@ -443,13 +443,15 @@ class Waits(TorchDispatchMode):
 
 @pytest.mark.parametrize("prompts", [PROMPTS, [[21, 22, 23]] * 3], ids=["padded", "unpadded"])
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "min_p": 0.01}], ids=str)
+@pytest.mark.parametrize("max_batch_size", [1024, 2 * GROUP])
 def test_a_step_waits_for_the_device_in_the_stop_test_only(
-    make_policy: MakePolicy, options: dict[str, Any], prompts: list[list[int]]
+    make_policy: MakePolicy, options: dict[str, Any], prompts: list[list[int]], max_batch_size: int
 ) -> None:
     policy, counts = make_policy(eos_bias=-60.0), []
     for steps in (3, 9):
         with Waits() as waits:
-            generate(policy, Sampling(max_response_tokens=steps, **options), prompts=prompts)
+            sampling = Sampling(max_response_tokens=steps, **options)
+            generate(policy, sampling, prompts=prompts, max_batch_size=max_batch_size)
         counts.append(waits.count)
     assert counts[0] == counts[1] > 0
 
