@@ -5,7 +5,8 @@
 LaSeR, LaSeR without the self-rewards in the advantages, GRPO, the supervised variant (cross-entropy on a "yes" and a
 "no" token behind <eos>) and RISE (the policy writes a verification of each of its solutions). All take the quickstart's
 settings, 200 optimizer steps from the embedded model, and are evaluated on the same held-out problems, which training
-cannot contain. A seed sets the training problems and all sampling.
+cannot contain. A seed sets the training problems and all sampling. CPU seconds are of the whole run, evaluations
+included.
 """
 
 import argparse
@@ -56,8 +57,8 @@ class Run:
     directory: Path
 
     def train(self) -> None:
-        """Train, unless that was done, and note the peak memory in GB."""
-        if self._memory.exists():
+        """Train, unless that was done, and note what it took."""
+        if self._resources.exists():
             return
         overlay = OVERLAYS[self.method]
         command = [sys.executable, "-m", "laser_lightning", "fit", "--config", "quickstart"]
@@ -67,16 +68,18 @@ class Run:
         _, status, usage = os.wait4(process.pid, 0)
         if status:
             raise SystemExit(f"{self.method}, seed {self.seed}, failed: {' '.join(command)}")
-        self._memory.write_text(f"{usage.ru_maxrss / 1e6:.2f}")
+        taken = {"cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_gb": usage.ru_maxrss / 1e6}
+        self._resources.write_text(json.dumps(taken))
         print(f"{self.method}, seed {self.seed}: done", file=sys.stderr)
 
     @property
-    def _memory(self) -> Path:
-        return self.directory / "peak_memory_gb.txt"
+    def _resources(self) -> Path:
+        return self.directory / "resources.json"
 
     def values(self) -> dict[str, float]:
         """The table's columns, by their headings."""
         summary = json.loads((self.directory / "summary.json").read_text())
+        taken = json.loads(self._resources.read_text())
         start, end = summary["start"]["sets"][SET], summary["end"]["sets"][SET]
         tokens = [float(row["train/generated_tokens"]) for row in self.metrics() if row["train/generated_tokens"]]
         return {
@@ -86,7 +89,8 @@ class Run:
             "paired s.e.": self.votes_difference(summary["end"]["step"])[1],
             "tokens per step": statistics.mean(tokens),
             "training s": summary["training_seconds"],
-            "GB": float(self._memory.read_text()),
+            "CPU s": taken["cpu_seconds"],
+            "GB": taken["peak_gb"],
         }
 
     def metrics(self) -> Iterator[dict[str, str]]:
@@ -122,7 +126,13 @@ class Run:
         return float(difference.mean()), float(standard_error(difference))
 
 
-FORMATS = {"tokens per step": "{:,.0f}", "training s": "{:.0f}", "GB": "{:.2f}", "weighted - plain": "{:+.3f}"}
+FORMATS = {
+    "tokens per step": "{:,.0f}",
+    "training s": "{:.0f}",
+    "CPU s": "{:.0f}",
+    "GB": "{:.2f}",
+    "weighted - plain": "{:+.3f}",
+}
 
 
 def table(runs: list[Run]) -> str:
