@@ -1,5 +1,6 @@
 """An evaluation killed with SIGKILL and started again samples only what is missing, and ends with the same metrics."""
 
+import csv
 import json
 import re
 import shutil
@@ -32,6 +33,12 @@ def batches(run: Path) -> int:
     return sum(line.endswith(b"\n") and "batch" in json.loads(line) for line in lines)
 
 
+def metrics(run: Path) -> dict[str, str]:
+    """The last row of the metrics, but for the clock's."""
+    row = list(csv.DictReader((run / "metrics.csv").open()))[-1]
+    return {name: value for name, value in row.items() if "second" not in name}
+
+
 def test_a_killed_evaluation_goes_on_where_it_was(tmp_path: Path, tiny_run: Path) -> None:
     shutil.copytree(tiny_run, tmp_path, dirs_exist_ok=True)
     source = "{class_path: laser_lightning.data.ArithmeticSource, init_args: {split: test, size: 60}}"
@@ -55,5 +62,4 @@ def test_a_killed_evaluation_goes_on_where_it_was(tmp_path: Path, tiny_run: Path
     assert re.search(rf"{there} of {BATCHES} batches of 'sums' were already there", output)
     assert batches(tmp_path / "killed") == BATCHES
 
-    metrics = (tmp_path / "whole" / "metrics.csv").read_text().splitlines()[-1]
-    assert (tmp_path / "killed" / "metrics.csv").read_text().splitlines()[-1] == metrics
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")

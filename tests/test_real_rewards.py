@@ -16,6 +16,11 @@ from laser_lightning.verifiers import Verification
 REWARDS = torch.tensor([0.3, -0.5, 2.0, 0.5])
 
 
+def log_probs_of(self_rewards: torch.Tensor) -> torch.Tensor:
+    """[N] log pi(z_c) that have these self-rewards: r_s = 0.1 * (l + 20), so l = 10 * r_s - 20."""
+    return 10 * self_rewards - 20
+
+
 def test_loss_and_class_weights() -> None:
     # Correct is above 0.5: 2.0 alone. Weights 1/(2*3) for the incorrect ones and 1/(2*1) for the correct one.
     head = LastTokenSelfReward("<|reward|>", reference=-20.0)
@@ -24,7 +29,7 @@ def test_loss_and_class_weights() -> None:
     weights = head.loss_weights(REWARDS, finished, class_counts(REWARDS, finished))
     torch.testing.assert_close(weights, torch.tensor([1 / 6, 1 / 6, 1 / 2, 1 / 6]))
     # The target is the reward itself: errors 0.5 - 0.3, 0.5 + 0.5, 1 - 2, 0 - 0.5.
-    loss = head.loss(torch.tensor([0.5, 0.5, 1.0, 0.0]), REWARDS, weights)
+    loss = head.loss(log_probs_of(torch.tensor([0.5, 0.5, 1.0, 0.0])), REWARDS, weights)
     torch.testing.assert_close(loss, torch.tensor((0.04 + 1.0 + 0.25) / 6 + 1.0 / 2))
 
 
@@ -32,12 +37,12 @@ def test_the_loss_is_smallest_at_the_rewards() -> None:
     # Also outside of [0, 1]: self-rewards are not clamped in the loss.
     head = LastTokenSelfReward("<|reward|>", reference=-20.0)
     weights = torch.full((4,), 0.25)
-    scores = REWARDS.clone().requires_grad_()
-    loss = head.loss(scores, REWARDS, weights)
+    log_probs = log_probs_of(REWARDS).requires_grad_()
+    loss = head.loss(log_probs, REWARDS, weights)
     loss.backward()
-    assert loss.item() == 0
-    assert scores.grad is not None
-    assert scores.grad.tolist() == [0.0] * 4
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+    assert log_probs.grad is not None
+    assert log_probs.grad.tolist() == pytest.approx([0.0] * 4, abs=1e-7)
 
 
 def test_group_relative_advantages() -> None:

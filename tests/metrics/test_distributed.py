@@ -112,7 +112,7 @@ def _run(tmp_path: Path, rows: dict[str, Tensor]) -> list[dict[str, Any]]:
     ]
     try:
         for worker in workers:
-            output, _ = worker.communicate(timeout=60)
+            output, _ = worker.communicate(timeout=300)
             assert worker.returncode == 0, output
     finally:
         for worker in workers:
