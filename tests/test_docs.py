@@ -15,17 +15,15 @@ PAGES = sorted(DOCS.glob("*.md"))
 CONFIG = re.compile(r"```yaml\n# (\w+\.yaml):.*\n((?:.*\n)*?)```")
 
 
-def commands() -> list[str]:
-    """Every `laser-lightning fit`, `validate`, `test` and `predict` of the pages' shell blocks, on one line each."""
+def commands(names: str = "fit|validate|test|predict") -> list[str]:
+    """Every `laser-lightning` of these subcommands in the pages' shell blocks, on one line each."""
     found: dict[str, None] = {}
     for page in PAGES:
         for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
             text = re.sub(r"torchrun .*?-m laser_lightning", "laser-lightning", block.replace("\\\n", " "))
             lines = text.splitlines()
             words = (line[line.find("laser-lightning ") :] for line in lines if "laser-lightning " in line)
-            found |= dict.fromkeys(
-                line for line in words if re.match(r"laser-lightning (fit|validate|test|predict)", line)
-            )
+            found |= dict.fromkeys(line for line in words if re.match(f"laser-lightning ({names}) ", line))
     return list(found)
 
 
@@ -55,6 +53,12 @@ def test_a_command_can_be_parsed(command: str, working_directory: Path, capsys: 
     with pytest.raises(SystemExit) as end:
         main(words + ["--print_config"] * ("--print_config" not in words and not shows_help))
     assert end.value.code == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [line for line in commands("explain") if "--solutions" not in line])
+def test_an_explanation(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(shlex.split(command, comments=True)[1:]) == 0
+    assert capsys.readouterr().out.startswith("reward 1: extracted ")
 
 
 def test_the_figure_of_the_score(tmp_path: Path) -> None:
