@@ -21,6 +21,7 @@ from pathlib import Path
 
 from common import SIZES, Case, Worker, machine, table, write_model
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, ScalarFormatter
 
 AXES = {
     "group size": {"group_size": [4, 8, 16, 32]},
@@ -99,6 +100,8 @@ def figure(points: dict[str, dict[float, Case]], results: dict[Case, Steps], pat
         axes.minorticks_off()
         axes.set_xticks(list(cases), [f"{size / 1e6:.1f}M" if size > 1e5 else f"{size:g}" for size in cases])
         axes.grid(alpha=0.3, which="both")
+    axes_of[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes_of[0].yaxis.set_major_formatter(ScalarFormatter())
     axes_of[0].set_ylabel("µs per response token")
     axes_of[0].legend()
     canvas.savefig(path, dpi=120)
