@@ -289,6 +289,8 @@ def main(args: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
     # Said of a directory in use, although what it held was renamed.
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
+    # Said of every evaluation in a directory of its own.
+    warnings.filterwarnings("ignore", message="The dirpath has changed from")
     args = list(sys.argv[1:] if args is None else args)
     set_loader("yaml", yaml_value, exceptions=(yaml.YAMLError,))
     # Refuses a null where a value is needed. What is printed, though, goes wrong with it (jsonargparse 4.53).

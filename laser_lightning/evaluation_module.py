@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 from laser_lightning.data.problem import Problem
@@ -60,6 +61,7 @@ class EvaluationModule(RolloutModule):
         self.evaluation = evaluation
         self.evaluation_metrics = nn.ModuleDict()
         self._last_evaluated_step = -1
+        self._loaded_step = 0
         self._kept: KeptRounds | None = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -71,6 +73,7 @@ class EvaluationModule(RolloutModule):
         """Restore which step was evaluated last."""
         super().on_load_checkpoint(checkpoint)
         self._last_evaluated_step = checkpoint["laser_last_evaluated_step"]
+        self._loaded_step = checkpoint["global_step"]
 
     def setup(self, stage: str) -> None:
         """Make the metrics of the evaluation sets."""
@@ -211,7 +214,9 @@ class EvaluationModule(RolloutModule):
         self._log_evaluation("test")
 
     def _log_evaluation(self, stage: str) -> None:
-        values = {"step": torch.tensor(self.trainer.global_step, dtype=torch.float32, device=self.device)}
+        # Outside of `fit` only the checkpoint knows the number of steps behind the weights.
+        step = self.trainer.global_step if self.trainer.state.fn == TrainerFn.FITTING else self._loaded_step
+        values = {"step": torch.tensor(step, dtype=torch.float32, device=self.device)}
         with self.part("evaluation"):
             for name in self.evaluation_metrics:
                 metrics = self.metrics_of(name)

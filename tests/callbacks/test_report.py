@@ -55,6 +55,7 @@ def test_files_hold_what_was_logged(
 
     content = json.loads((folder / f"{stage}.json").read_text())
     assert (content["stage"], content["step"]) == (stage, 1)
+    assert metrics["step"] == 1  # of the checkpoint: this trainer has taken none
     assert content["sets"]["sums"]["values"] == logged
     for name in ("pass", "maj", "weighted_maj", "best_of"):
         last = content["sets"]["sums"]["curves"][name][-1]
