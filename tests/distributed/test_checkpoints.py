@@ -20,9 +20,9 @@ pytestmark = pytest.mark.distributed
 
 
 def evaluation(run: Path) -> dict[str, str]:
-    """The last evaluation in a run's metrics."""
+    """The last evaluation in a run's metrics, but for the clock's."""
     rows = [row for row in csv.DictReader((run / "metrics.csv").open()) if row["val/sums/pass@1"]]
-    return {name: value for name, value in rows[-1].items() if name.startswith("val/")}
+    return {name: value for name, value in rows[-1].items() if name.startswith("val/") and "second" not in name}
 
 
 @pytest.mark.parametrize(("strategy", "nodes"), [("zero2", 2), ("zero3", 2)])

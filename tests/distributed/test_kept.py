@@ -1,5 +1,6 @@
 """An evaluation of two processes, one of which is killed, goes on where both were."""
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,12 @@ calibration: null
 """
 
 
+def metrics(run: Path) -> dict[str, str]:
+    """The last row of a run's metrics, but for the clock's."""
+    row = list(csv.DictReader((run / "metrics.csv").open()))[-1]
+    return {name: value for name, value in row.items() if "second" not in name}
+
+
 def test_two_processes_take_the_same_batches(experiment: Path, command: Callable[..., str]) -> None:
     (experiment / "deadly.py").write_text(DEADLY)
     (experiment / "test.yaml").write_text(OVERLAY)
@@ -63,7 +70,6 @@ def test_two_processes_take_the_same_batches(experiment: Path, command: Callable
     assert "6 of 6 batches of 'sums' were already there" in output
     assert "1 of 1 batches of 'one' were already there" in output
     assert "call 1" not in output
-    whole, resumed = (experiment / run / "metrics.csv" for run in ("whole", "run"))
-    assert resumed.read_text().splitlines()[-1] == whole.read_text().splitlines()[-1]
+    assert metrics(experiment / "run") == metrics(experiment / "whole")
     lines = (experiment / "run/kept/test/one/rank1.jsonl").read_text().splitlines()
     assert json.loads(lines[1]) == {"batch": 0, "solutions": 0, "seconds": 0.0}
