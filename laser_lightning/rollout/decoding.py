@@ -142,14 +142,7 @@ class Decoding:
         logits = self.policy.head(hidden)
         if not bool(logits.isfinite().all()):
             raise UserError("The policy's logits are not finite: its weights are damaged, or overflow in their dtype.")
-        if len(self.slots):
-            self.padded = self.padded or padded or width != self.width
-            self.cache.add_rows(cache, self.group_size)
-        else:
-            self.padded, self.width = padded, width
-            self.cache = cache
-            self.cache.batch_repeat_interleave(self.group_size)
-        self.width = max(self.width, width)
+        self._place(cache, padded, width)
         first = torch.tensor(chosen, device=ids.device) * self.group_size
         slots = (first[:, None] + torch.arange(self.group_size, device=ids.device)).flatten()
         lengths = lengths.repeat_interleave(self.group_size)
@@ -159,6 +152,17 @@ class Decoding:
         self.places = torch.cat((self.places, torch.zeros_like(slots)))
         self.live = torch.cat((self.live, torch.ones_like(slots, dtype=torch.bool)))
         return logits.repeat_interleave(self.group_size, 0)
+
+    def _place(self, cache: GrowingCache, padded: bool, width: int) -> None:
+        """Put the rows of another cache, as wide as said, behind those of the batch, each for a whole group."""
+        if len(self.slots):
+            self.padded = self.padded or padded or width != self.width
+            self.cache.add_rows(cache, self.group_size)
+        else:
+            self.padded, self.width = padded, width
+            self.cache = cache
+            self.cache.batch_repeat_interleave(self.group_size)
+        self.width = max(self.width, width)
 
     def _new_cache(self, rows: int) -> GrowingCache:
         return GrowingCache(self.policy.lm.config, rows, self.room)
@@ -212,9 +216,13 @@ class Decoding:
         self.slots, self.prompt_lengths = self.slots[rows], self.prompt_lengths[rows]
         self.places, self.lengths, self.live = self.places[rows], self.lengths[rows], self.live[rows]
         if count:
-            self.cache.batch_select_indices(rows)
-            self._cut(torch.ones_like(self.live))
+            self._move(rows)
         return rows
+
+    def _move(self, rows: Tensor) -> None:
+        """Make row ``rows[i]`` of the cache row i, and drop the others."""
+        self.cache.batch_select_indices(rows)
+        self._cut(torch.ones_like(self.live))
 
     def _cut(self, needed: Tensor) -> None:
         """Cut off the columns in which no needed row has a token."""

@@ -7,6 +7,7 @@ import torch
 from laser_lightning.batching import Rollouts, pad_rows
 from laser_lightning.errors import UserError
 from laser_lightning.policy import Policy
+from laser_lightning.rollout.compiled import CompiledDecoding, CompiledSteps
 from laser_lightning.rollout.decoding import BatchSettings, Decoding
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
 
@@ -31,6 +32,13 @@ class TransformersEngine(RolloutEngine):
             into their places.
         scores: read the reward token's log-prob off ended rows; without it those of finished responses are NaN. Only
             for measuring what the score costs: LaSeRModule needs it.
+        compile: run the steps of decoding (not the prompts) through ``torch.compile``, on CUDA in the mode that
+            captures graphs, for less time between kernels. Shapes then stay the same: numbers of rows are powers of
+            two, each compiled when it is first met (half a minute or more in all), and every step runs over all
+            columns of the cache, which has room for the longest prompt plus ``sampling.max_response_tokens``, rounded
+            up to 128, and stays in memory between rounds, through updates too. Only for models of transformers whose
+            layers all attend to every token, with ``policy.attention`` sdpa. Tested on CPU; CUDA graphs were never
+            tried.
     """
 
     def __init__(
@@ -39,6 +47,7 @@ class TransformersEngine(RolloutEngine):
         max_cached_tokens: int | None = None,
         drop_fraction: float = 0.125,
         scores: bool = True,
+        compile: bool = False,
     ) -> None:
         if max_batch_size < 1 or not 0 <= drop_fraction <= 1:
             raise UserError("engine.max_batch_size must be at least 1 and engine.drop_fraction between 0 and 1.")
@@ -48,8 +57,9 @@ class TransformersEngine(RolloutEngine):
         self.max_cached_tokens = max_cached_tokens
         self.drop_fraction = drop_fraction
         self.scores = scores
+        self.compile = compile
+        self._steps = CompiledSteps()
 
-    @torch.no_grad()
     def generate(
         self,
         policy: Policy,
@@ -72,22 +82,9 @@ class TransformersEngine(RolloutEngine):
         was_training = policy.lm.training
         policy.lm.eval()
         try:
-            width = sampling.max_response_tokens + 1  # see ``Decoding``
-            total = len(prompts) * group_size
-            device = policy.device
-            prompt_ids, prompt_lengths = pad_rows(prompts, policy.pad_token_id)
-            out = Rollouts(
-                prompt_ids=prompt_ids.to(device),
-                prompt_lengths=prompt_lengths.to(device),
-                response_ids=torch.full((total, width), policy.pad_token_id, device=device),
-                response_lengths=torch.zeros(total, dtype=torch.long, device=device),
-                finished=torch.zeros(total, dtype=torch.bool, device=device),
-                sampling_log_probs=torch.zeros(total, width, device=device),
-                reward_token_log_probs=torch.full((total,), torch.nan, device=device),
-            )
-            settings = BatchSettings(self.max_batch_size, self.max_cached_tokens, self.drop_fraction, self.scores)
-            if prompts:
-                Decoding(policy, prompts, out, sampling, reward_token_id, generator, settings).run()
+            # Tensors made in inference mode cannot be written outside of it, and the cache of compiled steps stays.
+            with torch.inference_mode(torch.is_inference_mode_enabled() and not self.compile):
+                out = self._decode(policy, prompts, group_size, sampling, reward_token_id, generator)
         finally:
             policy.lm.train(was_training)
         longest = max(out.response_lengths.tolist(), default=0)
@@ -96,6 +93,40 @@ class TransformersEngine(RolloutEngine):
         if not bool(out.sampling_log_probs.isfinite().all()):
             raise UserError("The policy's logits are not finite: its weights are damaged, or overflow in their dtype.")
         return out
+
+    @torch.no_grad()
+    def _decode(
+        self,
+        policy: Policy,
+        prompts: Sequence[Sequence[int]],
+        group_size: int,
+        sampling: Sampling,
+        reward_token_id: int,
+        generator: torch.Generator,
+    ) -> Rollouts:
+        width = sampling.max_response_tokens + 1  # see ``Decoding``
+        total = len(prompts) * group_size
+        device = policy.device
+        prompt_ids, prompt_lengths = pad_rows(prompts, policy.pad_token_id)
+        out = Rollouts(
+            prompt_ids=prompt_ids.to(device),
+            prompt_lengths=prompt_lengths.to(device),
+            response_ids=torch.full((total, width), policy.pad_token_id, device=device),
+            response_lengths=torch.zeros(total, dtype=torch.long, device=device),
+            finished=torch.zeros(total, dtype=torch.bool, device=device),
+            sampling_log_probs=torch.zeros(total, width, device=device),
+            reward_token_log_probs=torch.full((total,), torch.nan, device=device),
+        )
+        settings = BatchSettings(self.max_batch_size, self.max_cached_tokens, self.drop_fraction, self.scores)
+        round_ = (policy, prompts, out, sampling, reward_token_id, generator, settings)
+        if prompts:
+            decoding = CompiledDecoding(*round_, self._steps) if self.compile else Decoding(*round_)
+            decoding.run()
+        return out
+
+    def close(self) -> None:
+        """Release the cache and the graphs of compiled steps."""
+        self._steps = CompiledSteps()
 
     def _refuse_large_groups(self, longest_prompt: int, group_size: int, max_response_tokens: int) -> None:
         if group_size > self.max_batch_size:
