@@ -71,6 +71,7 @@ def test_a_part_is_described_by_what_is_configured() -> None:
         "max_cached_tokens": None,
         "drop_fraction": 0.125,
         "scores": True,
+        "compile": False,
     }
 
     class Part:
