@@ -19,7 +19,6 @@ from typing import Any
 import lightning
 import torch
 
-from laser_lightning.batching import Rollouts, micro_batches
 from laser_lightning.data import ArithmeticSource, PromptDataModule, PromptTemplate
 from laser_lightning.data.problem import Problem
 from laser_lightning.evaluation_module import EvaluationSettings
@@ -107,18 +106,10 @@ def decoding_seconds(policy: Policy, prompts: list[list[int]], turns: int) -> di
             started = time.process_time()
             rollouts = engine.generate(policy, prompts, 8, Sampling(96), REWARD_TOKEN, generator)
             if way == "second pass":
-                second_pass(policy, rollouts)
+                with torch.no_grad():
+                    policy.scores_of(rollouts, REWARD_TOKEN, 2048)
             seconds[way].append(time.process_time() - started)
     return {way: of_way[2:] for way, of_way in seconds.items()}
-
-
-@torch.no_grad()
-def second_pass(policy: Policy, rollouts: Rollouts) -> torch.Tensor:
-    """[N] the reward token's log-probs by running prompt and response again, in micro-batches sorted by length."""
-    found = torch.zeros(len(rollouts))
-    for batch in micro_batches(rollouts, torch.arange(len(rollouts)), 2048, policy.pad_token_id):
-        found[batch.rows] = policy.scores(batch, REWARD_TOKEN)
-    return found
 
 
 def report(name: str, with_it: list[float], without: list[float]) -> None:

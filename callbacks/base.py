@@ -1,5 +1,6 @@
 """What the callbacks that write into a run's directory share."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,11 @@ class RunCallback(Callback):
 def fits(trainer: Trainer) -> bool:
     """Whether this is ``fit``, its validations included, and not a stand-alone evaluation."""
     return trainer.state.fn == TrainerFn.FITTING
+
+
+def finite(value: float) -> float | None:
+    """The value as JSON and CSV can hold it: None for what is not finite."""
+    return value if math.isfinite(value) else None
 
 
 def values_by_set(trainer: Trainer, stage: str) -> dict[str, dict[str, float]]:

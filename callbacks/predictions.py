@@ -12,9 +12,9 @@ from lightning.pytorch import LightningModule, Trainer
 
 from laser_lightning.callbacks.base import RunCallback
 from laser_lightning.errors import UserError
+from laser_lightning.files import set_aside
 from laser_lightning.rounds import Round
 from laser_lightning.self_reward import CORRECT_THRESHOLD
-from laser_lightning.solution_store import set_aside
 from laser_lightning.verifiers import VerifierPool
 from laser_lightning.vote import alike, count
 
@@ -106,8 +106,7 @@ class Predictions(RunCallback):
         """Give the files their names."""
         for writer in self._writers.values():
             writer.close()
-            if writer.path.exists():
-                set_aside(writer.path)
+            set_aside(writer.path)
             writer.partial.rename(writer.path)
         self._writers.clear()
 

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
+from laser_lightning.callbacks.base import finite
 from laser_lightning.callbacks.names import row_order
 from laser_lightning.metrics import MeanReward, SampleGroups, percentile_interval, problem_curves, resampled_means
 from laser_lightning.metrics.bootstrap import LEVEL, RESAMPLES
@@ -201,23 +201,19 @@ def _write_csv(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> No
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            writer.writerow({key: _finite(value) if isinstance(value, float) else value for key, value in row.items()})
+            writer.writerow({key: finite(value) if isinstance(value, float) else value for key, value in row.items()})
 
 
 def _plain(result: SetResult) -> dict[str, Any]:
     return {
         "problems": result.problems,
         "samples": result.samples,
-        "values": {name: _finite(value) for name, value in result.values.items()},
-        "intervals": {name: [_finite(low), _finite(high)] for name, (low, high) in result.intervals.items()},
+        "values": {name: finite(value) for name, value in result.values.items()},
+        "intervals": {name: [finite(low), finite(high)] for name, (low, high) in result.intervals.items()},
         "curves": {
             name: [
-                {"k": k} | {key: _finite(value) for key, value in at_k._asdict().items()} for k, at_k in curve.items()
+                {"k": k} | {key: finite(value) for key, value in at_k._asdict().items()} for k, at_k in curve.items()
             ]
             for name, curve in result.curves.items()
         },
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -1,7 +1,6 @@
 """A log of sampled solutions, as JSON lines and on the console."""
 
 import json
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from lightning.pytorch import LightningModule, Trainer
 from rich.table import Table
 from rich.text import Text
 
-from laser_lightning.callbacks.base import RunCallback, fits, show
+from laser_lightning.callbacks.base import RunCallback, finite, fits, show
 from laser_lightning.errors import UserError
+from laser_lightning.files import set_aside
 from laser_lightning.rounds import Round
 
 PROBLEM_CHARACTERS, RESPONSE_CHARACTERS, ANSWER_CHARACTERS = 40, 60, 20
@@ -190,8 +190,8 @@ def rows(round_: Round, stage: str, step: int) -> Iterable[dict[str, Any]]:
             "answer": verification.answer,
             "gold": problem.answer,
             "verifier": problem.verifier,
-            "reward": _finite(reward),
-            "self_reward": _finite(self_reward),
+            "reward": finite(reward),
+            "self_reward": finite(self_reward),
             "finished": finished,
             "response_tokens": tokens,
             "error": verification.error,
@@ -270,16 +270,6 @@ def _step_of(line: bytes, path: Path, number: int) -> int:
         ) from error
 
 
-def set_aside(path: Path) -> None:
-    """Rename an earlier run's file to the next free ``<stem>.<number><suffix>``; nothing if there is none."""
-    if not path.exists():
-        return
-    number = 1
-    while (kept := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
-        number += 1
-    path.rename(kept)
-
-
 def _stage(trainer: Trainer) -> str:
     assert trainer.state.fn is not None
     return "val" if fits(trainer) else trainer.state.fn.value
@@ -287,10 +277,6 @@ def _stage(trainer: Trainer) -> str:
 
 def _any_multiple(steps: range, n: int) -> bool:
     return any(step % n == 0 for step in steps)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _number(value: float | None) -> str:

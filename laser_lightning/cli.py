@@ -29,6 +29,7 @@ from laser_lightning.checkpoints import WholeFiles, check_writable, checkpoint_d
 from laser_lightning.cli_errors import command_line_origins, overridden, sentence, value_for_group
 from laser_lightning.config_files import load_configs, packaged_names, yaml_value
 from laser_lightning.errors import UserError
+from laser_lightning.files import set_aside
 from laser_lightning.stopping import FinishingFitLoop, StopOnSignal, Stopped
 from laser_lightning.toolchain import import_deepspeed
 
@@ -262,13 +263,8 @@ def keep_earlier_files(directory: Path) -> None:
         directory: the run's directory; it need not exist.
     """
     for name in ("metrics.csv", "config.yaml"):
-        earlier = directory / name
-        if earlier.exists():
-            number = 1
-            while (kept := directory / f"{earlier.stem}.{number}{earlier.suffix}").exists():
-                number += 1
-            earlier.rename(kept)
-            rank_zero_info(f"{earlier} of an earlier run is kept as {kept.name}")
+        if (kept := set_aside(directory / name)) is not None:
+            rank_zero_info(f"{directory / name} of an earlier run is kept as {kept.name}")
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from laser_lightning.batching import MicroBatch, length_mask
+from laser_lightning.batching import MicroBatch, Rollouts, length_mask, micro_batches
 from laser_lightning.errors import UserError
 from laser_lightning.logprobs import reward_token_log_probs, token_statistics
 from laser_lightning.lora import LoRASettings, adapters_off, add_adapters
@@ -196,6 +196,27 @@ class Policy(nn.Module):
         lengths = batch.prompt_lengths + batch.response_lengths
         hidden, starts = self.flat_hidden_states(batch.input_ids, lengths)
         return reward_token_log_probs(self.head(hidden[starts + lengths - 1]), reward_token_id)
+
+    def scores_of(self, rollouts: Rollouts, reward_token_id: int, micro_batch_tokens: int) -> Tensor:
+        """[N] the same of all N solutions, truncated ones too.
+
+        Args:
+            rollouts: the solutions.
+            reward_token_id: id of z_c.
+            micro_batch_tokens: most tokens (padding included) of a forward pass; a sequence that is longer raises it.
+        """
+        lengths = rollouts.prompt_lengths.repeat_interleave(rollouts.group_size) + rollouts.response_lengths
+        budget = max(micro_batch_tokens, int(lengths.max()))
+        found = torch.zeros_like(rollouts.reward_token_log_probs)
+        rows = torch.arange(len(rollouts), device=found.device)
+        for batch in micro_batches(rollouts, rows, budget, self.pad_token_id, self.packs):
+            found[batch.rows] = self.scores(batch, reward_token_id)
+        return found
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens that prompt and response may have together; None for models without a limit."""
+        return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
 
     @property
     def chunk_size(self) -> int:

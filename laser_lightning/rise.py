@@ -166,7 +166,7 @@ class RISEModule(LaSeRModule):
         """One verification for each of N prompts."""
         limit = self.verification_prompts.max_response_tokens
         longest = max((len(prompt) for prompt in prompts), default=0)
-        positions = getattr(self.policy.lm.config.get_text_config(), "max_position_embeddings", None)
+        positions = self.policy.positions
         if positions is not None and longest + limit > positions:
             raise UserError(
                 f"A verification prompt of {longest} tokens and verification_prompts.max_response_tokens = {limit} do "

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
-from laser_lightning.batching import Rollouts, micro_batches, pad_rows
+from laser_lightning.batching import Rollouts, pad_rows
 from laser_lightning.early_stop import EarlyStop
 from laser_lightning.errors import UserError
 from laser_lightning.lora import ADAPTER_CONFIG, base_model, merge_adapter
@@ -230,7 +229,7 @@ class LaSeRScorer:
         for row, (prompt, response) in enumerate(zip(encoded, ids, strict=True)):
             self._check_length(row, len(prompt), len(response), f"a response of {len(response)}")
         rollouts = self._rollouts(encoded, ids)
-        log_probs = self._reward_token_log_probs(self.policy, rollouts)
+        log_probs = self.policy.scores_of(rollouts, self.settings.token_id, self.micro_batch_tokens)
         rollouts.reward_token_log_probs = log_probs.where(rollouts.finished, torch.nan)
         decoded = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         texts = [given if isinstance(given, str) else text for given, text in zip(responses, decoded, strict=True)]
@@ -261,25 +260,13 @@ class LaSeRScorer:
     def _solutions(self, rollouts: Rollouts, texts: list[str]) -> list[Solution]:
         references = None
         if self.reference is not None:
-            references = self._reward_token_log_probs(self.reference, rollouts)
+            references = self.reference.scores_of(rollouts, self.settings.token_id, self.micro_batch_tokens)
         scores = self.self_reward.score(rollouts.reward_token_log_probs, references)
         self_rewards = settled_scores(scores, rollouts.finished)
         verdicts = (self_rewards > self.settings.threshold) & rollouts.finished
         columns = (rollouts.finished, rollouts.reward_token_log_probs, self_rewards, verdicts)
         rows = zip(texts, rollouts.responses(), *(column.tolist() for column in columns), strict=True)
         return [Solution(*row) for row in rows]
-
-    def _reward_token_log_probs(self, model: Policy, rollouts: Rollouts) -> Tensor:
-        """[N] log pi(z_c) behind the last token, in a forward pass."""
-        found = torch.zeros_like(rollouts.reward_token_log_probs)
-        rows = torch.arange(len(rollouts), device=found.device)
-        longest = int(
-            (rollouts.prompt_lengths.repeat_interleave(rollouts.group_size) + rollouts.response_lengths).max()
-        )
-        budget = max(self.micro_batch_tokens, longest)
-        for batch in micro_batches(rollouts, rows, budget, self.policy.pad_token_id):
-            found[batch.rows] = model.scores(batch, self.settings.token_id)
-        return found
 
     def _rollouts(self, prompts: list[list[int]], responses: list[list[int]]) -> Rollouts:
         """Given responses in the form of sampled ones, one to each prompt."""
@@ -333,7 +320,7 @@ class LaSeRScorer:
         return [*ids, self.tokenizer.eos_token_id if self.tokenizer.eos_token_id in ends else ends[0]]
 
     def _check_length(self, row: int, prompt_tokens: int, response_tokens: int, what: str) -> None:
-        limit = getattr(self.policy.lm.config.get_text_config(), "max_position_embeddings", None)
+        limit = self.policy.positions
         if limit is not None and prompt_tokens + response_tokens > limit:
             raise UserError(
                 f"Prompt {row} of {prompt_tokens} tokens and {what} do not fit into the {limit} positions of the model."

@@ -12,6 +12,7 @@ import torch
 
 from laser_lightning.batching import Rollouts, pad_rows
 from laser_lightning.errors import UserError
+from laser_lightning.files import set_aside
 
 FORMAT_VERSION = 1
 VERSION_KEY = "kept_solutions"
@@ -143,8 +144,11 @@ class SolutionFile:
         self._start, kept = first
         _check_header(self.path, kept)
         if (difference := first_difference(kept, header)) is not None:
-            name = set_aside(self.path).name
-            self.replaced = f"The solutions in {self.path} are of another evaluation ({difference}): kept as {name}."
+            aside = set_aside(self.path)
+            assert aside is not None
+            self.replaced = (
+                f"The solutions in {self.path} are of another evaluation ({difference}): kept as {aside.name}."
+            )
             return
         self._ends = [end for end, row in lines if "batch" in row]
         self._cut(self._ends[-1] if self._ends else self._start)
@@ -236,14 +240,6 @@ def first_difference(kept: Mapping[str, Any], ours: Mapping[str, Any], prefix: s
             return first_difference(theirs, mine, f"{prefix}{key}.")
         return f"{prefix}{key} was {json.dumps(theirs)} and is {json.dumps(mine)}"
     return None
-
-
-def set_aside(path: Path) -> Path:
-    """Rename a file to the next free ``<stem>.<number><suffix>``, which is returned."""
-    number = 1
-    while (kept := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
-        number += 1
-    return path.rename(kept)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

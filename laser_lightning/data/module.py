@@ -234,10 +234,8 @@ class PromptDataModule(LightningDataModule):
         verifier = getattr(getattr(self.trainer, "lightning_module", None), "verifier", None)
         if verifier is None:
             return fitting
-        own_source = not isinstance(
-            source, FileSource | HubSource
-        )  # its rows have a column `verifier`, if they name any
-        column = "verifier" if own_source else _verifier_column(source)
+        # The rows of a source of one's own have a column `verifier`, if they name any.
+        column = _verifier_column(source) if isinstance(source, FileSource | HubSource) else "verifier"
         return judgeable(name, fitting, verifier, self.unmatched_gold, column)
 
     def _problem(self, dataset: str, number: int, row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Problem:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from laser_lightning.batching import Rollouts, micro_batches
+from laser_lightning.batching import Rollouts
 from laser_lightning.errors import UserError
 from laser_lightning.fingerprints import prompt_fingerprint, weights_fingerprint
 from laser_lightning.policy import Policy
@@ -49,8 +49,9 @@ class RecordedSolutions(RolloutEngine):
         self.path, self.rescore, self.micro_batch_tokens = path, rescore, micro_batch_tokens
         self._headers: dict[Path, Header] = {}
         for file in kept_files(Path(path).expanduser()):
-            header = self._headers.setdefault(file.parent, read_header(file))
-            if (difference := first_difference(header, read_header(file))) is not None:
+            found = read_header(file)
+            header = self._headers.setdefault(file.parent, found)
+            if (difference := first_difference(header, found)) is not None:
                 raise UserError(
                     f"The files in {file.parent} are of different evaluations ({difference}): move away those that do "
                     "not belong there, or give engine.path one file."
@@ -151,15 +152,10 @@ class RecordedSolutions(RolloutEngine):
             )
 
     def _score(self, policy: Policy, rollouts: Rollouts, reward_token_id: int) -> None:
-        found = torch.zeros_like(rollouts.reward_token_log_probs)
-        lengths = rollouts.prompt_lengths.repeat_interleave(rollouts.group_size) + rollouts.response_lengths
-        rows = torch.arange(len(rollouts), device=found.device)
-        budget = max(self.micro_batch_tokens, int(lengths.max()))
         was_training = policy.lm.training
         policy.lm.eval()
         try:
-            for batch in micro_batches(rollouts, rows, budget, policy.pad_token_id, policy.packs):
-                found[batch.rows] = policy.scores(batch, reward_token_id)
+            found = policy.scores_of(rollouts, reward_token_id, self.micro_batch_tokens)
         finally:
             policy.lm.train(was_training)
         rollouts.reward_token_log_probs = found.where(rollouts.finished, torch.nan)

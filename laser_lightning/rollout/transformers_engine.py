@@ -72,7 +72,7 @@ class TransformersEngine(RolloutEngine):
         """Draw ``group_size`` responses for each prompt (see ``RolloutEngine``)."""
         longest_prompt = max((len(prompt) for prompt in prompts), default=0)
         self._refuse_large_groups(longest_prompt, group_size, sampling.max_response_tokens)
-        limit = getattr(policy.lm.config.get_text_config(), "max_position_embeddings", None)
+        limit = policy.positions
         if limit is not None and longest_prompt + sampling.max_response_tokens > limit:
             raise UserError(
                 f"A prompt of {longest_prompt} tokens and sampling.max_response_tokens = "
