@@ -1,13 +1,38 @@
 """A key-value cache that is written in place: a step of decoding adds its token and copies nothing else."""
 
+import inspect
 from dataclasses import dataclass
+from functools import cache as memoize
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from laser_lightning.errors import UserError
+
 LEAST_ROOM = 64  # tokens
+
+
+def cache_argument(decoder: nn.Module) -> str:
+    """The name under which a decoder takes its cache: ``cache``, or ``past_key_values`` before transformers 5.24.
+
+    Raises:
+        UserError: if it knows neither, and would take a cache for an argument to ignore.
+    """
+    return _cache_argument(type(decoder))
+
+
+@memoize
+def _cache_argument(decoder: type[nn.Module]) -> str:
+    known = inspect.signature(decoder.forward).parameters  # of what decorators of transformers wrap
+    for name in ("cache", "past_key_values"):
+        if name in known:
+            return name
+    raise UserError(
+        f"{decoder.__name__} takes no cache of keys and values (its `forward` has neither `cache` nor "
+        "`past_key_values`), so it cannot be decoded token by token: choose another model."
+    )
 
 
 @dataclass

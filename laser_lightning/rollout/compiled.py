@@ -12,7 +12,7 @@ from transformers import Cache, PreTrainedModel
 from laser_lightning.batching import Rollouts
 from laser_lightning.errors import UserError
 from laser_lightning.policy import Policy
-from laser_lightning.rollout.cache import GrowingCache
+from laser_lightning.rollout.cache import GrowingCache, cache_argument
 from laser_lightning.rollout.decoding import BatchSettings, Decoding
 from laser_lightning.rollout.engine import Sampling
 from laser_lightning.rollout.grouped_attention import grouped_attention
@@ -31,7 +31,7 @@ class CompiledSteps:
 
     def __init__(self) -> None:
         self.ring: RingCache | None = None
-        self._compiled: Callable[[PreTrainedModel, Cache, Tensor, Tensor], Tensor] | None = None
+        self._compiled: Callable[[PreTrainedModel, Cache, Tensor, Tensor, str], Tensor] | None = None
 
     def reserve(self, like: GrowingCache, rows: int, columns: int) -> RingCache:
         """An empty ring of this many rows, or more, and columns, for the model of ``like``."""
@@ -59,10 +59,10 @@ class CompiledSteps:
         ring.advance()
         torch.compiler.cudagraph_mark_step_begin()
         with grouped_attention(decoder):
-            return self._compiled(decoder, ring.part(len(tokens)), tokens, lengths)
+            return self._compiled(decoder, ring.part(len(tokens)), tokens, lengths, cache_argument(decoder))
 
 
-def _step(decoder: PreTrainedModel, cache: Cache, tokens: Tensor, lengths: Tensor) -> Tensor:
+def _step(decoder: PreTrainedModel, cache: Cache, tokens: Tensor, lengths: Tensor, past: str) -> Tensor:
     layer = cast(RingLayer, cache.layers[0])
     columns = layer.max_cache_len
     age = (layer.column - torch.arange(columns, device=tokens.device)) % columns  # 0 for the token that is fed now
@@ -71,8 +71,8 @@ def _step(decoder: PreTrainedModel, cache: Cache, tokens: Tensor, lengths: Tenso
         input_ids=tokens[:, None],
         attention_mask=mask,
         position_ids=lengths[:, None] - 1,
-        past_key_values=cache,
         use_cache=True,
+        **{past: cache},
     )
     return output.last_hidden_state[:, -1]
 

@@ -11,7 +11,7 @@ from laser_lightning.batching import Rollouts, length_mask, pad_rows
 from laser_lightning.errors import UserError
 from laser_lightning.logprobs import reward_token_log_probs
 from laser_lightning.policy import Policy
-from laser_lightning.rollout.cache import LEAST_ROOM, GrowingCache, Room
+from laser_lightning.rollout.cache import LEAST_ROOM, GrowingCache, Room, cache_argument
 from laser_lightning.rollout.engine import Sampling
 from laser_lightning.rollout.sampling import sample
 
@@ -194,9 +194,8 @@ class Decoding:
     def _forward(self, cache: GrowingCache, ids: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
         """[B, D] hidden states of the last place."""
         decoder = self.policy.lm.get_decoder()
-        output = decoder(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        )
+        past = {cache_argument(decoder): cache}
+        output = decoder(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **past)
         return output.last_hidden_state[:, -1]
 
     def _score(self, logits: Tensor, rows: Tensor) -> None:

@@ -7,9 +7,10 @@ import torch
 from transformers import DynamicCache, Gemma2Config, Lfm2Config, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
 
+from laser_lightning.errors import UserError
 from laser_lightning.policy import Policy, PolicySettings, load_tokenizer
 from laser_lightning.rollout import cache as module
-from laser_lightning.rollout.cache import GrowingCache, GrowingLayer, GrowingSlidingWindowLayer, Room
+from laser_lightning.rollout.cache import GrowingCache, GrowingLayer, GrowingSlidingWindowLayer, Room, cache_argument
 
 
 def hidden_states(lm: PreTrainedModel, cache: DynamicCache, pad: int) -> list[torch.Tensor]:
@@ -32,11 +33,10 @@ def hidden_states(lm: PreTrainedModel, cache: DynamicCache, pad: int) -> list[to
         seen = mask[rows if step else [0, 1], :width]
         positions = (seen.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         with torch.no_grad():
-            outputs.append(
-                lm.get_decoder()(
-                    input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True
-                ).last_hidden_state[:, -1]
-            )
+            decoder = lm.get_decoder()
+            past = {cache_argument(decoder): cache}
+            output = decoder(input_ids=ids, attention_mask=seen, position_ids=positions, use_cache=True, **past)
+            outputs.append(output.last_hidden_state[:, -1])
         if step:
             ids = (ids + 7) % 90
     return outputs
@@ -167,3 +167,18 @@ def test_rows_that_come_and_go_keep_their_states(
         assert layer.key_buffer.data.shape[2] <= 24
         assert layer.keys.shape[2] == (longest if window is None else min(longest, window - 1))
     assert widened > 3
+
+
+def test_the_cache_has_the_name_that_the_decoder_knows() -> None:
+    class Old(torch.nn.Module):
+        def forward(self, input_ids: object, past_key_values: object = None) -> None: ...
+
+    class New(torch.nn.Module):
+        def forward(self, input_ids: object, cache: object = None, **kwargs: object) -> None: ...
+
+    class Neither(torch.nn.Module):
+        def forward(self, input_ids: object, **kwargs: object) -> None: ...
+
+    assert (cache_argument(Old()), cache_argument(New())) == ("past_key_values", "cache")
+    with pytest.raises(UserError, match="Neither takes no cache of keys and values"):
+        cache_argument(Neither())

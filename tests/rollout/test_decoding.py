@@ -13,7 +13,7 @@ from transformers import Lfm2Config, PretrainedConfig
 from laser_lightning.batching import Rollouts
 from laser_lightning.policy import Policy
 from laser_lightning.rollout import Sampling, TransformersEngine
-from laser_lightning.rollout.cache import GrowingCache
+from laser_lightning.rollout.cache import GrowingCache, cache_argument
 
 MakePolicy = Callable[..., Policy]
 Z = 3  # <|reward|>
@@ -37,7 +37,7 @@ def passes(policy: Policy) -> list[tuple[int, int, int, int]]:
     seen: list[tuple[int, int, int, int]] = []
 
     def hook(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        if (cache := kwargs["past_key_values"]) is None:
+        if (cache := kwargs.get(cache_argument(module))) is None:
             return  # of a plain pass
         rows, length = kwargs["input_ids"].shape
         buffers = [layer.key_buffer.data for layer in cache.layers if hasattr(layer, "key_buffer")]
