@@ -2,7 +2,6 @@
 
 import inspect
 from dataclasses import dataclass
-from functools import cache as memoize
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +19,12 @@ def cache_argument(decoder: nn.Module) -> str:
     Raises:
         UserError: if it knows neither, and would take a cache for an argument to ignore.
     """
-    return _cache_argument(type(decoder))
-
-
-@memoize
-def _cache_argument(decoder: type[nn.Module]) -> str:
-    known = inspect.signature(decoder.forward).parameters  # of what decorators of transformers wrap
+    known = inspect.signature(type(decoder).forward).parameters  # of what decorators of transformers wrap
     for name in ("cache", "past_key_values"):
         if name in known:
             return name
     raise UserError(
-        f"{decoder.__name__} takes no cache of keys and values (its `forward` has neither `cache` nor "
+        f"{type(decoder).__name__} takes no cache of keys and values (its `forward` has neither `cache` nor "
         "`past_key_values`), so it cannot be decoded token by token: choose another model."
     )
 

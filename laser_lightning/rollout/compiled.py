@@ -31,6 +31,7 @@ class CompiledSteps:
 
     def __init__(self) -> None:
         self.ring: RingCache | None = None
+        self._cache_argument = ""
         self._compiled: Callable[[PreTrainedModel, Cache, Tensor, Tensor, str], Tensor] | None = None
 
     def reserve(self, like: GrowingCache, rows: int, columns: int) -> RingCache:
@@ -55,14 +56,15 @@ class CompiledSteps:
         """
         if self._compiled is None:
             mode = "reduce-overhead" if tokens.device.type == "cuda" else None
+            self._cache_argument = cache_argument(decoder)
             self._compiled = torch.compile(_step, fullgraph=True, dynamic=False, mode=mode)
         ring.advance()
         torch.compiler.cudagraph_mark_step_begin()
         with grouped_attention(decoder):
-            return self._compiled(decoder, ring.part(len(tokens)), tokens, lengths, cache_argument(decoder))
+            return self._compiled(decoder, ring.part(len(tokens)), tokens, lengths, self._cache_argument)
 
 
-def _step(decoder: PreTrainedModel, cache: Cache, tokens: Tensor, lengths: Tensor, past: str) -> Tensor:
+def _step(decoder: PreTrainedModel, cache: Cache, tokens: Tensor, lengths: Tensor, cache_argument: str) -> Tensor:
     layer = cast(RingLayer, cache.layers[0])
     columns = layer.max_cache_len
     age = (layer.column - torch.arange(columns, device=tokens.device)) % columns  # 0 for the token that is fed now
@@ -72,7 +74,7 @@ def _step(decoder: PreTrainedModel, cache: Cache, tokens: Tensor, lengths: Tenso
         attention_mask=mask,
         position_ids=lengths[:, None] - 1,
         use_cache=True,
-        **{past: cache},
+        **{cache_argument: cache},
     )
     return output.last_hidden_state[:, -1]
 

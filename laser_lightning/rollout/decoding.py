@@ -58,6 +58,7 @@ class Decoding:
         self.prompts, self.group_size = prompts, out.group_size
         self.eos = torch.tensor(policy.eos_token_ids, device=policy.device)
         self.waiting = deque(sorted(range(len(prompts)), key=lambda prompt: len(prompts[prompt])))
+        self.cache_argument = cache_argument(policy.lm.get_decoder())
         self.room = Room(columns=0)
         self.cache = self._new_cache(rows=0)
         self.mask_is_ready = _takes_finished_masks(policy, self.cache)
@@ -194,7 +195,7 @@ class Decoding:
     def _forward(self, cache: GrowingCache, ids: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
         """[B, D] hidden states of the last place."""
         decoder = self.policy.lm.get_decoder()
-        past = {cache_argument(decoder): cache}
+        past = {self.cache_argument: cache}
         output = decoder(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **past)
         return output.last_hidden_state[:, -1]
 
