@@ -1,11 +1,21 @@
 """Reinforcement learning with last-token self-rewarding (LaSeR, arXiv 2510.14943) on Lightning.
 
-The names below are imported on first use, so that light-weight users of the package (the verifier worker
-processes, above all) do not pay for torch and Lightning.
+The names below are imported on first use, so that light-weight users of the package (the command line's help, and the
+verifier's worker processes, above all) do not pay for torch and Lightning.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from laser_lightning.batching import Rollouts
+    from laser_lightning.data import PromptDataModule
+    from laser_lightning.module import LaSeRModule
+    from laser_lightning.rise import RISEModule
+    from laser_lightning.scorer import LaSeRScorer
+    from laser_lightning.self_reward import LastTokenSelfReward
+    from laser_lightning.supervised import SupervisedModule
+    from laser_lightning.yes_no import YesNoSelfReward
 
 __version__ = "0.1.0"
 
@@ -36,3 +46,7 @@ def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

@@ -1,8 +1,7 @@
-"""The command line: ``laser-lightning fit | validate | test | predict`` on Lightning's CLI, ``export``, ``explain``."""
+"""``laser-lightning fit | validate | test | predict`` on Lightning's CLI; ``command_line`` stands in front of it."""
 
 import argparse
 import logging
-import os
 import sys
 import traceback
 import warnings
@@ -24,39 +23,23 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from laser_lightning import __version__, explain, export
+from laser_lightning import __version__
 from laser_lightning.checkpoints import WholeFiles, check_writable, checkpoint_directory, newest_complete
 from laser_lightning.cli_errors import command_line_origins, overridden, sentence, value_for_group
-from laser_lightning.config_files import load_configs, packaged_names, yaml_value
+from laser_lightning.config_files import load_configs, yaml_value
 from laser_lightning.errors import UserError
 from laser_lightning.files import set_aside
+from laser_lightning.program import (
+    CALLBACK_SLOTS,
+    DEFAULT_CLASSES,
+    OWN_KEYS,
+    PROGRAM,
+    TRAINER_DEFAULTS,
+    find_classes_in_working_directory,
+    split_configs,
+)
 from laser_lightning.stopping import FinishingFitLoop, StopOnSignal, Stopped
 from laser_lightning.toolchain import import_deepspeed
-
-PROGRAM = "laser-lightning"
-
-# Below every config, so that configs need to name a class only where it differs.
-DEFAULT_CLASSES = f"{export.DEFAULT_MODEL}data: {{class_path: laser_lightning.data.PromptDataModule}}\n"
-
-# In the order in which the trainer calls them; the user's own `trainer.callbacks` come first.
-CALLBACK_SLOTS = {
-    "calibration": "Measures the reference constant before the first step.",
-    "checkpoint": "Saves checkpoints to resume from.",
-    "export": "Writes the model as a directory that transformers loads.",
-    "solution_log": "Writes sampled solutions with their rewards.",
-    "predictions": "Writes the solutions and votes of `predict`.",
-    "figures": "Draws the self-reward's distribution, ROC, calibration, and the training curves.",
-    "report": "Writes tables and curves of a stand-alone evaluation.",
-    "summary": "Prints the table at the end of the run.",
-}
-
-HELP = """
-A config is a YAML file, or the name of a packaged one: {names}. Several are overlaid in order, and options
-on the command line override them all. Arguments of a class: --model.help laser_lightning.LaSeRModule,
---data.help laser_lightning.data.PromptDataModule, --checkpoint.help my_file.MyCallback.
-`laser-lightning export CHECKPOINT OUT` writes a checkpoint's model as a directory that transformers loads;
-`laser-lightning explain RESPONSE GOLD` says why the verifier rewards a response as it does.
-"""
 
 
 class ExactParser(LightningArgumentParser):
@@ -83,41 +66,25 @@ class LaSeRCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The keys that Lightning does not have."""
-        parser.add_argument(
-            "--run_dir",
-            type=str | None,
-            default=None,
-            help="Directory of this run: metrics, config, checkpoints, figures. Give one to resume a run in place. "
-            "Default: the next free runs/version_N. `trainer.logger: null` writes CSV and TensorBoard into it.",
-        )
-        parser.add_argument(
-            "--torch_threads",
-            type=PositiveInt | None,
-            default=None,
-            help="CPU threads for torch; small models are often faster on 1. Default: torch's own choice.",
-        )
+        parser.add_argument("--run_dir", type=str | None, default=None, help=OWN_KEYS["run_dir"])
+        parser.add_argument("--torch_threads", type=PositiveInt | None, default=None, help=OWN_KEYS["torch_threads"])
         for slot, text in CALLBACK_SLOTS.items():
             parser.add_argument(f"--{slot}", type=Callback | None, default=None, help=f"{text} null switches it off.")
             parser.callback_keys.append(slot)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Merges the configs, puts the command line on top, and words what is wrong with either."""
-        configs = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-        configs.add_argument("-c", "--config", action="append", default=[])
+        configs, rest = split_configs(args)
+        command = rest[0]
         known: list[str] = []
         self.origins = command_line_origins(args)
         try:
-            given, rest = configs.parse_known_args(args)
-            command = next(iter(rest), "nothing")
-            if command not in (*self.subcommands(), "-h", "--help", "--version"):
-                raise UserError(f"the first word is fit, validate, test, predict, export or explain, not {command!r}")
-            if command in self.subcommands():
-                known = list(self._subcommand_parsers[command].get_defaults().keys())
-                config = load_configs(given.config, DEFAULT_CLASSES)
-                self.origins = overridden(config.origins, command_line_origins(rest))
-                self._check_trainer_is_mapping()
-                # The comment keeps jsonargparse from taking a text with :// in it for a remote path.
-                rest[1:1] = ["--config", f"# merged\n{config.text}"]
+            known = list(self._subcommand_parsers[command].get_defaults().keys())
+            config = load_configs(configs, DEFAULT_CLASSES)
+            self.origins = overridden(config.origins, command_line_origins(rest))
+            self._check_trainer_is_mapping()
+            # The comment keeps jsonargparse from taking a text with :// in it for a remote path.
+            rest[1:1] = ["--config", f"# merged\n{config.text}"]
             rest = ["--print_config=comments" if arg == "--print_config" else arg for arg in rest]
             self.config = parser.parse_args(rest)
         except argparse.ArgumentError as error:
@@ -268,18 +235,16 @@ def keep_earlier_files(directory: Path) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs the command line.
+    """Runs a command of the trainer.
 
     Args:
-        args: arguments without the program's name; default: those of the process.
+        args: the command and what is behind it; default: the arguments of the process.
 
     Returns:
         Exit status: 0; 2 for an error that the user can mend, told in one line on stderr; or 128 and the number of
         the signal that stopped the run.
     """
-    # Classes named by class_path may live in the user's working directory, which a console script does not search.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    find_classes_in_working_directory()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     # What a checkpoint behind an optimizer step holds is what users expect of it.
     warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
@@ -295,10 +260,6 @@ def main(args: Sequence[str] | None = None) -> int:
     if prints:
         import_deepspeed()  # the parser would, where a config names its strategy, and spoil what is printed
     try:
-        own_commands = {"export": export.command, "explain": explain.command}
-        if args and args[0] in own_commands:
-            own_commands[args[0]](args[1:])
-            return 0
         LaSeRCLI(
             LightningModule,
             LightningDataModule,
@@ -307,12 +268,7 @@ def main(args: Sequence[str] | None = None) -> int:
             auto_configure_optimizers=False,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            # The module itself evaluates before the first step, and its loader shards the prompts.
-            trainer_defaults={
-                "num_sanity_val_steps": 0,
-                "use_distributed_sampler": False,
-                "log_every_n_steps": 1,
-            },
+            trainer_defaults=TRAINER_DEFAULTS,
             parser_class=ExactParser,
             parser_kwargs=_parser_settings(),
             args=args,
@@ -328,14 +284,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _parser_settings() -> dict[str, Any]:
-    epilog = HELP.format(names=", ".join(packaged_names()))
     shared = {"exit_on_error": False}
-    program = {
-        "prog": PROGRAM,
-        "version": __version__,
-        "description": "Trains language models that grade themselves.",
-    }
-    return {**program, **shared, **{name: {"epilog": epilog, **shared} for name in LaSeRCLI.subcommands()}}
+    return {"prog": PROGRAM, **shared, **{name: shared for name in LaSeRCLI.subcommands()}}
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:

@@ -85,7 +85,10 @@ def sentence(message: str, origins: Mapping[Key, Origin], known_keys: Sequence[s
         One line: the key, where it was given, what is wrong and, for a misspelt key, the closest known one.
     """
     mistake = _mistake(_tree(message))
-    reason = _unknown_key(mistake, known_keys) if mistake.unknown else mistake.reason
+    reason = mistake.reason
+    if mistake.unknown:
+        known = _arguments(mistake.class_path) if mistake.class_path else known_keys
+        reason = unknown_key(mistake.unknown, mistake.class_path, known)
     if mistake.value is not None:
         value = "null" if mistake.value == "None" else mistake.value
         reason += f", got {value}" if reason.startswith(EXPECTED) else f" (given: {value})"
@@ -218,16 +221,22 @@ def _type_name(text: str) -> str:
     return text
 
 
-def _unknown_key(mistake: Mistake, known_keys: Sequence[str]) -> str:
-    owner = f" of {mistake.class_path}" if mistake.class_path else ""
-    known = _arguments(mistake.class_path) if mistake.class_path else list(known_keys)
+def unknown_key(unknown: Key, class_path: str | None, known: Sequence[str]) -> str:
+    """Says that there is no such key, and which comes closest.
+
+    Args:
+        unknown: its words, relative to the class or else to the program.
+        class_path: the class that does not know it.
+        known: the keys that there are, dotted.
+    """
+    owner = f" of {class_path}" if class_path else ""
     if not known and owner:
         return f"unknown key{owner}, which takes none; is the class_path missing?"
     first_words = sorted({key.split(".")[0] for key in known})
-    if mistake.unknown[0] in first_words:
-        close = get_close_matches(".".join(mistake.unknown), known, n=1)
+    if unknown[0] in first_words:
+        close = get_close_matches(".".join(unknown), known, n=1)
     else:
-        close = get_close_matches(mistake.unknown[0], first_words, n=1)
+        close = get_close_matches(unknown[0], first_words, n=1)
     return f"unknown key{owner}; " + (f"did you mean {close[0]}?" if close else f"known are {', '.join(first_words)}")
 
 

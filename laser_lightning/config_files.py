@@ -18,6 +18,7 @@ from jsonargparse import get_loader
 from yaml import MappingNode, Node, ScalarNode, SequenceNode
 
 from laser_lightning.errors import UserError
+from laser_lightning.source_classes import Sources
 
 Key = tuple[str, ...]
 Entries = dict[str, tuple[Node, Node]]
@@ -90,7 +91,15 @@ def read_config(name: str) -> str:
         UserError: There is neither a file nor a packaged config of this name.
     """
     if Path(name).is_file():
-        return Path(name).read_text(encoding="utf-8")
+        try:
+            return Path(name).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            found = f"{error.object[error.start]:#04x} at byte {error.start}"
+            raise UserError(
+                f"{name}: a config is text in UTF-8, and this is not ({found}): save it as UTF-8"
+            ) from error
+        except OSError as error:
+            raise UserError(f"{name}: cannot be read: {error.strerror}") from error
     known = packaged_names()
     if name.removesuffix(".yaml") in known:
         return packaged_root().joinpath(name.removesuffix(".yaml") + ".yaml").read_text(encoding="utf-8")
@@ -128,7 +137,11 @@ def _yaml_names(folder: Traversable, prefix: str) -> Iterator[str]:
 
 def _compose(name: str, text: str) -> Node | None:
     """Parses a file to a mapping node whose marks carry the file's name; None for an empty file."""
-    loader = yaml.SafeLoader(text)
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(f"{name}, line {line}: the character {error.character:#06x} cannot stand in YAML") from error
     loader.name = name
     try:
         node = loader.get_single_node()
@@ -205,6 +218,9 @@ def _class_changes(below: Entries, above: Entries) -> bool:
     old, new = _shown(below["class_path"][1]), _shown(above["class_path"][1])
     if old == new:
         return False
+    takes = Sources().takes_arguments_of(new, old)
+    if takes is not None:
+        return not takes
     try:
         return not _takes_arguments_of(locate(new), locate(old))
     except ErrorDuringImport:

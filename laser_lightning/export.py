@@ -1,4 +1,4 @@
-"""A policy in the form that transformers loads, with the self-reward's settings; ``laser-lightning export``."""
+"""A policy in the form that transformers loads, with the self-reward's settings."""
 
 import argparse
 import shutil
@@ -17,17 +17,8 @@ from laser_lightning.errors import UserError
 from laser_lightning.lora import merged_weights, save_adapter
 from laser_lightning.module import LaSeRModule
 from laser_lightning.policy_module import PolicyModule
+from laser_lightning.program import DEFAULT_MODEL
 from laser_lightning.self_reward_settings import SETTINGS_FILE, SelfRewardSettings
-
-# Below the configs of a run: single arguments of these parts can be given without naming their classes.
-DEFAULT_MODEL = """
-model:
-  class_path: laser_lightning.LaSeRModule
-  init_args:
-    self_reward: {class_path: laser_lightning.LastTokenSelfReward}
-    engine: {class_path: laser_lightning.rollout.TransformersEngine}
-    policy_loss: {class_path: laser_lightning.losses.ClippedPolicyLoss}
-"""
 
 
 def check_adapter(module: PolicyModule) -> None:
@@ -122,33 +113,3 @@ def _module_of(configs: Sequence[str]) -> PolicyModule:
     if not isinstance(module, PolicyModule):
         raise UserError(f"{', '.join(configs)}: the model is {type(module).__name__}, which has no policy to export.")
     return module
-
-
-def command(args: Sequence[str]) -> None:
-    """``laser-lightning export CHECKPOINT OUT``.
-
-    Args:
-        args: the words behind ``export``.
-    """
-    parser = argparse.ArgumentParser(
-        prog="laser-lightning export",
-        description="Writes a checkpoint's model as a directory that transformers loads.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint file, or a directory of DeepSpeed")
-    parser.add_argument("out", type=Path, help="directory to write, not there yet")
-    parser.add_argument(
-        "-c",
-        "--config",
-        action="append",
-        default=[],
-        help="config of the run, repeatable; default: the config.yaml in the run's directory",
-    )
-    parser.add_argument(
-        "--adapter",
-        action="store_true",
-        help="write LoRA's adapter in peft's form; by default it is merged into a plain model",
-    )
-    given = parser.parse_args(args)
-    export_checkpoint(given.checkpoint, given.out, given.config, given.adapter)
-    print(f"Exported {given.checkpoint} to {given.out}")

@@ -8,8 +8,9 @@ import pytest
 import torch
 import yaml
 
-from laser_lightning import cli, config_files
-from laser_lightning.cli import claim_directory, main
+from laser_lightning import cli, command_line, config_files
+from laser_lightning.cli import claim_directory
+from laser_lightning.command_line import main
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 
@@ -179,7 +180,8 @@ def test_a_model_and_data_without_class_path_are_the_packages_own(
     defaults = yaml.safe_load(cli.DEFAULT_CLASSES)
     assert defaults["model"]["class_path"] == "laser_lightning.LaSeRModule"
     assert defaults["data"] == {"class_path": "laser_lightning.data.PromptDataModule"}
-    monkeypatch.setattr(cli, "DEFAULT_CLASSES", own)
+    for module in (cli, command_line):
+        monkeypatch.setattr(module, "DEFAULT_CLASSES", own)
     short = overlay("{model: {score: {token: z}}, data: {train: stand_ins.Numbers, batch: 5}}")
     config = yaml.safe_load(printed(capsys, "--config", short))
     assert config["model"]["class_path"] == "stand_ins.Net"
@@ -224,15 +226,8 @@ def test_torch_threads_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert numbers == [3]
 
 
-def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["fit", "--help"])
-    text = capsys.readouterr().out
-    for slot in cli.CALLBACK_SLOTS:
-        assert f"--{slot} " in text
-    assert "packaged one: base." in text
-    with pytest.raises(SystemExit):
-        main(["--version"])
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("laser-lightning ")
 
 
@@ -243,15 +238,3 @@ def test_the_console_script_finds_classes_in_the_working_directory() -> None:
     run = subprocess.run([script, "fit", "--config", config], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     assert Path("order.txt").read_text() == "figures summary "
-
-
-def test_python_m_tells_an_error_in_one_line_and_does_not_import_deepspeed() -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "laser_lightning", "fit", "--trainer.max_stepss", "3"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    lines = [line for line in run.stderr.splitlines() if not line.startswith("import time:")]
-    assert run.returncode == 2
-    assert lines == [
-        "laser-lightning: error: trainer.max_stepss (command line): unknown key; did you mean trainer.max_steps?"
-    ]
-    assert "|deepspeed\n" not in run.stderr.replace(" ", "")
-    assert "|lightning\n" in run.stderr.replace(" ", "")

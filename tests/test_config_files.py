@@ -169,6 +169,24 @@ def test_invalid_yaml_is_refused_with_its_line(tmp_path: Path) -> None:
         merged(tmp_path, "a: 1\nb: [1")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "a: Größe\n".encode("latin-1"),
+            "a config is text in UTF-8, and this is not (0xf6 at byte 5): save it as UTF-8",
+        ),
+        ("a: 1\n".encode("utf-16"), "a config is text in UTF-8, and this is not (0xff at byte 0): save it as UTF-8"),
+        (b"a: 1\nb: \x00\n", ", line 2: the character 0x0000 cannot stand in YAML"),
+    ],
+)
+def test_a_file_of_another_encoding_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "own.yaml").write_bytes(content)
+    with pytest.raises(UserError) as error:
+        load_configs([str(tmp_path / "own.yaml")])
+    assert str(error.value).removeprefix(str(tmp_path / "own.yaml")).removeprefix(": ") == message
+
+
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
     assert merged(tmp_path, "a: 1", "# nothing yet\n") == {"a": 1}
 

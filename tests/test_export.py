@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from laser_lightning.batching import MicroBatch
 from laser_lightning.callbacks import SelfRewardSettings
-from laser_lightning.cli import main
+from laser_lightning.command_line import main
 from laser_lightning.policy import Policy, PolicySettings
 
 MODEL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
