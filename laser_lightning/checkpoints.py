@@ -115,6 +115,8 @@ def newest_complete(directory: Path) -> Path | None:
     for waiting in directory.glob(".*.ckpt.previous"):  # a run was killed between two renames of `put_in_place`
         if not (directory / waiting.name[1:].removesuffix(".previous")).exists():
             found.append(waiting)
+    # A link such as last.ckpt stands for another of them, or for none if the run was killed just before it was renewed.
+    found = [path for path in found if not path.is_symlink()]
     times = {path: (path / "latest" if path.is_dir() and is_complete(path) else path).stat().st_mtime for path in found}
     for path in sorted(found, key=times.__getitem__, reverse=True):
         if is_complete(path):
@@ -220,6 +222,8 @@ def put_in_place(directory: Path, target: Path) -> None:
         target: its place; what is there now waits at ``.<name>.previous`` until the new one is in place.
     """
     previous = target.with_name(f".{target.name}.previous")
+    if target.is_symlink():
+        target.unlink()
     if target.exists():
         if previous.exists():
             shutil.rmtree(previous)

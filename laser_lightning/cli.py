@@ -28,6 +28,14 @@ from laser_lightning import __version__, explain, export
 from laser_lightning.checkpoints import WholeFiles, check_writable, checkpoint_directory, newest_complete
 from laser_lightning.cli_errors import command_line_origins, overridden, sentence, value_for_group
 from laser_lightning.config_files import load_configs, packaged_names, yaml_value
+from laser_lightning.default_callbacks import (
+    CALLBACK_SLOTS,
+    DEFAULT_CALLBACKS,
+    WITHOUT_FILES,
+    given_slots,
+    left_out,
+    repeated,
+)
 from laser_lightning.errors import UserError
 from laser_lightning.files import set_aside
 from laser_lightning.stopping import FinishingFitLoop, StopOnSignal, Stopped
@@ -37,18 +45,6 @@ PROGRAM = "laser-lightning"
 
 # Below every config, so that configs need to name a class only where it differs.
 DEFAULT_CLASSES = f"{export.DEFAULT_MODEL}data: {{class_path: laser_lightning.data.PromptDataModule}}\n"
-
-# In the order in which the trainer calls them; the user's own `trainer.callbacks` come first.
-CALLBACK_SLOTS = {
-    "calibration": "Measures the reference constant before the first step.",
-    "checkpoint": "Saves checkpoints to resume from.",
-    "export": "Writes the model as a directory that transformers loads.",
-    "solution_log": "Writes sampled solutions with their rewards.",
-    "predictions": "Writes the solutions and votes of `predict`.",
-    "figures": "Draws the self-reward's distribution, ROC, calibration, and the training curves.",
-    "report": "Writes tables and curves of a stand-alone evaluation.",
-    "summary": "Prints the table at the end of the run.",
-}
 
 HELP = """
 A config is a YAML file, or the name of a packaged one: {names}. Several are overlaid in order, and options
@@ -96,9 +92,10 @@ class LaSeRCLI(LightningCLI):
             default=None,
             help="CPU threads for torch; small models are often faster on 1. Default: torch's own choice.",
         )
-        for slot, text in CALLBACK_SLOTS.items():
-            parser.add_argument(f"--{slot}", type=Callback | None, default=None, help=f"{text} null switches it off.")
-            parser.callback_keys.append(slot)
+        for name, slot in CALLBACK_SLOTS.items():
+            text = f"{slot.help} null switches it off. Default: {slot.default}."
+            parser.add_argument(f"--{name}", type=Callback | None, default=None, help=text)
+            parser.callback_keys.append(name)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Merges the configs, puts the command line on top, and words what is wrong with either."""
@@ -113,11 +110,12 @@ class LaSeRCLI(LightningCLI):
                 raise UserError(f"the first word is fit, validate, test, predict, export or explain, not {command!r}")
             if command in self.subcommands():
                 known = list(self._subcommand_parsers[command].get_defaults().keys())
-                config = load_configs(given.config, DEFAULT_CLASSES)
+                config = load_configs(given.config, DEFAULT_CLASSES + DEFAULT_CALLBACKS)
                 self.origins = overridden(config.origins, command_line_origins(rest))
                 self._check_trainer_is_mapping()
                 # The comment keeps jsonargparse from taking a text with :// in it for a remote path.
-                rest[1:1] = ["--config", f"# merged\n{config.text}"]
+                switched_off = [f"--{slot}=null" for slot in left_out(self.origins)]
+                rest[1:1] = ["--config", f"# merged\n{config.text}", *switched_off]
             rest = ["--print_config=comments" if arg == "--print_config" else arg for arg in rest]
             self.config = parser.parse_args(rest)
         except argparse.ArgumentError as error:
@@ -186,8 +184,8 @@ class LaSeRCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         """Adds the slots in use, the run's directory, and its loggers."""
-        slots = [callback for callback in callbacks if callback is not None]
         own = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
+        slots = self._slots_in_use(callbacks, own, bool(config["fast_dev_run"]))
         saves = any(isinstance(callback, Checkpoint) for callback in [*own, *slots])
         if config["enable_checkpointing"] is None:
             config["enable_checkpointing"] = saves
@@ -199,6 +197,15 @@ class LaSeRCLI(LightningCLI):
             trainer.strategy.checkpoint_io = WholeFiles()
         FinishingFitLoop.take_over(trainer)
         return trainer
+
+    def _slots_in_use(self, callbacks: list[Any], own: list[Any], fast_dev_run: bool) -> list[Any]:
+        """The callbacks of the slots, without those that the user's own do the work of, or that would write."""
+        slots = {name: it for name, it in zip(CALLBACK_SLOTS, callbacks, strict=True) if it is not None}
+        defaults = {name: it for name, it in slots.items() if name not in given_slots(self.origins)}
+        for name in repeated(defaults, own):
+            del slots[name]
+            self.config[self.config.subcommand][name] = None  # in the saved config, too
+        return [it for name, it in slots.items() if not fast_dev_run or name in WITHOUT_FILES]
 
     def _place_run(self, config: dict[str, Any]) -> None:
         given = self._get(self.config, "run_dir")

@@ -175,7 +175,7 @@ def test_defaults_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_model_and_data_without_class_path_are_the_packages_own(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = "{model: {class_path: stand_ins.Net}, data: {class_path: stand_ins.Data}}"
+    own = "model: {class_path: stand_ins.Net}\ndata: {class_path: stand_ins.Data}\n"
     defaults = yaml.safe_load(cli.DEFAULT_CLASSES)
     assert defaults["model"]["class_path"] == "laser_lightning.LaSeRModule"
     assert defaults["data"] == {"class_path": "laser_lightning.data.PromptDataModule"}

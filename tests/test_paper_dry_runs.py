@@ -214,7 +214,7 @@ def test_dry_run(model: str, form: str, tiny_models: dict[str, Path], work: Path
         f"--model.phases.reasoning_steps={reasoning}",
         "--model.phases.self_reward_steps=1",
         "--model.advantage.min_std=0",
-        "--trainer.fast_dev_run=3",
+        "--trainer.max_steps=3",
         "--run_dir=dry",
     ]
     assert main(["fit", *args]) == 0
