@@ -46,6 +46,11 @@ class RunCheckpoint(ModelCheckpoint):
         self._every = every_n_train_steps
         self._steps_before = 0
 
+    @property
+    def state_key(self) -> str:
+        """Names the callback in checkpoints; another interval does not make it another one."""
+        return self._generate_state_key(monitor=self.monitor)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note where the run begins; a step that it resumes from is saved already."""
         super().on_train_start(trainer, pl_module)

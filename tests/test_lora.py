@@ -323,6 +323,7 @@ def test_a_run_saves_adapters_resumes_bit_for_bit_and_exports(
 
     # Another rank is another model.
     other = ["--model.policy.lora.rank", "2", "--run_dir", "other", "--ckpt_path", middle]
+    other += ["--allow_changes", "model.policy.lora"]
     assert main(["fit", "--config", "run.yaml", *other]) == 2
     assert "its lora is {'rank': 4, 'alpha': 8.0" in capsys.readouterr().err
 

@@ -1,6 +1,7 @@
 """The table of metrics when a run is killed behind a checkpoint, before it, and in the middle of a row."""
 
 import csv
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from laser_lightning.metrics_file import SAVED_METRICS, MetricsFile, MetricsInCheckpoints
-from tests.stand_ins.stand_ins import Data, Net, Numbers, Score
 
 
 def rows(directory: Path) -> list[dict[str, str]]:
@@ -110,13 +110,15 @@ class SaveBehindStep(Checkpoint):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_checkpoint_has_the_row_that_is_not_written_yet(tmp_path: Path) -> None:
+def test_a_checkpoint_has_the_row_that_is_not_written_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent / "stand_ins")
+    stand_ins = import_module("stand_ins")
     file, saver = MetricsFile(tmp_path / "run"), SaveBehindStep()
     quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
     callbacks = [saver, MetricsInCheckpoints(file)]
     trainer = Trainer(accelerator="cpu", logger=file, callbacks=callbacks, max_steps=2, log_every_n_steps=1, **quiet)
     torch.manual_seed(0)
-    trainer.fit(Net(Score("z")), datamodule=Data(Numbers(4)))
+    trainer.fit(stand_ins.Net(stand_ins.Score("z")), datamodule=stand_ins.Data(stand_ins.Numbers(4)))
     step_0, step_1, evaluation = rows(tmp_path / "run")
     assert [saved["count"] for saved in saver.saved] == [0, 1, 3]
     assert [saved["unwritten"] and {k: str(v) for k, v in saved["unwritten"].items()} for saved in saver.saved] == [
