@@ -26,7 +26,7 @@ import transformers
 
 from laser_lightning.batching import pad_rows
 from laser_lightning.character_tokenizer import character_tokenizer
-from laser_lightning.policy import Policy, PolicySettings
+from laser_lightning.policy import EMBEDDED, Policy, PolicySettings
 from laser_lightning.rollout import Sampling, TransformersEngine
 from laser_lightning.rollout.cache import GrowingCache
 
@@ -126,7 +126,7 @@ def make_policy(name: str, device: torch.device, dtype: str) -> Policy:
     """Random weights of one of the sizes."""
     torch.manual_seed(0)
     tokenizer = character_tokenizer()
-    policy = Policy(PolicySettings(random_init=True, config_overrides=MODELS[name], dtype=dtype), tokenizer)  # type: ignore[arg-type]
+    policy = Policy(PolicySettings(EMBEDDED, random_init=True, config_overrides=MODELS[name], dtype=dtype), tokenizer)  # type: ignore[arg-type]
     policy.lm.eval().to(device)
     return policy
 

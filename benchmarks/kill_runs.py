@@ -23,6 +23,8 @@ from typing import Any
 import torch
 
 from laser_lightning.checkpoints import newest_complete
+from laser_lightning.metrics_file import SAVED_METRICS
+from laser_lightning.resume_settings import SAVED_SETTINGS
 
 EVERY, MOMENTS = 4, ("rollout", "update", "save")
 CONFIG = """
@@ -108,7 +110,7 @@ def start(directory: Path, strategy: str, run: str, steps: int) -> subprocess.Po
     processes = 1 if strategy == "single" else 2
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if processes == 2 else []
     overlay = ["--config", f"strategy/{strategy}", "--trainer.devices", "2"] if processes == 2 else []
-    options = ["--config", "run.yaml", *overlay, "--run_dir", run, "--ckpt_path", "last"]
+    options = ["--config", "run.yaml", *overlay, "--run_dir", run, "--ckpt_path", "auto"]
     command = [sys.executable, *torchrun, "-m", "laser_lightning", "fit", *options, "--trainer.max_steps", str(steps)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     with (directory / "log").open("wb") as log:
@@ -180,7 +182,7 @@ def saved(path: Path) -> dict[str, Any]:
     files = sorted(path.glob("checkpoint/*.pt")) if path.is_dir() else [path]
     state = {str(file.relative_to(path)): torch.load(file, weights_only=False, map_location="cpu") for file in files}
     for part in state.values():
-        for key in ("loops", "callbacks", "epoch"):
+        for key in ("loops", "callbacks", "epoch", SAVED_METRICS, SAVED_SETTINGS):
             part.pop(key, None)
     return state
 

@@ -25,7 +25,7 @@ from laser_lightning.evaluation_module import EvaluationSettings
 from laser_lightning.module import LaSeRModule
 from laser_lightning.objective import UpdateSettings
 from laser_lightning.optimization import OptimizerSettings
-from laser_lightning.policy import Policy, PolicySettings
+from laser_lightning.policy import EMBEDDED, Policy, PolicySettings
 from laser_lightning.rollout import Sampling, TransformersEngine
 from laser_lightning.rollout_module import VerificationSettings
 from laser_lightning.rounds import Round
@@ -81,7 +81,7 @@ class SameBatch(PromptDataModule):
 def build(reference: float) -> LaSeRModule:
     """The quickstart's module."""
     return AlternatingRewards(
-        policy=PolicySettings(),
+        policy=PolicySettings(EMBEDDED),
         self_reward=LastTokenSelfReward("<|reward|>", beta=0.2, reference=reference, loss_weight=0.5),
         verifier=ExactVerifier(r"#(\d+)$"),
         sampling=Sampling(max_response_tokens=96),
@@ -147,7 +147,7 @@ def main() -> None:
     prompts = [problem.prompt_ids for problem in data.train_problems[:32]]
     embedded = decoding_seconds(module.policy, prompts, options.pairs)
     # Random weights end a response with probability 1/260 per token: some 70 of 256 within 96 tokens.
-    random_weights = Policy(PolicySettings(random_init=True), module.tokenizer)
+    random_weights = Policy(PolicySettings(EMBEDDED, random_init=True), module.tokenizer)
     long = decoding_seconds(random_weights, prompts, options.pairs)
 
     print("| | with, ms | without, ms | ratio (median of pairs) | range |\n| --- | --- | --- | --- | --- |")

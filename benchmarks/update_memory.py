@@ -24,7 +24,7 @@ from torch import Tensor
 
 from laser_lightning.batching import MicroBatch
 from laser_lightning.logprobs import reward_token_log_probs
-from laser_lightning.policy import Policy, PolicyOutputs, PolicySettings, load_tokenizer
+from laser_lightning.policy import EMBEDDED, Policy, PolicyOutputs, PolicySettings, load_tokenizer
 
 PROMPT, RESPONSE, REWARD_TOKEN = 16, 240, 3
 
@@ -67,7 +67,8 @@ def measure(variant: str, options: argparse.Namespace) -> dict[str, float]:
     torch.set_num_threads(options.threads)
     heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "num_hidden_layers": 2}
     sizes = {"vocab_size": options.vocabulary, "hidden_size": options.hidden, "intermediate_size": 3 * options.hidden}
-    settings = PolicySettings(random_init=True, config_overrides=sizes | heads | {"max_position_embeddings": 512})
+    shapes = sizes | heads | {"max_position_embeddings": 512}
+    settings = PolicySettings(EMBEDDED, random_init=True, config_overrides=shapes)
     policy = Policy(settings, load_tokenizer(settings)).to(options.device)
     clock = time.perf_counter if options.device == "cuda" else time.process_time
 

@@ -1,6 +1,7 @@
 """Callbacks for LaSeR runs, imported as ``laser_lightning.callbacks``."""
 
 from laser_lightning.callbacks.calibration import Calibration, ReferenceConstantCalibration
+from laser_lightning.callbacks.checkpoint import RunCheckpoint
 from laser_lightning.callbacks.export import HuggingFaceExport
 from laser_lightning.callbacks.figures import SelfRewardFigures
 from laser_lightning.callbacks.predictions import Predictions
@@ -15,6 +16,7 @@ __all__ = [
     "HuggingFaceExport",
     "Predictions",
     "ReferenceConstantCalibration",
+    "RunCheckpoint",
     "RunSummary",
     "SelfRewardFigures",
     "SelfRewardSettings",

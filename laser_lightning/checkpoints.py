@@ -109,18 +109,27 @@ def is_complete(path: Path) -> bool:
     return path.is_file() or (path / "latest").is_file()
 
 
-def newest_complete(directory: Path) -> Path | None:
-    """The checkpoint of a directory that was written last and is complete; the others are reported."""
+def newest_complete(directory: Path, quiet: bool = False) -> Path | None:
+    """The checkpoint of a directory that was written last and is complete; it and incomplete ones are reported.
+
+    Args:
+        directory: where checkpoints are.
+        quiet: report nothing.
+    """
     found = [path for path in directory.glob("*.ckpt") if not path.name.startswith(".")]
     for waiting in directory.glob(".*.ckpt.previous"):  # a run was killed between two renames of `put_in_place`
         if not (directory / waiting.name[1:].removesuffix(".previous")).exists():
             found.append(waiting)
+    # A link such as last.ckpt stands for another of them, or for none if the run was killed just before it was renewed.
+    found = [path for path in found if not path.is_symlink()]
     times = {path: (path / "latest" if path.is_dir() and is_complete(path) else path).stat().st_mtime for path in found}
     for path in sorted(found, key=times.__getitem__, reverse=True):
         if is_complete(path):
-            rank_zero_info(f"Resuming from {path}, the newest complete checkpoint.")
+            if not quiet:
+                rank_zero_info(f"Resuming from {path}, the newest complete checkpoint.")
             return path
-        rank_zero_warn(f"The checkpoint {path} was never finished (it has no file `latest`): it is passed over.")
+        if not quiet:
+            rank_zero_warn(f"The checkpoint {path} was never finished (it has no file `latest`): it is passed over.")
     return None
 
 
@@ -166,7 +175,7 @@ def carried_over(path: Path) -> dict[str, Any]:
         processes, stage = writer(path)
         wrote, saved = f"{processes} processes under ZeRO-{stage}", client_state(path)
     else:
-        wrote, saved = "one process or DDP", _load_file(path)
+        wrote, saved = "one process or DDP", read_file(path)
     rank_zero_info(
         f"The checkpoint {path} was written by {wrote}, and this run is another: weights, reference constant, step, "
         "schedule and position in the data carry over; the optimizer's moments do not, so the next steps are not those "
@@ -178,7 +187,7 @@ def carried_over(path: Path) -> dict[str, Any]:
 def whole_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """The module's state dict, without frozen parameters, from a file or from the shards of any number of processes."""
     if path.is_file():
-        return dict(_load_file(path)["state_dict"])
+        return dict(read_file(path)["state_dict"])
     _refuse_incomplete(path)
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
@@ -188,7 +197,12 @@ def whole_state_dict(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _load_file(path: Path) -> dict[str, Any]:
+def read_file(path: Path) -> dict[str, Any]:
+    """What a checkpoint file holds; tensors are read when they are used.
+
+    Raises:
+        UserError: if it is incomplete, or no checkpoint.
+    """
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
@@ -209,7 +223,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if path.is_dir():
         return client_state(path) | {"state_dict": whole_state_dict(path)}
-    return _load_file(path)
+    return read_file(path)
 
 
 def put_in_place(directory: Path, target: Path) -> None:
@@ -220,6 +234,8 @@ def put_in_place(directory: Path, target: Path) -> None:
         target: its place; what is there now waits at ``.<name>.previous`` until the new one is in place.
     """
     previous = target.with_name(f".{target.name}.previous")
+    if target.is_symlink():
+        target.unlink()
     if target.exists():
         if previous.exists():
             shutil.rmtree(previous)

@@ -19,24 +19,41 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from laser_lightning import __version__
-from laser_lightning.checkpoints import WholeFiles, check_writable, checkpoint_directory, newest_complete
+from laser_lightning.checkpoints import WholeFiles, check_writable, checkpoint_directory
 from laser_lightning.cli_errors import command_line_origins, overridden, sentence, value_for_group
 from laser_lightning.config_files import load_configs, yaml_value
-from laser_lightning.errors import UserError
-from laser_lightning.files import set_aside
-from laser_lightning.program import (
+from laser_lightning.default_callbacks import (
     CALLBACK_SLOTS,
+    DEFAULT_CALLBACKS,
+    WITHOUT_FILES,
+    given_slots,
+    left_out,
+    repeated,
+)
+from laser_lightning.errors import UserError
+from laser_lightning.metrics_file import MetricsFile, MetricsInCheckpoints
+from laser_lightning.program import (
     DEFAULT_CLASSES,
     OWN_KEYS,
     PROGRAM,
     TRAINER_DEFAULTS,
     find_classes_in_working_directory,
     split_configs,
+)
+from laser_lightning.resume_settings import SAVED_SETTINGS, SettingsInCheckpoints, check_settings
+from laser_lightning.run_directory import (
+    NEWEST,
+    RunFiles,
+    find_checkpoint,
+    keep_earlier_files,
+    refuse_mixing,
+    run_files,
+    settings_in,
 )
 from laser_lightning.stopping import FinishingFitLoop, StopOnSignal, Stopped
 from laser_lightning.toolchain import import_deepspeed
@@ -68,9 +85,11 @@ class LaSeRCLI(LightningCLI):
         """The keys that Lightning does not have."""
         parser.add_argument("--run_dir", type=str | None, default=None, help=OWN_KEYS["run_dir"])
         parser.add_argument("--torch_threads", type=PositiveInt | None, default=None, help=OWN_KEYS["torch_threads"])
-        for slot, text in CALLBACK_SLOTS.items():
-            parser.add_argument(f"--{slot}", type=Callback | None, default=None, help=f"{text} null switches it off.")
-            parser.callback_keys.append(slot)
+        parser.add_argument("--allow_changes", nargs="*", type=str, default=[], help=OWN_KEYS["allow_changes"])
+        for name, slot in CALLBACK_SLOTS.items():
+            text = f"{slot.help} null switches it off. Default: {slot.default}."
+            parser.add_argument(f"--{name}", type=Callback | None, default=None, help=text)
+            parser.callback_keys.append(name)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Merges the configs, puts the command line on top, and words what is wrong with either."""
@@ -80,11 +99,12 @@ class LaSeRCLI(LightningCLI):
         self.origins = command_line_origins(args)
         try:
             known = list(self._subcommand_parsers[command].get_defaults().keys())
-            config = load_configs(configs, DEFAULT_CLASSES)
+            config = load_configs(configs, DEFAULT_CLASSES + DEFAULT_CALLBACKS)
             self.origins = overridden(config.origins, command_line_origins(rest))
             self._check_trainer_is_mapping()
             # The comment keeps jsonargparse from taking a text with :// in it for a remote path.
-            rest[1:1] = ["--config", f"# merged\n{config.text}"]
+            switched_off = [f"--{slot}=null" for slot in left_out(self.origins)]
+            rest[1:1] = ["--config", f"# merged\n{config.text}", *switched_off]
             rest = ["--print_config=comments" if arg == "--print_config" else arg for arg in rest]
             self.config = parser.parse_args(rest)
         except argparse.ArgumentError as error:
@@ -104,9 +124,19 @@ class LaSeRCLI(LightningCLI):
         where = self.origins[("ckpt_path",)].where if ("ckpt_path",) in self.origins else "default"
         if path == "best":
             raise UserError(f"ckpt_path ({where}): no best checkpoint is known to a new process; give its path")
-        special = path is None or path in ("last", "hpc") or str(path).startswith("registry") or "://" in str(path)
+        if path == "auto" and self.config.subcommand != "fit":
+            raise UserError(f"ckpt_path ({where}): auto is for fit; give `last`, or the path of a checkpoint")
+        if path in NEWEST and not self._has_directory():
+            raise UserError(f"ckpt_path ({where}): {path} looks into the directory of a run: give it with --run_dir")
+        special = path is None or path in (*NEWEST, "hpc") or str(path).startswith("registry") or "://" in str(path)
         if not special and not Path(path).exists():
             raise UserError(f"ckpt_path ({where}): there is no checkpoint at {str(path)!r}")
+
+    def _has_directory(self) -> bool:
+        """Whether it is given where the run's checkpoints are."""
+        config = self.config[self.config.subcommand]
+        own = config.run_dir, config.trainer.default_root_dir, config.trainer.callbacks
+        return any(own) or bool(config.checkpoint and config.checkpoint.init_args.get("dirpath"))
 
     def before_instantiate_classes(self) -> None:
         """Settings of the process."""
@@ -115,19 +145,31 @@ class LaSeRCLI(LightningCLI):
             torch.set_num_threads(threads)
 
     def before_fit(self) -> None:
-        """Looks whether checkpoints can be written, and finds the one to resume from."""
+        """Finds the checkpoint to resume from, compares settings, and looks whether files can be written."""
+        given = self.config.fit.ckpt_path
+        checkpoint = find_checkpoint(None if given is None else str(given), self.trainer)
+        # Not in `self.config`, which is saved: the same config resumes again.
+        self.config_init["fit"].ckpt_path = checkpoint
+        if self.files is not None:
+            refuse_mixing(self.files.config.parent, self.trainer, given, checkpoint)
+        if checkpoint is not None and Path(checkpoint).exists():
+            check_settings(settings_in(checkpoint, SAVED_SETTINGS), self._resolved(), self.config.fit.allow_changes)
         if self.trainer.checkpoint_callbacks:
             check_writable(checkpoint_directory(self.trainer))
-        if self.config.fit.ckpt_path == "last" and self._find_last() is None:
-            rank_zero_info("There is no complete checkpoint to resume from: the run starts from its beginning.")
+        if self.files is not None:
+            keep_earlier_files(self.files, self._resolved(), resumes=checkpoint is not None)
+
+    def _resolved(self) -> str:
+        """The config of this run with every default, as YAML."""
+        return str(self._parser(self.subcommand).dump(self.config[self.config.subcommand], skip_none=False))
 
     def before_evaluation(self) -> None:
         """Finds the checkpoint to evaluate."""
-        if self._get(self.config, "ckpt_path") == "last" and self._find_last() is None:
-            raise UserError(
-                f"ckpt_path: there is no complete checkpoint in {checkpoint_directory(self.trainer)}; --run_dir names "
-                "the run whose last one it is"
-            )
+        given = self._get(self.config, "ckpt_path")
+        if given == "last":
+            self.config_init[self.config.subcommand].ckpt_path = find_checkpoint(given, self.trainer)
+        if self.files is not None:
+            keep_earlier_files(self.files, self._resolved(), resumes=False)
 
     before_validate = before_test = before_evaluation
 
@@ -135,13 +177,6 @@ class LaSeRCLI(LightningCLI):
         """Finds the checkpoint, and keeps the trainer from gathering in memory what callbacks write."""
         self.before_evaluation()
         self.config_init["predict"].return_predictions = bool(self._get(self.config, "return_predictions"))
-
-    def _find_last(self) -> Path | None:
-        """`--ckpt_path last` means the newest checkpoint in the run's directory that was written to its end."""
-        newest = newest_complete(checkpoint_directory(self.trainer))
-        # Not in `self.config`, which is saved: the same config resumes again.
-        self.config_init[self.config.subcommand].ckpt_path = None if newest is None else str(newest)
-        return newest
 
     def instantiate_classes(self) -> None:
         """Builds all classes; what a constructor refuses is the user's to mend."""
@@ -153,41 +188,54 @@ class LaSeRCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         """Adds the slots in use, the run's directory, and its loggers."""
-        slots = [callback for callback in callbacks if callback is not None]
         own = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
+        slots = self._slots_in_use(callbacks, own, bool(config["fast_dev_run"]))
         saves = any(isinstance(callback, Checkpoint) for callback in [*own, *slots])
         if config["enable_checkpointing"] is None:
             config["enable_checkpointing"] = saves
         if saves and not config["fast_dev_run"]:
             slots.append(StopOnSignal())
-        self._place_run(config)
+        slots += self._place_run(config)
         trainer = super()._instantiate_trainer(config, slots)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeFiles()
         FinishingFitLoop.take_over(trainer)
         return trainer
 
-    def _place_run(self, config: dict[str, Any]) -> None:
+    def _slots_in_use(self, callbacks: list[Any], own: list[Any], fast_dev_run: bool) -> list[Any]:
+        """The callbacks of the slots, without those that the user's own do the work of, or that would write."""
+        slots = {name: it for name, it in zip(CALLBACK_SLOTS, callbacks, strict=True) if it is not None}
+        defaults = {name: it for name, it in slots.items() if name not in given_slots(self.origins)}
+        for name in repeated(defaults, own):
+            del slots[name]
+            self.config[self.config.subcommand][name] = None  # in the saved config, too
+        return [it for name, it in slots.items() if not fast_dev_run or name in WITHOUT_FILES]
+
+    def _place_run(self, config: dict[str, Any]) -> list[Any]:
+        """Gives the run its directory and loggers; the callbacks that save in checkpoints what a resumed run needs."""
+        self.files: RunFiles | None = None
         given = self._get(self.config, "run_dir")
         own_logger = config["logger"] is not None and not isinstance(config["logger"], bool)
         if own_logger and given is not None:
             raise UserError("run_dir: trainer.logger has directories of its own; give one of the two")
-        if config["fast_dev_run"] and given is not None and config["default_root_dir"] is None:
-            config["default_root_dir"] = str(given)  # what callbacks write; such a run has no loggers
-        if own_logger or config["fast_dev_run"]:
-            return
+        if config["fast_dev_run"]:
+            if given is not None and config["default_root_dir"] is None:
+                config["default_root_dir"] = str(given)  # what callbacks write; such a run has no loggers
+            return []
+        settings = SettingsInCheckpoints(self._resolved())
+        if own_logger:
+            return [settings]
         directory = Path(given) if given is not None else claim_directory(Path("runs"))
-        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            keep_earlier_files(directory)
-        if config["logger"] is not False:
-            # CSV first: it must find the directory empty, and the first logger names the trainer's directory.
-            parent, name = directory.parent, directory.name
-            config["logger"] = [
-                CSVLogger(parent, name="", version=name, flush_logs_every_n_steps=1),
-                TensorBoardLogger(parent, name="", version=name, default_hp_metric=False),
-            ]
+        self.files = run_files(directory, self.config.subcommand)
+        self.save_config_kwargs["config_filename"] = self.files.config.name
         if config["default_root_dir"] is None:
             config["default_root_dir"] = str(directory)
+        if config["logger"] is False:
+            return [settings]
+        metrics = MetricsFile(directory, self.files.metrics.name)
+        board = TensorBoardLogger(directory.parent, name="", version=directory.name, default_hp_metric=False)
+        config["logger"] = [metrics, board]  # the first logger names the trainer's directory
+        return [settings, MetricsInCheckpoints(metrics)]
 
 
 def _constructors_error(error: BaseException) -> BaseException:
@@ -223,17 +271,6 @@ def claim_directory(root: Path) -> Path:
             return directory
 
 
-def keep_earlier_files(directory: Path) -> None:
-    """Renames the metrics and the config of an earlier run in the same directory, which would be overwritten.
-
-    Args:
-        directory: the run's directory; it need not exist.
-    """
-    for name in ("metrics.csv", "config.yaml"):
-        if (kept := set_aside(directory / name)) is not None:
-            rank_zero_info(f"{directory / name} of an earlier run is kept as {kept.name}")
-
-
 def main(args: Sequence[str] | None = None) -> int:
     """Runs a command of the trainer.
 
@@ -248,8 +285,6 @@ def main(args: Sequence[str] | None = None) -> int:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     # What a checkpoint behind an optimizer step holds is what users expect of it.
     warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
-    # Said of a directory in use, although what it held was renamed.
-    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
     # Said of every evaluation in a directory of its own.
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
     args = list(sys.argv[1:] if args is None else args)

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from laser_lightning import __version__
+from laser_lightning.default_callbacks import DEFAULT_CALLBACKS
 from laser_lightning.errors import UserError
 from laser_lightning.program import (
     DEFAULT_CLASSES,
@@ -62,7 +63,7 @@ def _answer(args: list[str]) -> int:
     from laser_lightning.config_files import load_configs
     from laser_lightning.spelling import misspelt_key
 
-    if mistake := misspelt_key(command, load_configs(configs, DEFAULT_CLASSES), rest[1:]):
+    if mistake := misspelt_key(command, load_configs(configs, DEFAULT_CLASSES + DEFAULT_CALLBACKS), rest[1:]):
         raise UserError(mistake)
     from laser_lightning import cli
 

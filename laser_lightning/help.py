@@ -8,8 +8,8 @@ from itertools import takewhile
 from docstring_parser import parse
 
 from laser_lightning.config_files import packaged_names, read_config
+from laser_lightning.default_callbacks import CALLBACK_SLOTS
 from laser_lightning.program import (
-    CALLBACK_SLOTS,
     OTHER_COMMANDS,
     OWN_KEYS,
     PROGRAM,
@@ -67,7 +67,7 @@ def command_help(command: str) -> str:
         "--seed_everything INT": "Seed of everything random.",
         **{f"--{key} {key.upper()}": text for key, text in OWN_KEYS.items()},
     }
-    slots = {f"--{slot} CLASS": f"{text} null switches it off." for slot, text in CALLBACK_SLOTS.items()}
+    slots = {f"--{name} CLASS": f"{slot.help} null switches it off." for name, slot in CALLBACK_SLOTS.items()}
     lines = [
         f"usage: {PROGRAM} {command} --config CONFIG [--config CONFIG ...] [--KEY VALUE ...]",
         "",

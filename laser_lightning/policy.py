@@ -51,7 +51,7 @@ class PolicySettings:
         lora: train adapters beside the frozen weights (needs the extra ``lora``); null trains all weights.
     """
 
-    path: str = EMBEDDED
+    path: str
     random_init: bool = False
     config_overrides: dict[str, Any] = field(default_factory=dict)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -45,21 +45,11 @@ TRAINER_DEFAULTS = {"num_sanity_val_steps": 0, "use_distributed_sampler": False,
 OWN_KEYS = {
     "run_dir": "Directory of this run: metrics, config, checkpoints, figures. Give one to resume a run in place. "
     "Default: the next free runs/version_N. `trainer.logger: null` writes CSV and TensorBoard into it.",
+    "allow_changes": "Keys, such as model.group_size, that a resumed run may have otherwise than the run that it resumes, "
+    "although they change results.",
     "torch_threads": "CPU threads for torch; small models are often faster on 1. Default: torch's own choice.",
 }
 """The keys that Lightning does not have, beside the slots of callbacks."""
-
-# In the order in which the trainer calls them; the user's own `trainer.callbacks` come first.
-CALLBACK_SLOTS = {
-    "calibration": "Measures the reference constant before the first step.",
-    "checkpoint": "Saves checkpoints to resume from.",
-    "export": "Writes the model as a directory that transformers loads.",
-    "solution_log": "Writes sampled solutions with their rewards.",
-    "predictions": "Writes the solutions and votes of `predict`.",
-    "figures": "Draws the self-reward's distribution, ROC, calibration, and the training curves.",
-    "report": "Writes tables and curves of a stand-alone evaluation.",
-    "summary": "Prints the table at the end of the run.",
-}
 
 
 def split_configs(args: Sequence[str]) -> tuple[list[str], list[str]]:

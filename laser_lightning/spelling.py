@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from laser_lightning.cli_errors import command_line_origins, unknown_key
 from laser_lightning.config_files import CLASS_KEYS, Config, Key, Origin
-from laser_lightning.program import CALLBACK_SLOTS, OWN_KEYS
+from laser_lightning.default_callbacks import CALLBACK_SLOTS
+from laser_lightning.program import OWN_KEYS
 from laser_lightning.source_classes import SourceArgument, SourceClass, Sources
 
 TRAINER = "lightning.pytorch.trainer.trainer.Trainer"

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer, LlamaConfig, PretrainedConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from laser_lightning.character_tokenizer import character_tokenizer
-from laser_lightning.policy import PolicySettings, load_tokenizer
+from laser_lightning.policy import EMBEDDED, PolicySettings, load_tokenizer
 
 PRINTABLE = "\n" + "".join(map(chr, range(32, 127)))
 TEXTS = ["12+34=", "7+5=12;4+8+1=13;#132", "What is 3 apples?\n\n- a  .  b , I'm 'it's'\n", PRINTABLE, "   ", ""]
@@ -70,6 +70,6 @@ def test_a_saved_tokenizer_beside_a_model_reads_text_the_same_way(
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_the_embedded_tokenizer_is_lossless(text: str) -> None:
-    loaded = load_tokenizer(PolicySettings())
+    loaded = load_tokenizer(PolicySettings(EMBEDDED))
     assert loaded.decode(loaded.encode(text)) == text
     assert AutoTokenizer.from_pretrained(loaded.name_or_path).encode(text) == loaded.encode(text)

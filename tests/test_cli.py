@@ -176,7 +176,7 @@ def test_defaults_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_model_and_data_without_class_path_are_the_packages_own(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = "{model: {class_path: stand_ins.Net}, data: {class_path: stand_ins.Data}}"
+    own = "model: {class_path: stand_ins.Net}\ndata: {class_path: stand_ins.Data}\n"
     defaults = yaml.safe_load(cli.DEFAULT_CLASSES)
     assert defaults["model"]["class_path"] == "laser_lightning.LaSeRModule"
     assert defaults["data"] == {"class_path": "laser_lightning.data.PromptDataModule"}
@@ -189,15 +189,16 @@ def test_a_model_and_data_without_class_path_are_the_packages_own(
     assert at(config, "data.init_args.batch") == 5
 
 
-def test_a_run_directory_keeps_what_an_earlier_run_left(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_resumed_run_continues_the_files_of_its_directory(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["fit", "--config", "base", "--run_dir", "here/run"]
     assert main(command) == 0
-    first = Path("here/run/metrics.csv").read_text()
-    resumed = ["--trainer.max_steps", "2", "--ckpt_path", "last"]
+    (first,) = csv.DictReader(Path("here/run/metrics.csv").read_text().splitlines())
+    assert list(first) == ["epoch", "loss", "step"]
+    resumed = ["--trainer.max_steps", "2", "--ckpt_path", "last", "--allow_changes", "model.alpha"]
     assert main([*command, *resumed, "--model.alpha", "0.75"]) == 0
-    assert Path("here/run/metrics.1.csv").read_text() == first
-    with Path("here/run/metrics.csv").open() as file:
-        assert next(csv.DictReader(file))["step"] == "1"  # goes on where the first run ended
+    rows = list(csv.DictReader(Path("here/run/metrics.csv").read_text().splitlines()))
+    assert rows[0] == first | {"value": ""}  # the second start has an evaluation, and its column
+    assert [row["step"] for row in rows] == ["0", "1", "1"]  # goes on where the first run ended
     # The config counts, not the hyper-parameters in the checkpoint.
     assert at(yaml.safe_load(Path("here/run/config.yaml").read_text()), "model.init_args.alpha") == 0.75
     assert at(yaml.safe_load(Path("here/run/config.1.yaml").read_text()), "model.init_args.alpha") == 0.5

@@ -18,7 +18,7 @@ from laser_lightning.errors import UserError
 from laser_lightning.evaluation_module import EvaluationSettings
 from laser_lightning.module import LaSeRModule
 from laser_lightning.optimization import OptimizerSettings
-from laser_lightning.policy import PolicySettings
+from laser_lightning.policy import EMBEDDED, PolicySettings
 from laser_lightning.rollout import Sampling, TransformersEngine
 from laser_lightning.rollout_module import VerificationSettings
 from laser_lightning.self_reward import LastTokenSelfReward
@@ -68,7 +68,7 @@ class Watched(LaSeRModule):
 def watched(**options: Any) -> Watched:
     torch.manual_seed(0)
     settings: dict[str, Any] = {
-        "policy": PolicySettings(random_init=True, config_overrides={**TINY, "num_hidden_layers": 1}),
+        "policy": PolicySettings(EMBEDDED, random_init=True, config_overrides={**TINY, "num_hidden_layers": 1}),
         "self_reward": LastTokenSelfReward("<|reward|>", beta=0.1, loss_weight=0.0, reference=-20.0),
         "verifier": OddVerifier(),
         "engine": TransformersEngine(),

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from laser_lightning.batching import MicroBatch
 from laser_lightning.callbacks import SelfRewardSettings
 from laser_lightning.command_line import main
-from laser_lightning.policy import Policy, PolicySettings
+from laser_lightning.policy import EMBEDDED, Policy, PolicySettings
 
 MODEL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
 CONFIG = f"""
@@ -64,7 +64,7 @@ def test_a_checkpoint_file_is_exported(
     assert not list(tmp_path.glob(".*"))
 
     # Plain transformers scores a response of the export as the policy does with the checkpoint's weights.
-    settings = PolicySettings(random_init=True, config_overrides=MODEL)
+    settings = PolicySettings(EMBEDDED, random_init=True, config_overrides=MODEL)
     policy = Policy(settings, AutoTokenizer.from_pretrained("out"))
     weights = torch.load(checkpoint, weights_only=True)["state_dict"]
     policy.load_state_dict({name.removeprefix("policy."): w for name, w in weights.items() if "policy." in name})

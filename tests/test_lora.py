@@ -20,7 +20,7 @@ from laser_lightning.lora import LoRASettings, adapters_off, merged_weights, sav
 from laser_lightning.module import LaSeRModule
 from laser_lightning.objective import UpdateSettings
 from laser_lightning.optimization import OptimizerSettings
-from laser_lightning.policy import AdaptersOff, Policy, PolicyOutputs, PolicySettings, load_tokenizer
+from laser_lightning.policy import EMBEDDED, AdaptersOff, Policy, PolicyOutputs, PolicySettings, load_tokenizer
 from laser_lightning.rollout import Sampling, TransformersEngine
 from laser_lightning.rollout_module import VerificationSettings
 from laser_lightning.self_reward import LastTokenSelfReward
@@ -248,7 +248,7 @@ def test_a_missing_peft_is_named(make_policy: MakePolicy, monkeypatch: pytest.Mo
 
 
 def test_random_weights_are_not_adapted() -> None:
-    settings = PolicySettings(random_init=True, lora=LoRASettings())
+    settings = PolicySettings(EMBEDDED, random_init=True, lora=LoRASettings())
     with pytest.raises(UserError, match=r"policy\.lora adapts pretrained weights, and policy\.random_init has none"):
         Policy(settings, load_tokenizer(settings))
 
@@ -323,6 +323,7 @@ def test_a_run_saves_adapters_resumes_bit_for_bit_and_exports(
 
     # Another rank is another model.
     other = ["--model.policy.lora.rank", "2", "--run_dir", "other", "--ckpt_path", middle]
+    other += ["--allow_changes", "model.policy.lora"]
     assert main(["fit", "--config", "run.yaml", *other]) == 2
     assert "its lora is {'rank': 4, 'alpha': 8.0" in capsys.readouterr().err
 
@@ -332,7 +333,7 @@ def test_a_run_saves_adapters_resumes_bit_for_bit_and_exports(
     assert main(["export", "whole/checkpoints/step=4.ckpt", "adapter", "--adapter"]) == 0
     assert main(["fit", "--config", "run.yaml", "--run_dir", "again", "--export.adapter", "true"]) == 0
     assert files(Path("adapter")) == files(Path("again/export/last"))
-    settings = PolicySettings(lora=LoRASettings(rank=4, alpha=8.0))
+    settings = PolicySettings(EMBEDDED, lora=LoRASettings(rank=4, alpha=8.0))
     policy = Policy(settings, load_tokenizer(settings))
     policy.load_state_dict({name.removeprefix("policy."): value for name, value in adapters.items()}, strict=False)
     rollouts = make_rollouts()

@@ -26,7 +26,7 @@ from laser_lightning.objective import UpdateSettings
 from laser_lightning.optimization import OptimizerSettings
 from laser_lightning.overlong import OverlongSettings
 from laser_lightning.phases import Phases
-from laser_lightning.policy import PolicySettings
+from laser_lightning.policy import EMBEDDED, PolicySettings
 from laser_lightning.rollout import Sampling, TransformersEngine
 from laser_lightning.rollout_module import VerificationSettings
 from laser_lightning.self_reward import LastTokenSelfReward
@@ -135,7 +135,7 @@ class NaNLoss(PolicyLoss):
 def module(**options: Any) -> LaSeRModule:
     torch.manual_seed(0)
     settings: dict[str, Any] = {
-        "policy": PolicySettings(random_init=True, config_overrides={**TINY, "num_hidden_layers": 1}),
+        "policy": PolicySettings(EMBEDDED, random_init=True, config_overrides={**TINY, "num_hidden_layers": 1}),
         "self_reward": LastTokenSelfReward("<|reward|>", beta=0.1, reference=-20.0),
         "verifier": HashVerifier(),
         "group_size": 4,
@@ -519,7 +519,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     run.fit(fresh(), datamodule=data())
     run.save_checkpoint(tmp_path / "one.ckpt")
     other = {**TINY, "hidden_size": 16, "num_hidden_layers": 1}
-    model = module(policy=PolicySettings(random_init=True, config_overrides=other))
+    model = module(policy=PolicySettings(EMBEDDED, random_init=True, config_overrides=other))
     with pytest.raises(UserError, match=r"checkpoint is of another model: its hidden size is 32.*is 16"):
         trainer(tmp_path, 2).fit(model, datamodule=data(), ckpt_path=tmp_path / "one.ckpt", weights_only=True)
 

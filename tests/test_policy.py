@@ -11,8 +11,9 @@ from transformers import AutoTokenizer, GenerationConfig, MambaConfig, Pretraine
 
 from laser_lightning.batching import Rollouts, micro_batches
 from laser_lightning.character_tokenizer import character_tokenizer
+from laser_lightning.cli import main
 from laser_lightning.errors import UserError
-from laser_lightning.policy import FrozenPolicy, Policy, PolicyOutputs, PolicySettings, load_tokenizer
+from laser_lightning.policy import EMBEDDED, FrozenPolicy, Policy, PolicyOutputs, PolicySettings, load_tokenizer
 
 MakePolicy = Callable[..., Policy]
 MakeRollouts = Callable[..., Rollouts]
@@ -274,6 +275,7 @@ def test_eos_ids_are_those_of_the_generation_config(
 
 def test_random_init_takes_overrides() -> None:
     settings = PolicySettings(
+        EMBEDDED,
         random_init=True,
         config_overrides={"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 5, "num_attention_heads": 2}
         | {"num_key_value_heads": 1},
@@ -287,7 +289,7 @@ def test_random_init_takes_overrides() -> None:
 
 
 def test_random_init_follows_the_seed() -> None:
-    settings = PolicySettings(random_init=True)
+    settings = PolicySettings(EMBEDDED, random_init=True)
     tokenizer = load_tokenizer(settings)
     weights = []
     for seed in (0, 0, 1):
@@ -339,7 +341,7 @@ def test_a_tokenizer_without_pad_pads_with_eos(tmp_path: Path) -> None:
 
 
 def test_the_embedded_tokenizer_loads_as_transformers_loads_it() -> None:
-    settings = PolicySettings()
+    settings = PolicySettings(EMBEDDED)
     tokenizer = load_tokenizer(settings)
     assert tokenizer.get_vocab() == AutoTokenizer.from_pretrained(tokenizer.name_or_path).get_vocab()
     assert tokenizer.convert_tokens_to_ids("<|reward|>") == Z
@@ -351,3 +353,18 @@ def test_a_frozen_policy_stays_frozen(policy_dir: Path) -> None:
     frozen.train()
     assert not any(module.training for module in frozen.modules())
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
+
+
+def test_a_config_without_a_model_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(TypeError, match="path"):
+        PolicySettings()  # type: ignore[call-arg]
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text(
+        "model: {self_reward: {token: z}, verifier: {class_path: laser_lightning.verifiers.ExactVerifier}}"
+    )
+    assert main(["fit", "--config", "run.yaml"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "laser-lightning: error: model.policy.path: required; set it in a config or on the command line"
+    )

@@ -17,7 +17,7 @@ from laser_lightning.evaluation_module import EvaluationSettings
 from laser_lightning.export import write_export
 from laser_lightning.objective import Targets, UpdateSettings
 from laser_lightning.optimization import OptimizerSettings
-from laser_lightning.policy import PolicySettings
+from laser_lightning.policy import EMBEDDED, PolicySettings
 from laser_lightning.rise import RISEModule
 from laser_lightning.rollout import RolloutEngine, Sampling
 from laser_lightning.rollout_module import VerificationSettings
@@ -106,7 +106,7 @@ def rise(**options: Any) -> Watched:
     torch.manual_seed(0)
     settings: dict[str, Any] = {
         "verification_prompts": PROMPTS,
-        "policy": PolicySettings(random_init=True, config_overrides={**TINY, "num_hidden_layers": 1}),
+        "policy": PolicySettings(EMBEDDED, random_init=True, config_overrides={**TINY, "num_hidden_layers": 1}),
         "self_reward": LastTokenSelfReward("<|reward|>", loss_weight=0.0, reference=-20.0),
         "verifier": PlusVerifier(),
         "group_size": 4,
@@ -272,7 +272,7 @@ def test_a_rank_without_problems_takes_part_in_both_generations(tmp_path: Path) 
 
 def test_a_question_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     shapes = {**TINY, "num_hidden_layers": 1, "max_position_embeddings": 12}
-    policy = PolicySettings(random_init=True, config_overrides=shapes)
+    policy = PolicySettings(EMBEDDED, random_init=True, config_overrides=shapes)
     with pytest.raises(UserError, match=r"A verification prompt of \d+ tokens .* the 12 positions"):
         trained(tmp_path, policy=policy)
 

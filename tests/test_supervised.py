@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from laser_lightning.cli import main
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
-from laser_lightning.policy import PolicySettings
+from laser_lightning.policy import EMBEDDED, PolicySettings
 from laser_lightning.supervised import SupervisedModule
 
 TINY = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
@@ -19,7 +19,9 @@ TINY = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "n
 @pytest.fixture(scope="module")
 def module() -> SupervisedModule:
     torch.manual_seed(0)
-    model = SupervisedModule(PolicySettings(random_init=True, config_overrides={**TINY, "num_hidden_layers": 2}))
+    model = SupervisedModule(
+        PolicySettings(EMBEDDED, random_init=True, config_overrides={**TINY, "num_hidden_layers": 2})
+    )
     model.configure_model()
     return model
 

@@ -207,10 +207,10 @@ def test_a_run_its_resumption_and_its_export(
     assert SelfRewardSettings.load("out").no_token == "N"
 
     capsys.readouterr()
-    no = ["--model.self_reward.init_args.no_token=M", "--run_dir=other", checkpoint]
-    assert main(["fit", *supervised, *no]) == 2
+    other = ["--run_dir=other", checkpoint, "--allow_changes=model.self_reward"]
+    assert main(["fit", *supervised, *other, "--model.self_reward.init_args.no_token=M"]) == 2
     assert "its reward token is 'Y / N', and the configured one is 'Y / M'" in capsys.readouterr().err
-    assert main(["fit", *options, "--run_dir=other", checkpoint]) == 2
+    assert main(["fit", *options, *other]) == 2
     assert "'Y / N', and the configured one is '<|reward|>'" in capsys.readouterr().err
 
 

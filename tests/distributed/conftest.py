@@ -17,6 +17,9 @@ import pytest
 import torch
 import yaml
 
+from laser_lightning.metrics_file import SAVED_METRICS
+from laser_lightning.resume_settings import SAVED_SETTINGS
+
 TINY_RUN = Path(__file__).parents[1] / "tiny_run"
 
 TWO: dict[str, Any] = {
@@ -110,7 +113,7 @@ def saved(path: Path) -> dict[str, Any]:
     files = sorted(path.glob("checkpoint/*.pt")) if path.is_dir() else [path]
     state = {file.name: torch.load(file, weights_only=False, map_location="cpu") for file in files}
     for part in state.values():
-        for key in ("loops", "callbacks", "epoch"):
+        for key in ("loops", "callbacks", "epoch", SAVED_METRICS, SAVED_SETTINGS):
             part.pop(key, None)
     return state if path.is_dir() else state[path.name]
 

@@ -19,9 +19,9 @@ from laser_lightning.policy import model_path
 pytestmark = pytest.mark.distributed
 
 
-def evaluation(run: Path) -> dict[str, str]:
+def evaluation(run: Path, file: str = "metrics.csv") -> dict[str, str]:
     """The last evaluation in a run's metrics, but for the clock's."""
-    rows = [row for row in csv.DictReader((run / "metrics.csv").open()) if row["val/sums/pass@1"]]
+    rows = [row for row in csv.DictReader((run / file).open()) if row["val/sums/pass@1"]]
     return {name: value for name, value in rows[-1].items() if name.startswith("val/") and "second" not in name}
 
 
@@ -77,7 +77,7 @@ def test_resume_evaluate_and_export(
     # One process without DeepSpeed evaluates the shards too, and goes on from them.
     alone = ["--config", "single.yaml", "--ckpt_path", "last"]
     command(tmp_path, "validate", *configs, *alone, "--run_dir", "whole", processes=1)
-    evaluated = evaluation(tmp_path / "whole")
+    evaluated = evaluation(tmp_path / "whole", "metrics.validate.csv")
     output = command(tmp_path, "fit", *configs, *alone, "--run_dir", "whole", processes=1)
     assert f"was written by 2 processes under ZeRO-{strategy[-1]}, and this run is another" in output
     assert evaluation(tmp_path / "whole") == evaluated
