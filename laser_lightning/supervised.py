@@ -28,7 +28,7 @@ class SupervisedModule(PolicyModule):
         micro_batch_sequences: sequences of like length in a forward pass; it changes memory and speed, not results.
         optimizer: how gradients change weights.
         max_skipped_steps: stop after this many optimizer steps in a row without a usable gradient.
-        seed: seed of all randomness.
+        seed: seed of all randomness. Default: that of ``seed_everything``.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class SupervisedModule(PolicyModule):
         micro_batch_sequences: int = 16,
         optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1e-3),
         max_skipped_steps: int = 10,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__(policy, optimizer, max_skipped_steps, seed)
         if micro_batch_sequences < 1:

@@ -16,6 +16,7 @@ from laser_lightning.data.problem import Problem
 from laser_lightning.data.sources import FileSource, HubSource, ProblemSource
 from laser_lightning.data.templates import PromptTemplate
 from laser_lightning.errors import UserError
+from laser_lightning.seeds import seed_or_global
 
 TRAIN = "train"
 PROBLEM_AS_IT_IS = PromptTemplate()
@@ -39,7 +40,7 @@ class PromptDataModule(LightningDataModule):
         overlong_prompts: what to do with longer prompts: ``filter`` them out with a warning, or ``refuse``
             the set.
         shuffle: draw a new order of the training problems for each epoch.
-        seed: seed of that order.
+        seed: seed of that order. Default: that of ``seed_everything``.
         unmatched_gold: what to do with problems whose gold answer the verifier says no response can ever match:
             ``refuse`` the set, or ``filter`` them out with a warning.
         local_files: directory with copies of the evaluation sets: each is read from ``<name of the set>.jsonl`` there,
@@ -62,7 +63,7 @@ class PromptDataModule(LightningDataModule):
         max_prompt_tokens: int = 1024,
         overlong_prompts: Literal["filter", "refuse"] = "filter",
         shuffle: bool = True,
-        seed: int = 0,
+        seed: int | None = None,
         local_files: str | None = None,
         unmatched_gold: Literal["filter", "refuse"] = "refuse",
     ) -> None:
@@ -85,7 +86,7 @@ class PromptDataModule(LightningDataModule):
         self.eval_prompts_per_batch = eval_prompts_per_batch
         self.max_prompt_tokens = max_prompt_tokens
         self.overlong_prompts = overlong_prompts
-        self.shuffle, self.seed = shuffle, seed
+        self.shuffle, self.seed = shuffle, seed_or_global(seed)
         self.local_files, self.unmatched_gold = local_files, unmatched_gold
 
         self.train_problems: list[Problem] = []
