@@ -27,7 +27,7 @@ def test_a_given_seed_wins_over_that_of_seed_everything(
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_held_out_problems_do_not_follow_the_seed_of_the_run(monkeypatch: pytest.MonkeyPatch, split: str) -> None:
     monkeypatch.setenv("PL_GLOBAL_SEED", "7")
-    assert ArithmeticSource(split, size=5).load()["problem"] == ArithmeticSource(split, size=5, seed=0).load()["problem"]
+    assert ArithmeticSource(split, size=5).load().to_list() == ArithmeticSource(split, size=5, seed=0).load().to_list()
     assert ArithmeticSource(split, size=5, seed=7).seed == 7
 
 
