@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from laser_lightning.data.module import PromptDataModule
 from laser_lightning.errors import UserError
 from laser_lightning.optimization import OptimizerSettings, build_optimizer, build_schedule
 from laser_lightning.policy import AdaptersOff, Policy, PolicySettings, load_tokenizer
@@ -58,6 +59,9 @@ class PolicyModule(lightning.LightningModule):
             self.policy = Policy(self.policy_settings, self.tokenizer)
             with self.gathered_weights(self.policy):
                 self.policy.check_head()
+        data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+        if isinstance(data, PromptDataModule):
+            data.check_vocabulary(self.policy.vocabulary_size)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer of the policy, and its schedule in optimizer steps."""

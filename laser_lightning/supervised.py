@@ -13,6 +13,7 @@ from laser_lightning.optimization import OptimizerSettings
 from laser_lightning.policy import PolicySettings
 from laser_lightning.policy_module import PolicyModule
 from laser_lightning.precision import float32_by_default
+from laser_lightning.prompts import check_vocabulary
 from laser_lightning.watchdog import part
 
 
@@ -98,6 +99,9 @@ class SupervisedModule(PolicyModule):
             )
         eos = self.tokenizer.eos_token_id
         solutions = self.tokenizer([problem.solution for problem in problems], add_special_tokens=False)["input_ids"]
+        for problem, ids in zip(problems, solutions, strict=True):
+            where = f"The worked solution in row {problem.index} of the set '{problem.dataset}'"
+            check_vocabulary(ids, self.tokenizer, self.policy.vocabulary_size, where)
         return [problem.prompt_ids for problem in problems], [[*ids, eos, eos] for ids in solutions]
 
     def forward(self, prompts: list[list[int]], targets: list[list[int]]) -> Tensor:

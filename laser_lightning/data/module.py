@@ -16,6 +16,7 @@ from laser_lightning.data.problem import Problem
 from laser_lightning.data.sources import FileSource, HubSource, ProblemSource
 from laser_lightning.data.templates import PromptTemplate
 from laser_lightning.errors import UserError
+from laser_lightning.prompts import check_vocabulary
 from laser_lightning.seeds import seed_or_global
 
 TRAIN = "train"
@@ -79,8 +80,8 @@ class PromptDataModule(LightningDataModule):
         self.train = train
         self.val, self.test, self.predict = val or {}, test or {}, predict or {}
         for key, sources in {"val": self.val, "test": self.test, "predict": self.predict}.items():
-            if TRAIN in sources:
-                raise UserError(f"data.{key} has a set named '{TRAIN}', the name of the training set: rename it.")
+            for name in sources:
+                _check_name(key, name)
         self.template = template
         self.prompts_per_step = prompts_per_step
         self.eval_prompts_per_batch = eval_prompts_per_batch
@@ -131,6 +132,20 @@ class PromptDataModule(LightningDataModule):
             key = "val" if stage == "validate" else stage
             raise UserError(f"data.{key} is not set, so there is nothing to {stage}: name at least one set there.")
         self.evaluation_problems = {name: self._load(name, source) for name, source in sources.items()}
+
+    def check_vocabulary(self, size: int) -> None:
+        """Refuse prompts with tokens that the model has no rows for.
+
+        Args:
+            size: of the model's vocabulary.
+
+        Raises:
+            UserError: naming the row and the token.
+        """
+        for name, problems in {TRAIN: self.train_problems, **self.evaluation_problems}.items():
+            for problem in problems:
+                where = f"The prompt in row {problem.index} of the set '{name}'"
+                check_vocabulary(problem.prompt_ids, self._find_tokenizer(), size, where)
 
     def train_dataloader(self) -> PromptLoader:
         """The loader of the training problems: always the same one, since it is a stream."""
@@ -246,7 +261,10 @@ class PromptDataModule(LightningDataModule):
                     f"Row {number} of the set '{dataset}' has no text in the column '{column}': its source "
                     "must give it one."
                 )
-        prompt, prompt_ids = self.template.encode(row["problem"], tokenizer)
+        try:
+            prompt, prompt_ids = self.template.encode(row["problem"], tokenizer, row.get("context") or ())
+        except UserError as error:
+            raise UserError(f"Row {row.get('index', number)} of the set '{dataset}': {error}") from error
         return Problem(
             dataset=dataset,
             index=row.get("index", number),
@@ -285,6 +303,16 @@ class PromptDataModule(LightningDataModule):
                 "set its attribute `tokenizer` in `__init__`, or call the data module's set_tokenizer."
             )
         return tokenizer
+
+
+def _check_name(key: str, name: object) -> None:
+    """Refuse names of sets that are no names of metrics and files."""
+    if name == TRAIN:
+        raise UserError(f"data.{key} has a set named '{TRAIN}', the name of the training set: rename it.")
+    if not isinstance(name, str):
+        raise UserError(f"data.{key} has a set named {name!r}, which YAML does not read as text: put it in quotes.")
+    if any(part.strip() in ("", ".", "..") for part in name.split("/")):
+        raise UserError(f"data.{key} has a set named '{name}', which names no metric and no file: rename it.")
 
 
 def _verifier_column(source: ProblemSource) -> str | None:
