@@ -45,7 +45,6 @@ METRICS = {
     "weighted maj@8": "weighted_maj@8",
     "best of 8": "best_of@8",
 }
-SEED_KEYS = ("seed_everything", "model.seed", "data.seed", "data.train.init_args.seed")
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Run:
         overlay = OVERLAYS[self.method]
         command = [sys.executable, "-m", "laser_lightning", "fit", "--config", "quickstart"]
         command += [] if overlay is None else ["--config", overlay]
-        command += [f"--{key}={self.seed}" for key in SEED_KEYS] + ["--run_dir", str(self.directory)]
+        command += [f"--seed_everything={self.seed}", "--run_dir", str(self.directory)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         if status:

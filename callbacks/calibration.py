@@ -43,7 +43,8 @@ class ReferenceConstantCalibration(Callback):
             evaluation set where there is none.
         group_size: solutions per problem.
         max_emission_rate: refuse the reward token if more than this share of the solutions contains it.
-        seed: seed of the sampling.
+        seed: seed of the sampling. It does not follow ``seed_everything``: the constant belongs to the initial model,
+            and runs from the same model that differ by their seed alone share it.
     """
 
     def __init__(self, prompts: int = 64, group_size: int = 4, max_emission_rate: float = 0.01, seed: int = 0) -> None:

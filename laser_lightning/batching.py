@@ -54,7 +54,8 @@ class Rollouts:
         return [row[:length] for row, length in zip(rows, lengths, strict=True)]
 
     def select(self, prompts: Tensor) -> "Rollouts":
-        """The solutions of some prompts [M] alone, in their order."""
+        """The solutions of some prompts alone, in their order: [M] their numbers, or [P] bool."""
+        prompts = numbers_of(prompts, len(self.prompt_ids))
         rows = (prompts[:, None] * self.group_size + torch.arange(self.group_size, device=prompts.device)).flatten()
         of_prompts = {name: getattr(self, name)[prompts] for name in ("prompt_ids", "prompt_lengths")}
         others = (f.name for f in fields(self) if f.name not in of_prompts)
@@ -72,6 +73,19 @@ class Rollouts:
     def contains(self, token_id: int) -> Tensor:
         """[N] bool: responses in which this token was sampled."""
         return ((self.response_ids == token_id) & self.response_mask).any(dim=1)
+
+
+def numbers_of(chosen: Tensor, size: int) -> Tensor:
+    """[M] the numbers of the chosen ones of a list: as given, or those that a mask [size] is True for.
+
+    Raises:
+        ValueError: the mask has another size.
+    """
+    if chosen.dtype != torch.bool:
+        return chosen
+    if chosen.shape != (size,):
+        raise ValueError(f"A mask of shape {tuple(chosen.shape)} does not fit a list of {size}.")
+    return chosen.nonzero().flatten()
 
 
 def stacked(parts: Sequence[Tensor]) -> Tensor:

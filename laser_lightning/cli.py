@@ -12,8 +12,7 @@ from typing import Any
 
 import lightning.pytorch
 import torch
-import yaml
-from jsonargparse import ActionConfigFile, set_loader, set_parsing_settings
+from jsonargparse import ActionConfigFile, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -26,7 +25,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from laser_lightning import __version__
 from laser_lightning.checkpoints import WholeFiles, check_writable, checkpoint_directory
 from laser_lightning.cli_errors import command_line_origins, overridden, sentence, value_for_group
-from laser_lightning.config_files import load_configs, yaml_value
+from laser_lightning.config_files import load_configs
 from laser_lightning.default_callbacks import (
     CALLBACK_SLOTS,
     DEFAULT_CALLBACKS,
@@ -56,6 +55,7 @@ from laser_lightning.run_directory import (
     settings_in,
 )
 from laser_lightning.stopping import FinishingFitLoop, StopOnSignal, Stopped
+from laser_lightning.texts import keep_texts
 from laser_lightning.toolchain import import_deepspeed
 
 
@@ -288,7 +288,7 @@ def main(args: Sequence[str] | None = None) -> int:
     # Said of every evaluation in a directory of its own.
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
     args = list(sys.argv[1:] if args is None else args)
-    set_loader("yaml", yaml_value, exceptions=(yaml.YAMLError,))
+    keep_texts()
     # Refuses a null where a value is needed. What is printed, though, goes wrong with it (jsonargparse 4.53).
     prints = any(arg.split("=")[0].endswith(("print_config", "help")) or arg == "-h" for arg in args)
     set_parsing_settings(unset_sentinel=not prints)

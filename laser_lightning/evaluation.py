@@ -1,5 +1,7 @@
 """What is measured on an evaluation set."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
@@ -94,3 +96,24 @@ class EvaluationMetrics(nn.Module):
         for metric in (self.groups, self.self_verification, self.responses, self.wall_time, self.by_kind):
             if metric is not None:
                 metric.reset()
+
+
+class MetricsOfSets(nn.Module):
+    """The metrics of evaluation sets by any name: ``nn.ModuleDict`` refuses those with dots and its own attributes'."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._metrics = nn.ModuleList()
+        self._places: dict[str, int] = {}
+
+    def __setitem__(self, name: str, metrics: EvaluationMetrics) -> None:
+        self._places[name] = len(self._metrics)
+        self._metrics.append(metrics)
+
+    def __getitem__(self, name: str) -> EvaluationMetrics:
+        metrics = self._metrics[self._places[name]]
+        assert isinstance(metrics, EvaluationMetrics)
+        return metrics
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)

@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import nn
 
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
-from laser_lightning.evaluation import EvaluationMetrics
+from laser_lightning.evaluation import EvaluationMetrics, MetricsOfSets
 from laser_lightning.kept_rounds import KeptRounds, kept_directory
 from laser_lightning.precision import float32_by_default
 from laser_lightning.rollout import Sampling
@@ -54,12 +53,12 @@ class EvaluationModule(RolloutModule):
         evaluation_metrics: the metrics of each evaluation set, by its name.
     """
 
-    evaluation_metrics: nn.ModuleDict
+    evaluation_metrics: MetricsOfSets
 
     def __init__(self, evaluation: EvaluationSettings, **rollout: Any) -> None:
         super().__init__(**rollout)
         self.evaluation = evaluation
-        self.evaluation_metrics = nn.ModuleDict()
+        self.evaluation_metrics = MetricsOfSets()
         self._last_evaluated_step = -1
         self._loaded_step = 0
         self._kept: KeptRounds | None = None
@@ -79,7 +78,7 @@ class EvaluationModule(RolloutModule):
         """Make the metrics of the evaluation sets."""
         super().setup(stage)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.evaluation_metrics = nn.ModuleDict()
+        self.evaluation_metrics = MetricsOfSets()
         for name in data.evaluation_problems:
             self.evaluation_metrics[name] = EvaluationMetrics(self.samples_of(name), data.kinds(name)).to(self.device)
         unknown = set(self.evaluation.samples_per_set) - set(self.evaluation_metrics)
@@ -146,9 +145,7 @@ class EvaluationModule(RolloutModule):
 
     def metrics_of(self, dataset: str) -> EvaluationMetrics:
         """The metrics of one evaluation set."""
-        metrics = self.evaluation_metrics[dataset]
-        assert isinstance(metrics, EvaluationMetrics)
-        return metrics
+        return self.evaluation_metrics[dataset]
 
     @float32_by_default()
     def _evaluate(self, problems: list[Problem], batch_idx: int, dataloader_idx: int) -> None:

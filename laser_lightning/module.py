@@ -54,7 +54,7 @@ class LaSeRModule(EvaluationModule):
         verification: processes and time limit of the verifier.
         evaluation: how problems are evaluated.
         max_skipped_steps: stop after this many optimizer steps in a row without a usable gradient.
-        seed: seed of all sampling.
+        seed: seed of all sampling, evaluations included. Default: that of ``seed_everything``.
         sampling_rounds: sample further problems, up to this many times data.prompts_per_step in all, until the step is
             full of groups whose rewards are not all equal (DAPO's dynamic sampling, arXiv 2503.14476, equation 11); 1
             trains on the groups as they come. The self-rewarding loss is trained on the same groups, and the metrics
@@ -82,7 +82,7 @@ class LaSeRModule(EvaluationModule):
         verification: VerificationSettings = VerificationSettings(),
         evaluation: EvaluationSettings = EvaluationSettings(),
         max_skipped_steps: int = 10,
-        seed: int = 0,
+        seed: int | None = None,
         sampling_rounds: int = 1,
     ) -> None:
         # A constant reference and no KL term: no reference model is loaded, and none is run.

@@ -219,6 +219,11 @@ class Policy(nn.Module):
         return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
 
     @property
+    def vocabulary_size(self) -> int:
+        """Token ids that the model has rows for."""
+        return int(self.lm.config.get_text_config().vocab_size)
+
+    @property
     def chunk_size(self) -> int:
         """Positions that go through the head together in the update."""
         return max(1, LOGITS_AT_ONCE // self.lm.config.get_text_config().vocab_size)

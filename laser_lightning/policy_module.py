@@ -11,10 +11,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from laser_lightning.data.module import PromptDataModule
 from laser_lightning.errors import UserError
 from laser_lightning.optimization import OptimizerSettings, build_optimizer, build_schedule
 from laser_lightning.policy import AdaptersOff, Policy, PolicySettings, load_tokenizer
 from laser_lightning.random_state import random_state, restore_random_state
+from laser_lightning.seeds import seed_or_global
 from laser_lightning.strategies import check_strategy, gathered, micro_step, step_if_finite, steps_on_host
 
 
@@ -25,7 +27,7 @@ class PolicyModule(lightning.LightningModule):
         policy: which model.
         optimizer: how gradients change weights.
         max_skipped_steps: stop the run after this many optimizer steps in a row without a usable gradient.
-        seed: seed of all sampling; each rank adds its own number.
+        seed: seed of all sampling; each rank adds its own number. Default: that of ``seed_everything``.
 
     Attributes:
         tokenizer: the policy's tokenizer.
@@ -37,12 +39,12 @@ class PolicyModule(lightning.LightningModule):
     generator: torch.Generator
 
     def __init__(
-        self, policy: PolicySettings, optimizer: OptimizerSettings, max_skipped_steps: int = 10, seed: int = 0
+        self, policy: PolicySettings, optimizer: OptimizerSettings, max_skipped_steps: int = 10, seed: int | None = None
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.policy_settings, self.optimizer_settings = policy, optimizer
-        self.max_skipped_steps, self.seed = max_skipped_steps, seed
+        self.max_skipped_steps, self.seed = max_skipped_steps, seed_or_global(seed)
         self.tokenizer = load_tokenizer(policy)
         self.strict_loading = policy.lora is None  # with LoRA checkpoints lack the frozen weights, see saved_weights
         self._skipped_in_a_row = 0
@@ -57,6 +59,9 @@ class PolicyModule(lightning.LightningModule):
             self.policy = Policy(self.policy_settings, self.tokenizer)
             with self.gathered_weights(self.policy):
                 self.policy.check_head()
+        data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+        if isinstance(data, PromptDataModule):
+            data.check_vocabulary(self.policy.vocabulary_size)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer of the policy, and its schedule in optimizer steps."""

@@ -45,7 +45,7 @@ TRAINER_DEFAULTS = {"num_sanity_val_steps": 0, "use_distributed_sampler": False,
 OWN_KEYS = {
     "run_dir": "Directory of this run: metrics, config, checkpoints, figures. Give one to resume a run in place. "
     "Default: the next free runs/version_N. `trainer.logger: null` writes CSV and TensorBoard into it.",
-    "allow_changes": "Keys, such as model.group_size, that a resumed run may have otherwise than the run that it resumes, "
+    "allow_changes": "Keys, such as model.group_size, that may differ from the settings of the run that is resumed, "
     "although they change results.",
     "torch_threads": "CPU threads for torch; small models are often faster on 1. Default: torch's own choice.",
 }

@@ -50,7 +50,7 @@ class RolloutModule(PolicyModule):
         needs_reference: load the frozen reference model (with LoRA it is the policy itself, its adapters off).
         optimizer: how gradients change weights.
         max_skipped_steps: stop after this many optimizer steps in a row without a usable gradient.
-        seed: seed of all sampling.
+        seed: seed of all sampling; None for that of ``seed_everything``.
 
     Attributes:
         last_round: the latest training or evaluation round, for callbacks.
@@ -69,7 +69,7 @@ class RolloutModule(PolicyModule):
         needs_reference: bool,
         optimizer: OptimizerSettings,
         max_skipped_steps: int,
-        seed: int,
+        seed: int | None,
     ) -> None:
         super().__init__(policy, optimizer, max_skipped_steps, seed)
         self.self_reward, self.verifier, self.sampling = self_reward, verifier, sampling

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from laser_lightning.batching import Rollouts, stacked
+from laser_lightning.batching import Rollouts, numbers_of, stacked
 from laser_lightning.data.problem import Problem
 from laser_lightning.verifiers import Verification
 
@@ -54,7 +54,12 @@ class Round:
         return (rewards != rewards[:, :1]).any(dim=1)
 
     def select(self, problems: Tensor) -> "Round":
-        """The round of some problems [M] alone, in their order."""
+        """The round of some problems alone, in their order.
+
+        Args:
+            problems: [M] their numbers, or [P] bool: a mask of them.
+        """
+        problems = numbers_of(problems, len(self.problems))
         rows = self.rows_of(problems)
         return Round(
             [self.problems[number] for number in problems.tolist()],
@@ -73,7 +78,8 @@ class Round:
         return replace(self, problems=problems, rollouts=self.rollouts.ungrouped())
 
     def rows_of(self, problems: Tensor) -> Tensor:
-        """[M * G] solutions of the given problems [M]."""
+        """[M * G] solutions of the given problems: [M] their numbers, or [P] bool."""
+        problems = numbers_of(problems, len(self.problems))
         group = torch.arange(self.rollouts.group_size, device=problems.device)
         return (problems[:, None] * self.rollouts.group_size + group).flatten()
 

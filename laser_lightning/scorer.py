@@ -13,7 +13,7 @@ from laser_lightning.early_stop import EarlyStop
 from laser_lightning.errors import UserError
 from laser_lightning.lora import ADAPTER_CONFIG, base_model, merge_adapter
 from laser_lightning.policy import FrozenPolicy, Policy, PolicySettings, eos_token_ids, load_tokenizer
-from laser_lightning.prompts import encode_prompt
+from laser_lightning.prompts import check_vocabulary, encode_prompt, render_chat
 from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
 from laser_lightning.self_reward import settled_scores
 from laser_lightning.self_reward_settings import SelfRewardSettings
@@ -289,7 +289,10 @@ class LaSeRScorer:
     def _encode_prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         if isinstance(prompts, str):
             raise UserError("prompts is one string: put it in a list.")
-        return [self._encode_prompt(row, prompt) for row, prompt in enumerate(prompts)]
+        encoded = [self._encode_prompt(row, prompt) for row, prompt in enumerate(prompts)]
+        for row, token_ids in enumerate(encoded):
+            check_vocabulary(token_ids, self.tokenizer, self.policy.vocabulary_size, f"Prompt {row}")
+        return encoded
 
     def _encode_prompt(self, row: int, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
@@ -304,8 +307,7 @@ class LaSeRScorer:
             raise UserError(
                 f"Prompt {row} is a chat, and the tokenizer has no chat template: give the whole prompt as a string."
             )
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return encode_prompt(str(text), self.tokenizer, add_special_tokens=False)
+        return encode_prompt(render_chat(messages, self.tokenizer), self.tokenizer, add_special_tokens=False)
 
     def _encode_response(self, row: int, response: str | Sequence[int]) -> list[int]:
         if not isinstance(response, str):

@@ -13,6 +13,7 @@ from laser_lightning.optimization import OptimizerSettings
 from laser_lightning.policy import PolicySettings
 from laser_lightning.policy_module import PolicyModule
 from laser_lightning.precision import float32_by_default
+from laser_lightning.prompts import check_vocabulary
 from laser_lightning.watchdog import part
 
 
@@ -28,7 +29,7 @@ class SupervisedModule(PolicyModule):
         micro_batch_sequences: sequences of like length in a forward pass; it changes memory and speed, not results.
         optimizer: how gradients change weights.
         max_skipped_steps: stop after this many optimizer steps in a row without a usable gradient.
-        seed: seed of all randomness.
+        seed: seed of all randomness. Default: that of ``seed_everything``.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class SupervisedModule(PolicyModule):
         micro_batch_sequences: int = 16,
         optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1e-3),
         max_skipped_steps: int = 10,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__(policy, optimizer, max_skipped_steps, seed)
         if micro_batch_sequences < 1:
@@ -98,6 +99,9 @@ class SupervisedModule(PolicyModule):
             )
         eos = self.tokenizer.eos_token_id
         solutions = self.tokenizer([problem.solution for problem in problems], add_special_tokens=False)["input_ids"]
+        for problem, ids in zip(problems, solutions, strict=True):
+            where = f"The worked solution in row {problem.index} of the set '{problem.dataset}'"
+            check_vocabulary(ids, self.tokenizer, self.policy.vocabulary_size, where)
         return [problem.prompt_ids for problem in problems], [[*ids, eos, eos] for ids in solutions]
 
     def forward(self, prompts: list[list[int]], targets: list[list[int]]) -> Tensor:

@@ -44,6 +44,12 @@ def usual_yaml_loader() -> Iterator[None]:
     set_loader("yaml", loader, exceptions=(yaml.YAMLError,))
 
 
+@pytest.fixture(autouse=True)
+def no_seed_of_an_earlier_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run leaves its seed in the process, and parts without a seed of their own would follow it."""
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+
 class PlainPass(NamedTuple):
     """What transformers itself says of one solution, from one unpadded sequence and all of its logits."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pytest
 import torch
 
 from laser_lightning.batching import Rollouts
@@ -63,3 +64,16 @@ def test_a_part_of_a_round_keeps_each_solution_together(make_rollouts: Callable[
     assert part.rollouts.group_size == 2
     assert part.references is None
     assert part.reference_log_probs is None
+
+
+def test_a_mask_chooses_the_problems_that_it_is_true_for(make_rollouts: Callable[..., Rollouts]) -> None:
+    whole = made(make_rollouts(prompts=2, group_size=2), "a")
+    mask, numbers = torch.tensor([False, True]), torch.tensor([1])
+    assert whole.select(mask).texts == whole.select(numbers).texts == ["a2", "a3"]
+    assert whole.select(mask).rollouts.responses() == whole.rollouts.responses()[2:]
+    assert whole.rollouts.select(mask).responses() == whole.rollouts.responses()[2:]
+    assert whole.rows_of(mask).tolist() == [2, 3]
+    # a mask of solutions is none of problems
+    for choose in (whole.select, whole.rows_of, whole.rollouts.select):
+        with pytest.raises(ValueError, match=r"A mask of shape \(4,\) does not fit a list of 2"):
+            choose(torch.ones(4, dtype=torch.bool))

@@ -13,6 +13,7 @@ from datasets import Dataset
 
 from laser_lightning.data.sources import ProblemSource
 from laser_lightning.errors import UserError
+from laser_lightning.seeds import seed_or_global
 
 Split = Literal["train", "val", "test"]
 
@@ -27,6 +28,7 @@ DEFAULT_KINDS = {
     "mul21": 0.30,
     "mul22": 0.15,
 }
+HELD_OUT_SEED = 0  # evaluation problems do not follow the seed of a run
 _OPERATORS = {"add": "+", "mul": "*"}
 
 
@@ -69,7 +71,8 @@ class ArithmeticSource(ProblemSource):
     Args:
         split: which problems: ``train``, ``val`` or ``test``; the three share no problem, whatever the seed.
         size: number of problems. Those of ``val`` and ``test`` are distinct; training problems may repeat.
-        seed: seed of the problems and of the noise.
+        seed: seed of the problems and of the noise. Default: for ``train`` that of ``seed_everything``; for ``val`` and
+            ``test`` 0, so that runs with other seeds are evaluated on the same problems.
         kinds: share of each kind of problem; ``add3`` adds two 3-digit numbers, ``mul21`` multiplies a 2-digit
             number by a 1-digit one. Shares need not add up to 1. Default: additions of 1 to 5 digits 0.55 in
             all, ``mul21`` 0.30, ``mul22`` 0.15.
@@ -81,11 +84,12 @@ class ArithmeticSource(ProblemSource):
         self,
         split: Split = "train",
         size: int = 20_000,
-        seed: int = 0,
+        seed: int | None = None,
         kinds: dict[str, float] | None = None,
         solution_noise: float = 0.0,
     ) -> None:
-        self.split, self.size, self.seed, self.solution_noise = split, size, seed, solution_noise
+        self.split, self.size, self.solution_noise = split, size, solution_noise
+        self.seed = HELD_OUT_SEED if seed is None and split != "train" else seed_or_global(seed)
         self.kinds = DEFAULT_KINDS if kinds is None else kinds
         for kind in self.kinds:
             operator, digits = kind[:3], kind[3:]

@@ -16,6 +16,8 @@ from laser_lightning.data.problem import Problem
 from laser_lightning.data.sources import FileSource, HubSource, ProblemSource
 from laser_lightning.data.templates import PromptTemplate
 from laser_lightning.errors import UserError
+from laser_lightning.prompts import check_vocabulary
+from laser_lightning.seeds import seed_or_global
 
 TRAIN = "train"
 PROBLEM_AS_IT_IS = PromptTemplate()
@@ -39,7 +41,7 @@ class PromptDataModule(LightningDataModule):
         overlong_prompts: what to do with longer prompts: ``filter`` them out with a warning, or ``refuse``
             the set.
         shuffle: draw a new order of the training problems for each epoch.
-        seed: seed of that order.
+        seed: seed of that order. Default: that of ``seed_everything``.
         unmatched_gold: what to do with problems whose gold answer the verifier says no response can ever match:
             ``refuse`` the set, or ``filter`` them out with a warning.
         local_files: directory with copies of the evaluation sets: each is read from ``<name of the set>.jsonl`` there,
@@ -62,7 +64,7 @@ class PromptDataModule(LightningDataModule):
         max_prompt_tokens: int = 1024,
         overlong_prompts: Literal["filter", "refuse"] = "filter",
         shuffle: bool = True,
-        seed: int = 0,
+        seed: int | None = None,
         local_files: str | None = None,
         unmatched_gold: Literal["filter", "refuse"] = "refuse",
     ) -> None:
@@ -78,14 +80,14 @@ class PromptDataModule(LightningDataModule):
         self.train = train
         self.val, self.test, self.predict = val or {}, test or {}, predict or {}
         for key, sources in {"val": self.val, "test": self.test, "predict": self.predict}.items():
-            if TRAIN in sources:
-                raise UserError(f"data.{key} has a set named '{TRAIN}', the name of the training set: rename it.")
+            for name in sources:
+                _check_name(key, name)
         self.template = template
         self.prompts_per_step = prompts_per_step
         self.eval_prompts_per_batch = eval_prompts_per_batch
         self.max_prompt_tokens = max_prompt_tokens
         self.overlong_prompts = overlong_prompts
-        self.shuffle, self.seed = shuffle, seed
+        self.shuffle, self.seed = shuffle, seed_or_global(seed)
         self.local_files, self.unmatched_gold = local_files, unmatched_gold
 
         self.train_problems: list[Problem] = []
@@ -130,6 +132,20 @@ class PromptDataModule(LightningDataModule):
             key = "val" if stage == "validate" else stage
             raise UserError(f"data.{key} is not set, so there is nothing to {stage}: name at least one set there.")
         self.evaluation_problems = {name: self._load(name, source) for name, source in sources.items()}
+
+    def check_vocabulary(self, size: int) -> None:
+        """Refuse prompts with tokens that the model has no rows for.
+
+        Args:
+            size: of the model's vocabulary.
+
+        Raises:
+            UserError: naming the row and the token.
+        """
+        for name, problems in {TRAIN: self.train_problems, **self.evaluation_problems}.items():
+            for problem in problems:
+                where = f"The prompt in row {problem.index} of the set '{name}'"
+                check_vocabulary(problem.prompt_ids, self._find_tokenizer(), size, where)
 
     def train_dataloader(self) -> PromptLoader:
         """The loader of the training problems: always the same one, since it is a stream."""
@@ -245,7 +261,10 @@ class PromptDataModule(LightningDataModule):
                     f"Row {number} of the set '{dataset}' has no text in the column '{column}': its source "
                     "must give it one."
                 )
-        prompt, prompt_ids = self.template.encode(row["problem"], tokenizer)
+        try:
+            prompt, prompt_ids = self.template.encode(row["problem"], tokenizer, row.get("context") or ())
+        except UserError as error:
+            raise UserError(f"Row {row.get('index', number)} of the set '{dataset}': {error}") from error
         return Problem(
             dataset=dataset,
             index=row.get("index", number),
@@ -284,6 +303,16 @@ class PromptDataModule(LightningDataModule):
                 "set its attribute `tokenizer` in `__init__`, or call the data module's set_tokenizer."
             )
         return tokenizer
+
+
+def _check_name(key: str, name: object) -> None:
+    """Refuse names of sets that are no names of metrics and files."""
+    if name == TRAIN:
+        raise UserError(f"data.{key} has a set named '{TRAIN}', the name of the training set: rename it.")
+    if not isinstance(name, str):
+        raise UserError(f"data.{key} has a set named {name!r}, which YAML does not read as text: put it in quotes.")
+    if any(part.strip() in ("", ".", "..") for part in name.split("/")):
+        raise UserError(f"data.{key} has a set named '{name}', which names no metric and no file: rename it.")
 
 
 def _verifier_column(source: ProblemSource) -> str | None:

@@ -1,30 +1,26 @@
 """Where problems come from: the Hugging Face hub, local files, or a user's own source."""
 
-import csv
-import json
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Dataset, Features, Value, load_dataset
 from datasets.exceptions import DatasetsError
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from laser_lightning.data.cells import Message, column_names, is_unicode, split_messages, value_at
+from laser_lightning.data.readers import READERS
 from laser_lightning.errors import UserError
 
-Row = dict[str, Any]
 InvalidRows = Literal["refuse", "skip"]
 
 _ROWS_NAMED = 10  # in an error about rows
-_ENCODING = "utf-8-sig"  # UTF-8, with or without the byte-order mark that spreadsheets write
 
 
 class ProblemSource(ABC):
@@ -38,7 +34,8 @@ class ProblemSource(ABC):
             A dataset with the text columns ``problem`` and ``answer`` and, where the source has them,
             ``kind`` (kind of problem), ``solution`` (worked solution), ``verifier`` (name of the verifier that
             judges the problem, of a ``MixedVerifier``'s) and ``index`` (row number in the source, by default the one
-            in the dataset; no two alike).
+            in the dataset; no two alike). ``context`` holds chat messages in front of the problem, a list of mappings
+            with ``role`` and ``content``.
         """
 
 
@@ -138,30 +135,50 @@ def select_columns(rows: Iterable[Mapping[str, Any]], available: list[str], colu
                 f"{', '.join(available) or 'none at all'}."
             )
     selected: dict[str, list[Any]] = {role: [] for role in ("index", *columns.roles)}
+    contexts: list[list[Message]] = []
     invalid: list[str] = []
     for index, row in enumerate(islice(rows, columns.max_rows)):
-        texts = {role: _cell(row, column, index, source) for role, column in columns.roles.items()}
+        context, texts = _cells(row, columns, index, source)
         texts["answer"] = _find_answer(texts["answer"], columns.answer_pattern)
         if name := texts.get("verifier"):
             texts["verifier"] = name.strip()  # it is looked up, so white space around it must not count
         if texts["problem"] is None or texts["answer"] is None:
             invalid.append(f"row {index} ({_reason(texts, row, columns)})")
             continue
+        broken = [role for role, text in texts.items() if text is not None and not is_unicode(text)]
+        if broken or not all(is_unicode(message["content"]) for message in context):
+            where = columns.roles[broken[0] if broken else "problem"]
+            invalid.append(f"row {index} (one half of a surrogate pair, which is no character, in '{where}')")
+            continue
+        contexts.append(context)
         for role, text in {"index": index, **texts}.items():
             selected[role].append(text)
     _report_invalid(invalid, len(invalid) + len(selected["index"]), columns.invalid_rows, source)
     if not selected["index"]:
         raise UserError(f"{source} has no rows{' that can be used' if invalid else ''}.")
     features = Features({role: Value("int64" if role == "index" else "string") for role in selected})
+    if any(contexts):
+        selected["context"] = contexts
+        features["context"] = [{"role": Value("string"), "content": Value("string")}]
     return Dataset.from_dict(selected, features=features)
 
 
-def _cell(row: Mapping[str, Any], column: str, index: int, source: str) -> str | None:
-    try:
-        text = as_text(row.get(column))
-    except TypeError as error:
-        raise UserError(f"Row {index} of {source} holds {error}, in column '{column}'.") from error
-    return text if text is not None and text.strip() else None
+def _cells(
+    row: Mapping[str, Any], columns: Columns, index: int, source: str
+) -> tuple[list[Message], dict[str, str | None]]:
+    """The chat messages in front of the problem, and the text of each column."""
+    context: list[Message] = []
+    texts: dict[str, str | None] = {}
+    for role, column in columns.roles.items():
+        try:
+            cell = value_at(row, column)
+            if role == "problem":
+                context, cell = split_messages(cell)
+            text = as_text(cell)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"Row {index} of {source} holds {error}, in column '{column}'.") from error
+        texts[role] = text if text is not None and text.strip() else None
+    return context, texts
 
 
 def _find_answer(text: str | None, pattern: str) -> str | None:
@@ -174,7 +191,7 @@ def _find_answer(text: str | None, pattern: str) -> str | None:
 def _reason(texts: Mapping[str, str | None], row: Mapping[str, Any], columns: Columns) -> str:
     if texts["problem"] is None:
         return "no problem"
-    text = as_text(row.get(columns.answer))
+    text = as_text(value_at(row, columns.answer))
     return "answer_pattern finds nothing" if columns.answer_pattern and text and text.strip() else "no answer"
 
 
@@ -196,7 +213,8 @@ class HubSource(ProblemSource):
         path: name of the dataset, e.g. ``openai/gsm8k``, or a local directory of data files.
         split: split of the dataset; slices such as ``train[:1000]`` work.
         name: configuration of the dataset, when it has several, e.g. ``main``.
-        problem_column: column with the problem.
+        problem_column: column with the problem: text, or a list of chat messages that ends with the user's. A column
+            inside of another is named with a dot, here and below: ``reward_model.ground_truth``.
         answer_column: column with the gold answer. Numbers become text, and lists are joined with ``", "``.
         solution_column: column with a worked solution (for the supervised stage); may be the answer's column.
         kind_column: column with the kind of problem, for metrics per kind.
@@ -248,8 +266,10 @@ class HubSource(ProblemSource):
                 f"The {source} could not be loaded: {error} Check path, name and split; without a network, "
                 "point a FileSource at a local copy."
             ) from error
-        needed = [column for column in dataset.column_names if column in self.columns.roles.values()]
-        return select_columns(dataset.select_columns(needed), dataset.column_names, self.columns, f"The {source}")
+        available = list(column_names(dataset.features))
+        named = [column for column in self.columns.roles.values() if column in available]
+        needed = [name for name in dataset.column_names if any(f"{column}.".startswith(f"{name}.") for column in named)]
+        return select_columns(dataset.select_columns(needed), available, self.columns, f"The {source}")
 
 
 class FileSource(ProblemSource):
@@ -259,7 +279,8 @@ class FileSource(ProblemSource):
 
     Args:
         path: the file, with the suffix ``.jsonl``, ``.json``, ``.csv`` or ``.parquet``.
-        problem_column: column with the problem.
+        problem_column: column with the problem: text, or a list of chat messages that ends with the user's. A column
+            inside of another is named with a dot, here and below: ``reward_model.ground_truth``.
         answer_column: column with the gold answer. Numbers become text, and lists are joined with ``", "``.
         solution_column: column with a worked solution (for the supervised stage); may be the answer's column.
         kind_column: column with the kind of problem, for metrics per kind.
@@ -304,87 +325,9 @@ class FileSource(ProblemSource):
         path = Path(self.path).expanduser()
         if not path.is_file():
             raise UserError(f"There is no file '{self.path}' (looked for {path.absolute()}).")
-        reader = _READERS.get(path.suffix.lower())
+        reader = READERS.get(path.suffix.lower())
         if reader is None:
-            raise UserError(f"'{self.path}' has none of the suffixes that can be read: {', '.join(_READERS)}.")
+            raise UserError(f"'{self.path}' has none of the suffixes that can be read: {', '.join(READERS)}.")
         rows = reader(path)
-        available = list(dict.fromkeys(name for row in rows for name in row))
+        available = list(dict.fromkeys(name for row in rows for name in column_names(row)))
         return select_columns(rows, available, self.columns, f"'{self.path}'")
-
-
-# The readers below return rows with their values as they are written. `datasets` would guess one type per
-# column, turn CSV text into numbers, refuse JSON columns of mixed types, and leave a copy in its cache.
-
-
-def _read_jsonl(path: Path) -> list[Row]:
-    """Rows of a file with one JSON object per line; blank lines are not rows."""
-    rows = []
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        row = _parse_json(line, f"Line {number} of '{path}'")
-        if not isinstance(row, dict):
-            raise UserError(f"Line {number} of '{path}' is not a JSON object: write one {{...}} per line.")
-        rows.append(row)
-    return rows
-
-
-def _read_json(path: Path) -> list[Row]:
-    """Rows of a file that holds one JSON list of objects."""
-    rows = _parse_json(_text(path), f"'{path}'")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(
-            f"'{path}' is not a JSON list of objects: write [{{...}}, ...], or one object per line (.jsonl)."
-        )
-    return rows
-
-
-def _read_csv(path: Path) -> list[Row]:
-    """Rows of a comma-separated file whose first line names the columns; all values are text."""
-    with path.open(encoding=_ENCODING, newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            names = list(reader.fieldnames or [])
-            if len(set(names)) < len(names):
-                raise UserError(f"'{path}' names a column twice: {', '.join(names)}.")
-            rows = []
-            for row in reader:
-                if None in row:
-                    raise UserError(
-                        f"Line {reader.line_num} of '{path}' has more cells than the {len(names)} columns: "
-                        "put quotes around text with commas."
-                    )
-                rows.append(row)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UserError(f"'{path}' cannot be read as CSV, after line {reader.line_num}: {error}.") from error
-    return rows
-
-
-def _read_parquet(path: Path) -> list[Row]:
-    """Rows of a Parquet file."""
-    try:
-        return pq.read_table(path).to_pylist()
-    except pa.ArrowInvalid as error:
-        raise UserError(f"'{path}' cannot be read as Parquet: {error}") from error
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding=_ENCODING)
-    except UnicodeDecodeError as error:
-        raise UserError(f"'{path}' is not UTF-8 text: {error}.") from error
-
-
-def _parse_json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where} is not JSON: {error}.") from error
-
-
-_READERS: dict[str, Callable[[Path], list[Row]]] = {
-    ".jsonl": _read_jsonl,
-    ".json": _read_json,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-}

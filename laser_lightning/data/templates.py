@@ -1,11 +1,13 @@
 """From a problem to the prompt that the policy sees."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from laser_lightning.data.cells import Message
 from laser_lightning.errors import UserError
-from laser_lightning.prompts import encode_prompt
+from laser_lightning.prompts import encode_prompt, render_chat
 
 _PLACE = "{problem}"
 
@@ -21,7 +23,6 @@ class PromptTemplate:
         system: system message, if not empty; only with ``chat``.
     """
 
-    # no `str | None`: jsonargparse would read "### Problem ..." as a YAML comment, and silently set None
     template: str = _PLACE
     chat: bool = False
     system: str = ""
@@ -35,33 +36,50 @@ class PromptTemplate:
                 "message into template.template."
             )
 
-    def render(self, problem: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    def render(self, problem: str, tokenizer: PreTrainedTokenizerBase, context: Sequence[Message] = ()) -> str:
         """The prompt's text.
 
+        Args:
+            problem: the problem's text.
+            tokenizer: the policy's.
+            context: chat messages in front of the problem's.
+
         Raises:
-            UserError: ``chat`` is set, and the tokenizer has no chat template.
+            UserError: ``chat`` is set, and the tokenizer has no chat template or its template refuses the messages;
+                there are messages in front and ``chat`` is not set, or two system messages.
         """
         # not str.format: problems and templates are full of LaTeX braces
         text = self.template.replace(_PLACE, problem)
         if not self.chat:
+            if context:
+                raise UserError("there are chat messages in front of the problem: set template.chat: true.")
             return text
         if tokenizer.chat_template is None:
             raise UserError(
                 "template.chat is set, but the tokenizer has no chat template: use an instruction-tuned "
                 "model, or set chat: false and write the whole prompt into template.template."
             )
-        messages = [{"role": "user", "content": text}]
+        messages = [*context, {"role": "user", "content": text}]
         if self.system:
+            if any(message["role"] == "system" for message in context):
+                raise UserError("there is a system message in the data already: leave template.system empty.")
             messages.insert(0, {"role": "system", "content": self.system})
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return render_chat(messages, tokenizer)
 
-    def encode(self, problem: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
+    def encode(
+        self, problem: str, tokenizer: PreTrainedTokenizerBase, context: Sequence[Message] = ()
+    ) -> tuple[str, list[int]]:
         """The prompt's text and its token ids.
 
         Special tokens come once, from the chat template or else from the tokenizer.
 
+        Args:
+            problem: the problem's text.
+            tokenizer: the policy's.
+            context: chat messages in front of the problem's.
+
         Raises:
             UserError: see ``render`` and ``encode_prompt``.
         """
-        prompt = self.render(problem, tokenizer)
+        prompt = self.render(problem, tokenizer, context)
         return prompt, encode_prompt(prompt, tokenizer, add_special_tokens=not self.chat)

@@ -194,6 +194,10 @@ def test_source_without_text_is_refused(tokenizer: PreTrainedTokenizerFast) -> N
         ({"eval_prompts_per_batch": -1}, r"data\.eval_prompts_per_batch is -1"),
         ({"max_prompt_tokens": 0}, r"data\.max_prompt_tokens is 0"),
         ({"val": {"train": numbered(1)}}, r"data\.val has a set named 'train'"),
+        ({"test": {2024: numbered(1)}}, r"data\.test has a set named 2024, which YAML does not read as text"),
+        ({"predict": {None: numbered(1)}}, "named None, .*: put it in quotes"),
+        ({"val": {"": numbered(1)}}, "named '', which names no metric and no file"),
+        ({"val": {"a/..": numbered(1)}}, r"named 'a/\.\.', which names no metric and no file"),
     ],
 )
 def test_wrong_settings_are_refused_at_once(settings: dict[str, Any], message: str) -> None:

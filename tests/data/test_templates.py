@@ -74,3 +74,55 @@ def test_chat_without_a_chat_template_is_refused(
 ) -> None:
     with pytest.raises(UserError, match="the tokenizer has no chat template"):
         PromptTemplate(chat=True).render("1+2", make_tokenizer())
+
+
+# ------------------------------------------- messages in front of the problem, and templates that refuse theirs
+
+FRONT = [{"role": "user", "content": "0+0"}, {"role": "assistant", "content": "0"}]
+
+
+def test_messages_in_front_of_the_problem_come_first(tokenizer: PreTrainedTokenizerFast) -> None:
+    template = PromptTemplate("Q: {problem}", chat=True, system="S")
+    assert template.encode("1+2", tokenizer, FRONT)[0] == (
+        "<bos>[system]S\n[user]0+0\n[assistant]0\n[user]Q: 1+2\n[assistant]"
+    )
+
+
+def test_messages_in_front_need_chat_and_one_system_message(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(UserError, match=r"set template\.chat: true"):
+        PromptTemplate().render("1+2", tokenizer, FRONT)
+    with pytest.raises(UserError, match=r"leave template\.system empty"):
+        PromptTemplate(chat=True, system="S").render("1+2", tokenizer, [{"role": "system", "content": "T"}])
+
+
+@pytest.mark.parametrize(
+    ("chat_template", "reason"),
+    [
+        ("{{ raise_exception('System role not supported') }}", "TemplateError: System role not supported"),
+        ("{{ messages[0]['content'] + 1 }}", "TypeError: "),
+        ("{{ messages[5]['content']['x'] }}", "UndefinedError: "),
+        ("{% if %}", "TemplateSyntaxError: "),
+    ],
+)
+def test_a_chat_template_that_raises_is_a_sentence(
+    make_tokenizer: Callable[..., PreTrainedTokenizerFast], chat_template: str, reason: str
+) -> None:
+    template = PromptTemplate(chat=True, system="S")
+    with pytest.raises(UserError, match=rf"chat template refuses the messages \(system, user\): {reason}") as error:
+        template.render("1+2", make_tokenizer(chat_template=chat_template))
+    assert "write it into the user's message" in str(error.value)
+    with pytest.raises(UserError) as error:
+        PromptTemplate(chat=True).render("1+2", make_tokenizer(chat_template="{% if %}"))
+    assert "system" not in str(error.value)  # there is none to blame
+
+
+def test_bos_in_the_template_and_from_the_tokenizer_comes_once_and_is_said(
+    make_tokenizer: Callable[..., PreTrainedTokenizerFast], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    adds = make_tokenizer("<bos> $A")
+    with pytest.warns(UserWarning, match="begins with '<bos>', which the tokenizer adds too"):
+        _, ids = PromptTemplate("<bos>{problem}").encode("1", adds)
+    assert decode(adds, ids) == "<bos>1"
+    # of one of the two alone nothing is taken, and nothing is said
+    assert decode(adds, PromptTemplate().encode("1", adds)[1]) == "<bos>1"
+    assert decode(tokenizer, PromptTemplate("<bos>{problem}").encode("1", tokenizer)[1]) == "<bos>1"
