@@ -12,10 +12,17 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from laser_lightning.errors import UserError
+from laser_lightning.guarded_step import step_if_finite
 from laser_lightning.optimization import OptimizerSettings, build_optimizer, build_schedule
 from laser_lightning.policy import AdaptersOff, Policy, PolicySettings, load_tokenizer
 from laser_lightning.random_state import random_state, restore_random_state
-from laser_lightning.strategies import check_strategy, gathered, micro_step, step_if_finite, steps_on_host
+from laser_lightning.strategies import (
+    LaSeRDeepSpeedStrategy,
+    check_strategy,
+    gathered,
+    micro_step,
+    steps_on_host,
+)
 
 
 class PolicyModule(lightning.LightningModule):
@@ -61,7 +68,10 @@ class PolicyModule(lightning.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer of the policy, and its schedule in optimizer steps."""
         optimizer = build_optimizer(
-            self.policy.parameters(), self.optimizer_settings, on_host=steps_on_host(self.strategy)
+            self.policy.parameters(),
+            self.optimizer_settings,
+            on_host=steps_on_host(self.strategy),
+            strategy_copies=isinstance(self.strategy, LaSeRDeepSpeedStrategy),
         )
         schedule = build_schedule(optimizer, self.optimizer_settings, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
