@@ -30,7 +30,8 @@ from laser_lightning.cli_errors import command_line_origins, overridden, sentenc
 from laser_lightning.config_files import load_configs, packaged_names, yaml_value
 from laser_lightning.errors import UserError
 from laser_lightning.files import set_aside
-from laser_lightning.stopping import FinishingFitLoop, StopOnSignal, Stopped
+from laser_lightning.interruption import Stopped
+from laser_lightning.stopping import FinishingFitLoop, StopOnSignal
 from laser_lightning.toolchain import import_deepspeed
 
 PROGRAM = "laser-lightning"

@@ -330,6 +330,13 @@ def micro_step(strategy: Strategy, last: bool) -> Iterator[None]:
         yield
 
 
+def gathers(strategy: Strategy | None, *modules: nn.Module | None) -> bool:
+    """Whether ``gathered`` is a collective operation: under ZeRO-3, unless the weights are gathered already."""
+    if not isinstance(strategy, LaSeRDeepSpeedStrategy) or not strategy.zero_stage_3:
+        return False
+    return any(module is not None and module not in strategy._gathered for module in modules)
+
+
 @contextmanager
 def gathered(strategy: Strategy | None, *modules: nn.Module | None) -> Iterator[None]:
     """Around any use of a model outside of the differentiated passes: rollouts, log-probs, export.
