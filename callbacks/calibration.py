@@ -90,7 +90,8 @@ class ReferenceConstantCalibration(Callback):
         problems = data.train_problems or next(iter(data.evaluation_problems.values()))
         mine = problems[: self.prompts][trainer.global_rank :: trainer.world_size]
         generator = torch.Generator(module.device).manual_seed(self.seed * 100_003 + trainer.global_rank)
-        rollouts = module.sample(mine, self.group_size, module.sampling, generator)
+        with module.interruption.interruptible(communicates=module.engine.collective):
+            rollouts = module.sample(mine, self.group_size, module.sampling, generator)
         emitted = rollouts.contains(module.self_reward.token_id)
         log_probs = rollouts.reward_token_log_probs[rollouts.finished].double()
         self.result = self._agree(module, log_probs, emitted, len(rollouts))

@@ -35,6 +35,7 @@ from laser_lightning.default_callbacks import (
     repeated,
 )
 from laser_lightning.errors import UserError
+from laser_lightning.interruption import Stopped
 from laser_lightning.metrics_file import MetricsFile, MetricsInCheckpoints
 from laser_lightning.program import (
     DEFAULT_CLASSES,
@@ -54,7 +55,7 @@ from laser_lightning.run_directory import (
     run_files,
     settings_in,
 )
-from laser_lightning.stopping import FinishingFitLoop, StopOnSignal, Stopped
+from laser_lightning.stopping import FinishingFitLoop, StopOnSignal
 from laser_lightning.texts import keep_texts
 from laser_lightning.toolchain import import_deepspeed
 

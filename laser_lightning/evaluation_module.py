@@ -149,9 +149,10 @@ class EvaluationModule(RolloutModule):
 
     @float32_by_default()
     def _evaluate(self, problems: list[Problem], batch_idx: int, dataloader_idx: int) -> None:
-        if round_ := self._play_or_take(problems, batch_idx, dataloader_idx):
-            compare = None if self.verifier.canonical_decides else self.verifier_pool.equivalent
-            self.metrics_of(problems[0].dataset).update(round_, compare)
+        with self.interruption.interruptible(communicates=self.engine.collective):
+            if round_ := self._play_or_take(problems, batch_idx, dataloader_idx):
+                compare = None if self.verifier.canonical_decides else self.verifier_pool.equivalent
+                self.metrics_of(problems[0].dataset).update(round_, compare)
 
     def _play_or_take(self, problems: list[Problem], batch_idx: int, dataloader_idx: int) -> Round | None:
         """The solutions of a batch: those that are kept, or else new ones, which are kept."""

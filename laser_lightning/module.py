@@ -132,11 +132,12 @@ class LaSeRModule(EvaluationModule):
         """One round of LaSeR (ALGORITHM steps 1 to 6)."""
         self.log_of_step = TrainingLog(self.all_sum)
         phase = self.phases.at(self.trainer.global_step)
-        sampled, round_ = self.sample_groups(problems)
-        self.engine.sleep()
-        advantages = self.advantages(round_, phase)
-        old_log_probs = self.no_grad_pass(self.policy, round_.rollouts)[0] if self.update.reuses_rollouts else None
-        reference_log_probs = self.reference_log_probs(round_) if self.update.kl_coef > 0 else None
+        with self.interruption.interruptible(communicates=self.engine.collective):
+            sampled, round_ = self.sample_groups(problems)
+            self.engine.sleep()
+            advantages = self.advantages(round_, phase)
+            old_log_probs = self.no_grad_pass(self.policy, round_.rollouts)[0] if self.update.reuses_rollouts else None
+            reference_log_probs = self.reference_log_probs(round_) if self.update.kl_coef > 0 else None
         for rows in self.mini_batches(round_):
             with self.part("update"):
                 targets = self.targets(round_, rows, advantages, phase)
@@ -240,7 +241,7 @@ class LaSeRModule(EvaluationModule):
         mine = len(batches)
         batches += [shortest(rollouts, pad)] * (most - mine)  # of weight 0: ranks meet in every pass
         for number, batch in enumerate(batches):
-            with self.micro_step(last=number + 1 == most):
+            with self.interruption.interruptible(communicates=True), self.micro_step(last=number + 1 == most):
                 token_ids = self.self_reward.trained_token_ids(targets.rewards[batch.rows])
                 outputs = self.differentiable(batch, token_ids)
                 parts = self.objective(outputs, batch, targets)

@@ -3,13 +3,16 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from laser_lightning.errors import UserError
+from laser_lightning.master_weights import HALF_PRECISION, MasterWeights
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class OptimizerSettings:
         schedule: what follows the warm-up; ``linear`` and ``cosine`` fall to 0 at ``trainer.max_steps``.
         max_grad_norm: gradients of a larger total norm are scaled down to it; null for no limit.
         algorithm: ``adamw``, or ``sgd`` (for tests of exactness, where AdamW would amplify rounding).
+        master_weights: step float32 copies of weights in bfloat16 or float16 (4 bytes more for each weight). Without
+            them most steps are rounded away. DeepSpeed keeps copies of its own, whatever is set here.
     """
 
     learning_rate: float = 1e-6
@@ -35,6 +40,7 @@ class OptimizerSettings:
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     max_grad_norm: float | None = 1.0
     algorithm: Literal["adamw", "sgd"] = "adamw"
+    master_weights: bool = True
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
@@ -46,28 +52,54 @@ class OptimizerSettings:
 
 
 def build_optimizer(
-    parameters: Iterable[nn.Parameter], settings: OptimizerSettings, on_host: bool = False
+    parameters: Iterable[nn.Parameter],
+    settings: OptimizerSettings,
+    on_host: bool = False,
+    strategy_copies: bool = False,
 ) -> Optimizer:
     """The optimizer of the trainable parameters.
 
     Args:
-        parameters: all parameters.
+        parameters: all parameters, in the types that they are trained in.
         settings: algorithm and its numbers.
         on_host: whether DeepSpeed keeps states and step in host memory, for which it has an AdamW of its own.
+        strategy_copies: whether the strategy itself keeps float32 copies of what it is to step.
+
+    Raises:
+        UserError: if float16 weights would be stepped themselves.
     """
     trainable = [p for p in parameters if p.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in trainable if _is_matrix(p)], "weight_decay": settings.weight_decay},
         {"params": [p for p in trainable if not _is_matrix(p)], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    if settings.algorithm == "sgd":
-        return SGD(groups, lr=settings.learning_rate)
-    if on_host:
-        from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-        return DeepSpeedCPUAdam(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps)
-    return AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps)
+    def make(groups: list[dict[str, Any]]) -> Optimizer:
+        if settings.algorithm == "sgd":
+            return SGD(groups, lr=settings.learning_rate)
+        if on_host:
+            from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+            return DeepSpeedCPUAdam(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps)
+        return AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps)
+
+    half = {p.dtype for p in trainable if p.dtype in HALF_PRECISION}
+    if strategy_copies or not half:
+        return make(groups)
+    if settings.master_weights:
+        return MasterWeights(groups, make)
+    if torch.float16 in half:
+        raise UserError(
+            "optimizer.master_weights is false, and the weights are float16, in which AdamW's eps is 0 and weights "
+            "become infinite: set it to true, or policy.dtype to float32 with trainer.precision bf16-mixed."
+        )
+    rank_zero_warn(
+        "optimizer.master_weights is false, and the weights are bfloat16: most steps at a small learning rate are "
+        "rounded away, and the model learns little. Set it to true, or policy.dtype to float32 with trainer.precision "
+        "bf16-mixed."
+    )
+    return make(groups)
 
 
 def _is_matrix(parameter: nn.Parameter) -> bool:

@@ -1,6 +1,7 @@
 """What the RL and the supervised module share: a policy, its optimizer, guarded steps, and exact resume."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -13,11 +14,20 @@ from torch import Tensor
 
 from laser_lightning.data.module import PromptDataModule
 from laser_lightning.errors import UserError
+from laser_lightning.guarded_step import step_if_finite
+from laser_lightning.interruption import Interruption
 from laser_lightning.optimization import OptimizerSettings, build_optimizer, build_schedule
 from laser_lightning.policy import AdaptersOff, Policy, PolicySettings, load_tokenizer
 from laser_lightning.random_state import random_state, restore_random_state
 from laser_lightning.seeds import seed_or_global
-from laser_lightning.strategies import check_strategy, gathered, micro_step, step_if_finite, steps_on_host
+from laser_lightning.strategies import (
+    LaSeRDeepSpeedStrategy,
+    check_strategy,
+    gathered,
+    gathers,
+    micro_step,
+    steps_on_host,
+)
 
 
 class PolicyModule(lightning.LightningModule):
@@ -33,6 +43,7 @@ class PolicyModule(lightning.LightningModule):
         tokenizer: the policy's tokenizer.
         policy: the model, from ``configure_model`` on.
         generator: the source of all training randomness of this rank, saved in checkpoints.
+        interruption: breaks off what may be broken off when the run is told to stop.
     """
 
     policy: Policy
@@ -47,6 +58,7 @@ class PolicyModule(lightning.LightningModule):
         self.max_skipped_steps, self.seed = max_skipped_steps, seed_or_global(seed)
         self.tokenizer = load_tokenizer(policy)
         self.strict_loading = policy.lora is None  # with LoRA checkpoints lack the frozen weights, see saved_weights
+        self.interruption = Interruption()
         self._skipped_in_a_row = 0
         self._restored_random_states: list[dict[str, Any]] | None = None
 
@@ -66,7 +78,10 @@ class PolicyModule(lightning.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer of the policy, and its schedule in optimizer steps."""
         optimizer = build_optimizer(
-            self.policy.parameters(), self.optimizer_settings, on_host=steps_on_host(self.strategy)
+            self.policy.parameters(),
+            self.optimizer_settings,
+            on_host=steps_on_host(self.strategy),
+            strategy_copies=isinstance(self.strategy, LaSeRDeepSpeedStrategy),
         )
         schedule = build_schedule(optimizer, self.optimizer_settings, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
@@ -93,10 +108,17 @@ class PolicyModule(lightning.LightningModule):
         """The trainer's strategy; None without a trainer."""
         return None if self._trainer is None else self._trainer.strategy
 
-    def gathered_weights(self, *models: Policy | AdaptersOff | None) -> AbstractContextManager[None]:
+    @contextmanager
+    def gathered_weights(self, *models: Policy | AdaptersOff | None) -> Iterator[None]:
         """Around any use of a model outside of ``differentiable``; all ranks enter it together."""
         holders = [model.policy if isinstance(model, AdaptersOff) else model for model in models]
-        return gathered(self.strategy, *holders)
+        if not gathers(self.strategy, *holders):
+            yield
+            return
+        with ExitStack() as stack:
+            with self.interruption.together():
+                stack.enter_context(gathered(self.strategy, *holders))
+            yield
 
     def micro_step(self, last: bool) -> AbstractContextManager[None]:
         """Around ``differentiable`` and ``backward_share`` of each micro-batch; all ranks have the same number."""
@@ -131,6 +153,7 @@ class PolicyModule(lightning.LightningModule):
             total = self.trainer.strategy.reduce(loss, reduce_op="sum")
             self.skip_step(f"the loss is {float(total):.4g} and the gradient norm {norm:.4g}")
             return None
+        self.interruption.hold()
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
         schedule = self.lr_schedulers()
         assert not isinstance(schedule, list | None)

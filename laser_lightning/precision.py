@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from lightning.pytorch.plugins import MixedPrecision, Precision
+from torch.optim import Optimizer
 
 
 @contextmanager
@@ -20,3 +22,29 @@ def float32_by_default() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+@contextmanager
+def unscaled(precision: Precision, optimizer: Optimizer) -> Iterator[None]:
+    """Around clipping and step: gradients are those of the loss, and not of the loss times float16's loss scale.
+
+    ``trainer.precision: 16-mixed`` multiplies the loss, so that small gradients do not become 0. Lightning would divide
+    only within the optimizer's step, behind clipping. Behind the step, taken or not, the scale falls if a gradient was
+    infinite, and rises after many steps in which none was.
+
+    Args:
+        precision: the strategy's.
+        optimizer: whose gradients are divided, in place.
+    """
+    scaler = precision.scaler if isinstance(precision, MixedPrecision) else None
+    if scaler is None:
+        yield
+        return
+    assert isinstance(precision, MixedPrecision)
+    scaler.unscale_(optimizer)
+    precision.scaler = None  # in here the plugin has nothing to do but step
+    try:
+        yield
+    finally:
+        precision.scaler = scaler
+    scaler.update()

@@ -207,17 +207,20 @@ class RolloutModule(PolicyModule):
 
     def all_sum(self, values: Tensor) -> Tensor:
         """The sum over all ranks."""
-        return self.trainer.strategy.reduce(values, reduce_op="sum")
+        with self.interruption.together():
+            return self.trainer.strategy.reduce(values, reduce_op="sum")
 
     def all_stacked(self, values: Tensor) -> Tensor:
         """[ranks, ...] the tensors of all ranks, which are of one shape."""
-        gathered = self.trainer.strategy.all_gather(values)
+        with self.interruption.together():
+            gathered = self.trainer.strategy.all_gather(values)
         assert isinstance(gathered, Tensor)
         return gathered
 
     def all_max(self, number: int) -> int:
         """The largest of the ranks' numbers."""
-        return int(self.trainer.strategy.reduce(torch.tensor(number, device=self.device), reduce_op="max"))
+        with self.interruption.together():
+            return int(self.trainer.strategy.reduce(torch.tensor(number, device=self.device), reduce_op="max"))
 
     def teardown(self, stage: str) -> None:
         """Stop the verifier's processes and the engine."""

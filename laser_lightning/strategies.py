@@ -19,7 +19,6 @@ import torch
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import (
     DDPStrategy,
     DeepSpeedStrategy,
@@ -48,6 +47,9 @@ from laser_lightning.errors import UserError
 from laser_lightning.toolchain import check_cpu_toolchain
 from laser_lightning.watchdog import WatchedStrategy, time_limit
 
+HALF_PRECISION_MASTERS = {"bf16": "bf16_master_weights_and_grads", "fp16": "fp16_master_weights_and_grads"}
+"""DeepSpeed's options that give up its float32 copies of the weights, by the group that they stand in."""
+
 
 class StepNotAppliedError(Exception):
     """DeepSpeed left the weights as they are, since the global gradient norm is not finite."""
@@ -74,6 +76,8 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         collective_timeout_seconds: float = 1800.0,
         **kwargs: Any,
     ) -> None:
+        if stage not in (1, 2, 3):
+            raise UserError(f"trainer.strategy.init_args.stage is {stage}, and ZeRO has the stages 1, 2 and 3.")
         self.collective_timeout = time_limit(collective_timeout_seconds)
         # The batch size is for DeepSpeed's own log of speed, and it would ask the data for it.
         super().__init__(
@@ -125,6 +129,12 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         settings = getattr(self.lightning_module, "optimizer_settings", None)
         if settings is not None:
             self.config.setdefault("gradient_clipping", settings.max_grad_norm or 0.0)
+        for half, key in HALF_PRECISION_MASTERS.items():
+            if self.config.get(half, {}).get(key):
+                raise UserError(
+                    f"trainer.strategy.init_args.config sets {half}.{key}, with which DeepSpeed steps weights in half "
+                    "precision, and most small steps are rounded away: leave it out."
+                )
         super()._format_config()
 
     @contextmanager
@@ -223,8 +233,8 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         size = sum(p.ds_numel * p.element_size() for p in parameters)  # type: ignore[attr-defined]
         rank_zero_info(
             f"Rollouts gather the whole model on every process, once per round: {size / 2**30:.3g} GiB on each, beside "
-            "its shard. Where that does not fit, use policy.dtype: bfloat16, more memory per process, or a rollout "
-            "engine of its own."
+            "its shard. Where that does not fit, use trainer.precision: bf16-mixed, more memory per process, or a "
+            "rollout engine of its own."
         )
 
     # -------------------------------------------------------------- checkpoints
@@ -320,6 +330,13 @@ def micro_step(strategy: Strategy, last: bool) -> Iterator[None]:
         yield
 
 
+def gathers(strategy: Strategy | None, *modules: nn.Module | None) -> bool:
+    """Whether ``gathered`` is a collective operation: under ZeRO-3, unless the weights are gathered already."""
+    if not isinstance(strategy, LaSeRDeepSpeedStrategy) or not strategy.zero_stage_3:
+        return False
+    return any(module is not None and module not in strategy._gathered for module in modules)
+
+
 @contextmanager
 def gathered(strategy: Strategy | None, *modules: nn.Module | None) -> Iterator[None]:
     """Around any use of a model outside of the differentiated passes: rollouts, log-probs, export.
@@ -361,32 +378,6 @@ def whole_weights(strategy: Strategy | None, module: nn.Module) -> dict[str, Ten
         if strategy.is_global_zero:
             state[name] = copies[parameter.ds_id]
     return state
-
-
-def step_if_finite(strategy: Strategy, optimizer: LightningOptimizer, limit: float | None) -> tuple[float, bool]:
-    """Clip the gradients and step, or drop them where their global norm is not finite; the same on all ranks.
-
-    Args:
-        strategy: of the trainer.
-        optimizer: the one to step.
-        limit: largest gradient norm; None for no limit.
-
-    Returns:
-        The gradient norm before clipping, and whether the step was taken.
-    """
-    if isinstance(strategy, LaSeRDeepSpeedStrategy):
-        try:
-            optimizer.step()
-        except StepNotAppliedError:
-            return float("inf"), False
-        return float(strategy.deepspeed_engine.get_global_grad_norm()), True
-    parameters = [p for group in optimizer.optimizer.param_groups for p in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, torch.inf if limit is None else limit)
-    finite = bool(norm.isfinite())
-    if finite:
-        optimizer.step()
-    optimizer.zero_grad()
-    return float(norm), finite
 
 
 def _register() -> None:

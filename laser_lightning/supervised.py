@@ -57,7 +57,8 @@ class SupervisedModule(PolicyModule):
         for start in range(0, len(problems), self.micro_batch_sequences):
             rows = slice(start, start + self.micro_batch_sequences)
             # All ranks have the same number of sequences, and so of micro-batches.
-            with part(self.strategy, "update"), self.micro_step(last=rows.stop >= len(problems)):
+            breakable = self.interruption.interruptible(communicates=True)
+            with breakable, part(self.strategy, "update"), self.micro_step(last=rows.stop >= len(problems)):
                 share = self.differentiable(prompts[rows], targets[rows]).sum() / tokens
                 self.backward_share(share)
             loss += share.detach()
@@ -74,7 +75,8 @@ class SupervisedModule(PolicyModule):
         """The mean loss over the target tokens of all ranks."""
         # A rank without problems gathers weights and sums for those that have some.
         total = torch.zeros(2, device=self.device)  # of losses, and their number
-        with part(self.strategy, "evaluation"), self.gathered_weights(self.policy):
+        breakable = self.interruption.interruptible()
+        with breakable, part(self.strategy, "evaluation"), self.gathered_weights(self.policy):
             if problems:
                 losses = self(*self.encode(problems))
                 total += torch.stack((losses.sum(), torch.tensor(float(len(losses)), device=self.device)))

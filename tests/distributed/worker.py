@@ -239,6 +239,7 @@ def steps(spec: dict[str, Any]) -> Any:
             path=spec["policy"],
             gradient_checkpointing=spec.get("gradient_checkpointing", False),
             random_init=spec.get("random_init", False),
+            dtype=spec.get("dtype", "float32"),
             lora=LoRASettings(**spec["lora"]) if "lora" in spec else None,
         ),
         self_reward=LastTokenSelfReward("<|reward|>", beta=0.1, reference=reference, loss_weight=0.5),
@@ -254,7 +255,10 @@ def steps(spec: dict[str, Any]) -> Any:
         ),
         # A large eps: AdamW must not amplify rounding.
         optimizer=OptimizerSettings(
-            learning_rate=0.05, algorithm=spec.get("algorithm", "sgd"), eps=0.1, max_grad_norm=spec["max_grad_norm"]
+            learning_rate=spec.get("learning_rate", 0.05),
+            algorithm=spec.get("algorithm", "sgd"),
+            eps=spec.get("eps", 0.1),
+            max_grad_norm=spec["max_grad_norm"],
         ),
         verification=VerificationSettings(workers=0),
         evaluation=EvaluationSettings(at_start=False, at_end=False),
@@ -266,6 +270,7 @@ def steps(spec: dict[str, Any]) -> Any:
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
         num_nodes=WORLD // int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
         strategy=strategy_of(spec["strategy"]),
+        precision=spec.get("precision", "32-true"),
         max_steps=spec["max_steps"],
         logger=False,
         enable_checkpointing=False,
