@@ -1,12 +1,13 @@
 """Verifiers: judges of final answers, and the pool of processes that runs them safely."""
 
-from laser_lightning.verifiers.base import Decision, Explanation, Verification, Verifier
+from laser_lightning.verifiers.base import Decision, Explanation, Submission, Verification, Verifier
 from laser_lightning.verifiers.exact import ExactVerifier
 from laser_lightning.verifiers.function import FunctionVerifier
 from laser_lightning.verifiers.math import MathVerifier
 from laser_lightning.verifiers.mixed import MixedVerifier
 from laser_lightning.verifiers.multiple_choice import MultipleChoiceVerifier
 from laser_lightning.verifiers.pool import VerifierPool
+from laser_lightning.verifiers.weighted import WeightedReward, WeightedRewards
 
 __all__ = [
     "Decision",
@@ -16,7 +17,10 @@ __all__ = [
     "MathVerifier",
     "MixedVerifier",
     "MultipleChoiceVerifier",
+    "Submission",
     "Verification",
     "Verifier",
     "VerifierPool",
+    "WeightedReward",
+    "WeightedRewards",
 ]
