@@ -114,8 +114,8 @@ class Verifier(ABC):
 
     A subclass says how to find the final answer (`extract`) and when two answers agree (`equivalent`). One
     whose reward is not simply right or wrong overrides `reward` as well, and one that can tell which of its rules
-    decided overrides `decide` and lets `equivalent` ask it. One that looks at more than the response and the gold answer
-    overrides `verify`, which is given the problem, the prompt and all columns of the row.
+    decided overrides `decide` and lets `equivalent` ask it. One that looks at more than the response and the gold
+    answer overrides `verify`, which is given the problem, the prompt and all columns of the row.
     """
 
     canonical_decides: bool = False

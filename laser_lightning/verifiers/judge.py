@@ -63,6 +63,19 @@ class Judge:
         """
         return _guarded(self._compare, answer, other, name)
 
+    def failed(self, error: str, name: str | None = None) -> Verification:
+        """What is said of a response on which the verifier failed as a whole.
+
+        Args:
+            error: Why it failed.
+            name: As in `find`.
+
+        Returns:
+            The error, with every reward function of the verifier as one that failed.
+        """
+        found = _guarded(lambda: Verification(0.0, None, error, dict.fromkeys(self.verifier.named(name).reward_names)))
+        return found._replace(error=error)
+
     def _verify(self, *values: Any) -> Verification:
         submission = Submission(*values)
         response, gold, name = submission[:3]

@@ -139,6 +139,10 @@ class VerifierPool:
         else:
             verifications = [getattr(self._judge, method)(*pair) for pair in unique.values()]
         found = dict(zip(unique, verifications, strict=True))
+        if self.verifier.reward_names:
+            for key, verification in found.items():
+                if verification.error and not verification.rewards:
+                    found[key] = self._judge.failed(verification.error, *key[2:3])
         judged = [found[_key(pair)] for pair in pairs]
         for pair, verification in zip(pairs, judged, strict=True):
             if verification.error:

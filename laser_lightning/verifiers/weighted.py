@@ -65,6 +65,7 @@ class WeightedRewards(Verifier):
         Returns:
             The target's reward and answer, the reward of each function, and their weighted sum.
         """
+        submission = submission._replace(verifier=None)  # the name of these rewards, in a MixedVerifier
         found = {name: judge.verify(*submission) for name, judge in self._judges.items()}
         values = {name: None if one.error else one.reward for name, one in found.items()}
         errors = [f"{name}: {one.error}" for name, one in found.items() if one.error]
