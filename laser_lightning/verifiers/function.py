@@ -5,8 +5,6 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-import dill
-
 from laser_lightning.verifiers.base import Submission, Verification, Verifier
 
 
@@ -39,10 +37,14 @@ class FunctionVerifier(Verifier):
         self._passed = self._function = None
 
     def __getstate__(self) -> dict[str, Any]:
+        import dill  # here, because most runs have no such verifier
+
         # By value where it cannot be imported, without the rest of the script that it is from.
         return {"function": self.function, "passed": dill.dumps(self._passed, recurse=True)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        import dill
+
         self.function, self._passed = state["function"], dill.loads(state["passed"])
         # A worker unpickles once, at its start: an import that fails is reported before the first response,
         # and a slow one does not count against the time limit of a response.

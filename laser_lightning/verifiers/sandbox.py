@@ -223,11 +223,11 @@ def _main(reading: int, told: int) -> None:
     token = request.pop("token")
     try:
         _run(request["parts"])
-        sys.stdout.flush()
     except SystemExit as left:
         # Tests that were left early are not passed, whatever the exit code; a program may end so.
         if len(request["parts"]) > 1 or left.code not in (None, 0):
             raise SystemExit("the code left early, by sys.exit") from None
+    sys.stdout.flush()
     os.write(told, token.encode())
     os._exit(0)  # threads and exit handlers have no say any more
 
