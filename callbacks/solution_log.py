@@ -13,6 +13,7 @@ from laser_lightning.callbacks.base import RunCallback, finite, fits, show
 from laser_lightning.errors import UserError
 from laser_lightning.files import set_aside
 from laser_lightning.rounds import Round
+from laser_lightning.verifiers import Verification
 
 PROBLEM_CHARACTERS, RESPONSE_CHARACTERS, ANSWER_CHARACTERS = 40, 60, 20
 
@@ -30,6 +31,8 @@ class SolutionLog(RunCallback):
     - ``response``: text without special tokens; ``response_tokens``: its length, ``<eos>`` included.
     - ``answer``: extracted final answer, null if there is none; ``error``: why the verifier failed, else null.
     - ``reward``, ``self_reward``: as they were used (0 for a self-reward of a truncated solution); null if not finite.
+    - ``rewards``: with several reward functions what each said, null for one that failed; ``policy_reward``: their
+      weighted sum.
     - ``finished``: false if the response was cut at the length limit.
 
     Lines are on disk after each step, so a killed run keeps them. A resumed run in the same directory appends, and
@@ -195,7 +198,14 @@ def rows(round_: Round, stage: str, step: int) -> Iterable[dict[str, Any]]:
             "finished": finished,
             "response_tokens": tokens,
             "error": verification.error,
-        }
+        } | _rewards(verification)
+
+
+def _rewards(verification: Verification) -> dict[str, Any]:
+    """What each of several reward functions said, and their weighted sum; nothing for a single one."""
+    if not verification.rewards:
+        return {}
+    return {"rewards": dict(verification.rewards), "policy_reward": verification.policy_reward}
 
 
 def solution_table(round_: Round, count: int, title: str) -> Table:

@@ -1,6 +1,7 @@
 """What is measured on an evaluation set."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +31,10 @@ class EvaluationMetrics(nn.Module):
     Args:
         samples: solutions per problem, k.
         kinds: kinds of problems to report apart; empty for none.
+        reward_names: names of the verifier's reward functions, each of which is reported as ``reward/<name>``.
     """
 
-    def __init__(self, samples: int, kinds: list[str]) -> None:
+    def __init__(self, samples: int, kinds: list[str], reward_names: Sequence[str] = ()) -> None:
         super().__init__()
         groups: dict[str, nn.Module] = {"reward": MeanReward(), "pass@1": PassAt1()}
         if samples > 1:
@@ -41,6 +43,7 @@ class EvaluationMetrics(nn.Module):
             groups[f"weighted_maj@{samples}"] = WeightedMajorityVote()
             groups[f"best_of@{samples}"] = BestOfK()
         self.groups = MetricCollection(groups)  # type: ignore[arg-type]
+        self.rewards = nn.ModuleDict({name: MeanReward() for name in reward_names})
         self.self_verification = SelfVerification()
         self.responses = ResponseStatistics()
         self.wall_time = WallTime()
@@ -61,13 +64,20 @@ class EvaluationMetrics(nn.Module):
         groups = [answers[start : start + size] for start in range(0, len(answers), size)]
         if compare is not None:
             groups = representatives(groups, compare, [problem.verifier for problem in round_.problems])
-        self.groups.update(
-            problem_ids=indices.repeat_interleave(size),
-            sample_indices=torch.arange(size, device=device).repeat(len(indices)),
-            rewards=round_.rewards,
-            answer_ids=answer_ids([answer for group in groups for answer in group]).to(device),
-            self_rewards=round_.self_rewards,
-        )
+        columns = {
+            "problem_ids": indices.repeat_interleave(size),
+            "sample_indices": torch.arange(size, device=device).repeat(len(indices)),
+            "rewards": round_.rewards,
+            "answer_ids": answer_ids([answer for group in groups for answer in group]).to(device),
+            "self_rewards": round_.self_rewards,
+        }
+        self.groups.update(**columns)
+        for name, metric in self._of_rewards().items():
+            # Only the rows that the function was asked about, in a MixedVerifier; 0 where it failed.
+            said = [verification.rewards.get(name, math.nan) or 0.0 for verification in round_.verifications]
+            column = round_.rewards.new_tensor(said)
+            asked = ~column.isnan()
+            metric.update(**{key: value[asked] for key, value in (columns | {"rewards": column}).items()})
         self.self_verification.update(round_.self_rewards, round_.rewards)
         self.responses.update(round_.rollouts.response_lengths, round_.rollouts.finished)
         self.wall_time.update(round_.seconds)
@@ -78,6 +88,7 @@ class EvaluationMetrics(nn.Module):
     def compute(self) -> dict[str, Tensor]:
         """All values, by the names that follow ``val/<set>/``."""
         values = dict(self.groups.compute())
+        values |= {f"reward/{name}": metric.compute() for name, metric in self._of_rewards().items()}
         values |= {f"self_verification/{name}": value for name, value in self.self_verification.compute().items()}
         values |= {f"response/{name}": value for name, value in self.responses.compute().items()}
         values["seconds"] = self.wall_time.compute()
@@ -93,9 +104,13 @@ class EvaluationMetrics(nn.Module):
 
     def reset(self) -> None:
         """Start anew."""
-        for metric in (self.groups, self.self_verification, self.responses, self.wall_time, self.by_kind):
+        single = (self.groups, self.self_verification, self.responses, self.wall_time, self.by_kind)
+        for metric in (*single, *self._of_rewards().values()):
             if metric is not None:
                 metric.reset()
+
+    def _of_rewards(self) -> dict[str, MeanReward]:
+        return {name: metric for name, metric in self.rewards.items() if isinstance(metric, MeanReward)}
 
 
 class MetricsOfSets(nn.Module):

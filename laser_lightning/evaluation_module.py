@@ -80,7 +80,8 @@ class EvaluationModule(RolloutModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         self.evaluation_metrics = MetricsOfSets()
         for name in data.evaluation_problems:
-            self.evaluation_metrics[name] = EvaluationMetrics(self.samples_of(name), data.kinds(name)).to(self.device)
+            metrics = EvaluationMetrics(self.samples_of(name), data.kinds(name), self.verifier.reward_names)
+            self.evaluation_metrics[name] = metrics.to(self.device)
         unknown = set(self.evaluation.samples_per_set) - set(self.evaluation_metrics)
         if unknown and data.evaluation_problems:
             raise UserError(f"evaluation.samples_per_set names {sorted(unknown)}, which no data set has as its key.")

@@ -78,7 +78,7 @@ class KeptRounds:
             problems,
             as_rollouts([p.prompt_ids for p in problems], solutions, self._module.policy.pad_token_id, device),
             [solution.text for solution in solutions],
-            [Verification(solution.reward, solution.answer, solution.error) for solution in solutions],
+            [Verification(s.reward, s.answer, s.error, s.rewards, s.policy_reward) for s in solutions],
             column("reward"),
             column("reference_log_prob") if exact else None,
             column("self_reward"),
@@ -158,6 +158,8 @@ def _solutions(round_: Round) -> list[KeptSolution]:
             verification.answer,
             verification.error,
             self_reward,
+            dict(verification.rewards),
+            verification.policy_reward,
         )
         for row, (text, ids, finished, log_prob, reference, reward, verification, self_reward) in enumerate(
             zip(*columns, strict=True)

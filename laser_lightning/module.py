@@ -18,6 +18,7 @@ from laser_lightning.overlong import shaped
 from laser_lightning.phases import Phase, Phases
 from laser_lightning.policy import PolicyOutputs, PolicySettings
 from laser_lightning.precision import float32_by_default
+from laser_lightning.reward_log import FailingRewards, count_rewards
 from laser_lightning.rollout import RolloutEngine, Sampling
 from laser_lightning.rollout_module import VerificationSettings
 from laser_lightning.rounds import Round, joined
@@ -112,6 +113,7 @@ class LaSeRModule(EvaluationModule):
         self.group_size, self.sampling_rounds = group_size, sampling_rounds
         self.advantage, self.phases, self.update = advantage, phases, update
         self.objective = Objective(ClippedPolicyLoss() if policy_loss is None else policy_loss, self_reward, update)
+        self._failing = FailingRewards(verification.max_failing_steps)
         self._warnings = StepWarnings(sampling.max_response_tokens, self_reward.token)
 
     def setup(self, stage: str) -> None:
@@ -181,11 +183,11 @@ class LaSeRModule(EvaluationModule):
         return advantages.flatten()
 
     def policy_rewards(self, round_: Round) -> Tensor:
-        """[N] rewards that advantages are made of: the verifier's, less the penalty of length where there is one."""
+        """[N] rewards that advantages are made of: the verifier's or their weighted sum, less a penalty of length."""
         if self.advantage.overlong is None:
-            return round_.rewards
+            return round_.policy_rewards
         lengths, limit = round_.rollouts.response_lengths, self.sampling.max_response_tokens
-        return shaped(round_.rewards, lengths, limit, self.advantage.overlong)
+        return shaped(round_.policy_rewards, lengths, limit, self.advantage.overlong)
 
     def mini_batches(self, round_: Round) -> Iterator[Tensor]:
         """The solutions [M] of each optimizer step: all of them, or random parts of the prompts in each epoch."""
@@ -267,6 +269,8 @@ class LaSeRModule(EvaluationModule):
 
     def _log_step(self, round_: Round, phase: Phase) -> None:
         values = self.round_values(round_, phase)
+        rewards = count_rewards(round_, self.verifier, self.all_sum)
+        values |= rewards.values()
         values |= self.log_of_step.update_values()
         values |= self.log_of_step.time_values(float(values["train/response_tokens"]))
         numbers = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()}
@@ -274,3 +278,5 @@ class LaSeRModule(EvaluationModule):
         self.log_dict(numbers | {"step": torch.tensor(float(self.trainer.global_step))})
         self.log_dict({short: numbers[name] for short, name in PROGRESS_BAR.items()}, prog_bar=True, logger=False)
         self._warnings.tell(values, self.trainer.global_step, self.verifier_pool.last_errors)
+        if failing := self._failing.count(rewards, self.verifier_pool.last_errors):
+            self.stop(failing)

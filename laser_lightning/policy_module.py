@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning
 import torch
@@ -166,14 +166,21 @@ class PolicyModule(lightning.LightningModule):
         self._skipped_in_a_row += 1
         step = self.trainer.global_step
         rank_zero_warn(f"Optimizer step {step} is skipped and no weight changed: {reason}.")
-        if self._skipped_in_a_row < self.max_skipped_steps:
-            return
+        if self._skipped_in_a_row >= self.max_skipped_steps:
+            self.stop(
+                f"{self._skipped_in_a_row} optimizer steps in a row were skipped (max_skipped_steps), "
+                f"the last one because {reason}"
+            )
+
+    def stop(self, why: str) -> NoReturn:
+        """End the run with a checkpoint; all processes must call it together.
+
+        Args:
+            why: the reason, as a part of a sentence.
+        """
         path = f"{self.trainer.default_root_dir if self.trainer.log_dir is None else self.trainer.log_dir}/stopped.ckpt"
         self.trainer.save_checkpoint(path)
-        raise UserError(
-            f"Stopped: {self._skipped_in_a_row} optimizer steps in a row were skipped (max_skipped_steps), "
-            f"the last one because {reason}. The last good state is in {path}."
-        )
+        raise UserError(f"Stopped: {why}. The last good state is in {path}.")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the random states of all ranks, and what the model is, so that another one is refused."""

@@ -19,7 +19,7 @@ from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
 from laser_lightning.rounds import Round
 from laser_lightning.self_reward import SelfRewardHead, settled_scores
 from laser_lightning.training_log import TrainingLog
-from laser_lightning.verifiers import Verifier, VerifierPool
+from laser_lightning.verifiers import Submission, Verifier, VerifierPool
 from laser_lightning.watchdog import part
 
 
@@ -29,11 +29,19 @@ class VerificationSettings:
 
     Args:
         workers: verifier processes; 0 verifies in the training process, without a time limit.
-        timeout_seconds: a response that takes longer gets reward 0, and its worker is replaced.
+        timeout_seconds: a response that takes longer gets reward 0, and its worker is replaced. Time limits that the
+            verifier itself has, such as those of an endpoint or of unit tests, come on top.
+        max_failing_steps: stop the run after this many training steps in a row in which the verifier, or one of its
+            reward functions, failed on every response.
     """
 
     workers: int = 1
     timeout_seconds: float = 5.0
+    max_failing_steps: int = 3
+
+    def __post_init__(self) -> None:
+        if self.max_failing_steps < 1:
+            raise UserError(f"verification.max_failing_steps is {self.max_failing_steps}, and must be at least 1.")
 
 
 class RolloutModule(PolicyModule):
@@ -163,11 +171,12 @@ class RolloutModule(PolicyModule):
         """
         rollouts = self.sample(problems, group_size, sampling, generator)
         texts = self.tokenizer.batch_decode(rollouts.responses(), skip_special_tokens=True)
-        judged_by = [(problem.answer, problem.verifier) for problem in problems for _ in range(group_size)]
+        submissions = [
+            Submission(text, one.answer, one.verifier, one.problem, one.prompt, one.row)
+            for text, one in zip(texts, (problem for problem in problems for _ in range(group_size)), strict=True)
+        ]
         with self.part("verification"):
-            verifications = self.verifier_pool.verify(
-                [(text, *gold) for text, gold in zip(texts, judged_by, strict=True)]
-            )
+            verifications = self.verifier_pool.verify(submissions)
         rewards = torch.tensor([v.reward for v in verifications], dtype=torch.float32, device=self.device)
         reference_log_probs, references = None, None
         if self.self_reward.is_exact:

@@ -1,5 +1,6 @@
 """One round: problems, their sampled solutions, and what the verifier and the model itself say of them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -48,9 +49,17 @@ class Round:
         return values.view(len(self.problems), -1)
 
     @property
+    def policy_rewards(self) -> Tensor:
+        """[N] rewards that the policy is trained on: the verifier's, or their weighted sum where there are several."""
+        given = [verification.policy_reward for verification in self.verifications]
+        found = [math.nan if reward is None else reward for reward in given]
+        several = self.rewards.new_tensor(found)
+        return several.where(~several.isnan(), self.rewards)
+
+    @property
     def has_signal(self) -> Tensor:
         """[P] bool: groups whose rewards are not all equal."""
-        rewards = self.grouped(self.rewards)
+        rewards = self.grouped(self.policy_rewards)
         return (rewards != rewards[:, :1]).any(dim=1)
 
     def select(self, problems: Tensor) -> "Round":

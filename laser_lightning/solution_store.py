@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ INFORMATION = ("policy",)
 """Keys of a header that are told, and not compared: the same weights may lie under two paths."""
 
 Header = dict[str, Any]
+_OPTIONAL = ("rewards", "policy_reward")  # only written where there are several reward functions
 _FLOATS = ("reward_token_log_prob", "reference_log_prob", "reward", "self_reward")
 
 
@@ -40,6 +41,8 @@ class KeptSolution:
         answer: extracted final answer; None if there is none.
         error: why the verifier failed; None if it did not.
         self_reward: r_s; 0 if truncated.
+        rewards: what each of several reward functions said; None for one that failed. Empty for a single one.
+        policy_reward: their weighted sum, which a policy is trained on; None for a single one.
     """
 
     index: int
@@ -54,6 +57,8 @@ class KeptSolution:
     answer: str | None
     error: str | None
     self_reward: float
+    rewards: dict[str, float | None] = field(default_factory=dict)
+    policy_reward: float | None = None
 
 
 @dataclass(frozen=True)
@@ -275,12 +280,15 @@ def _check_header(path: Path, header: Mapping[str, Any]) -> None:
 
 def _row(solution: KeptSolution) -> dict[str, Any]:
     row = asdict(solution)
+    if not solution.rewards:
+        row = {name: value for name, value in row.items() if name not in _OPTIONAL}
     return row | {name: _as_json(row[name]) for name in _FLOATS if row[name] is not None}
 
 
 def _solution(row: dict[str, Any], path: Path) -> KeptSolution:
     try:
-        values = {field.name: row[field.name] for field in fields(KeptSolution)}
+        names = [one.name for one in fields(KeptSolution)]
+        values = {name: row[name] for name in names if name in row or name not in _OPTIONAL}
         return KeptSolution(**values | {name: float(row[name]) for name in _FLOATS if row[name] is not None})
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(

@@ -1,7 +1,7 @@
 """Checks of a loaded set before anything is sampled."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
@@ -66,12 +66,11 @@ def judgeable(
             continue
         key = (problem.verifier, problem.answer)
         if key not in verdicts:
-            try:
-                chosen.check_gold(problem.answer)
-                verdicts[key] = None
-            except ValueError as error:
-                verdicts[key] = str(error)
-        if (reason := verdicts[key]) is None:
+            verdicts[key] = _refusal(chosen.check_gold, problem.answer)
+        reason = verdicts[key]
+        if reason is None and chosen.sees_all:
+            reason = _refusal(chosen.check_row, problem.row)
+        if reason is None:
             kept.append(problem)
         else:
             bad.append(f"row {problem.index} ({reason})")
@@ -87,6 +86,15 @@ def judgeable(
         raise UserError(f"{message} Mend the rows, choose another verifier or answer_pattern{remedy}.")
     rank_zero_warn(f"{message} They are left out (data.unmatched_gold: filter).")
     return kept
+
+
+def _refusal(check: Callable[[Any], None], given: object) -> str | None:
+    """Why a check of the verifier refuses what it is given; None if it does not."""
+    try:
+        check(given)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _named(rows: list[str]) -> str:

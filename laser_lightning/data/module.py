@@ -250,6 +250,9 @@ class PromptDataModule(LightningDataModule):
         verifier = getattr(getattr(self.trainer, "lightning_module", None), "verifier", None)
         if verifier is None:
             return fitting
+        if verifier.sees_all:
+            whole = dict(zip((problem.index for problem in problems), source.whole_rows(rows), strict=True))
+            fitting = [problem._replace(row=whole[problem.index]) for problem in fitting]
         # The rows of a source of one's own have a column `verifier`, if they name any.
         column = _verifier_column(source) if isinstance(source, FileSource | HubSource) else "verifier"
         return judgeable(name, fitting, verifier, self.unmatched_gold, column)

@@ -1,6 +1,7 @@
 """The record of one problem."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 
 class Problem(NamedTuple):
@@ -16,6 +17,7 @@ class Problem(NamedTuple):
         kind: kind of problem, when the source has kinds.
         solution: worked solution, when the source has one (the supervised stage trains on it).
         verifier: name of the verifier that judges it, of a ``MixedVerifier``'s; None where the source names none.
+        row: all columns of its row in the source, for verifiers that look at them; else empty.
     """
 
     dataset: str
@@ -27,3 +29,4 @@ class Problem(NamedTuple):
     kind: str | None = None
     solution: str | None = None
     verifier: str | None = None
+    row: Mapping[str, Any] = {}

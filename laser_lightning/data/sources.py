@@ -38,6 +38,16 @@ class ProblemSource(ABC):
             with ``role`` and ``content``.
         """
 
+    def whole_rows(self, problems: Dataset) -> Iterable[Mapping[str, Any]]:
+        """The rows behind the loaded problems with all the columns that the source has, in their order.
+
+        Only read for verifiers that look at them.
+
+        Args:
+            problems: what ``load`` returned.
+        """
+        return problems
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -271,6 +281,10 @@ class HubSource(ProblemSource):
         needed = [name for name in dataset.column_names if any(f"{column}.".startswith(f"{name}.") for column in named)]
         return select_columns(dataset.select_columns(needed), available, self.columns, f"The {source}")
 
+    def whole_rows(self, problems: Dataset) -> Iterable[Mapping[str, Any]]:
+        """The rows of the dataset behind the problems (from the local cache)."""
+        return load_dataset(self.path, self.name, split=self.split).select(problems["index"])
+
 
 class FileSource(ProblemSource):
     """A local file: JSON lines, a JSON list of objects, CSV or Parquet.
@@ -322,12 +336,20 @@ class FileSource(ProblemSource):
         Raises:
             UserError: there is no such file, it cannot be read, or ``select_columns`` refuses it.
         """
+        rows = self._read()
+        available = list(dict.fromkeys(name for row in rows for name in column_names(row)))
+        return select_columns(rows, available, self.columns, f"'{self.path}'")
+
+    def whole_rows(self, problems: Dataset) -> Iterable[Mapping[str, Any]]:
+        """The rows of the file behind the problems."""
+        rows = self._read()
+        return [rows[index] for index in problems["index"]]
+
+    def _read(self) -> list[dict[str, Any]]:
         path = Path(self.path).expanduser()
         if not path.is_file():
             raise UserError(f"There is no file '{self.path}' (looked for {path.absolute()}).")
         reader = READERS.get(path.suffix.lower())
         if reader is None:
             raise UserError(f"'{self.path}' has none of the suffixes that can be read: {', '.join(READERS)}.")
-        rows = reader(path)
-        available = list(dict.fromkeys(name for row in rows for name in column_names(row)))
-        return select_columns(rows, available, self.columns, f"'{self.path}'")
+        return reader(path)

@@ -1,38 +1,82 @@
 """The verifier that calls a user's plain function."""
 
+import inspect
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
-from laser_lightning.verifiers.base import Verifier
+from laser_lightning.verifiers.base import Submission, Verification, Verifier
 
 
 class FunctionVerifier(Verifier):
-    """Rewards responses by a plain function `(response: str, gold: str) -> float`.
+    """Rewards responses by a plain function: `(response: str, gold: str) -> float` or `(submission) -> float`.
 
-    Only the function's path is kept; the function is imported where it is used, in the pool's worker
-    processes when they start. For voting, a response's answer is its last line that is not empty.
+    A function with one argument is given a `Submission`: the response with its gold answer, problem, prompt and all
+    columns of the row. For voting, a response's answer is its last line that is not empty.
+
+    A function that is named by its path is imported where it is used, in the pool's worker processes when they start.
+    One that is passed itself may be from anywhere, a script or a notebook too: it is sent there as it is, together
+    with what it refers to.
 
     Args:
-        function: Import path of the function, such as `my_module.reward`.
+        function: The function, or its import path, such as `my_module.reward`.
     """
 
-    def __init__(self, function: str) -> None:
+    def __init__(self, function: str | Callable[..., float]) -> None:
+        if not isinstance(function, str):
+            if not callable(function):
+                raise ValueError(f"`function` must be a function or its import path, not {function!r}.")
+            self.function = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+            self._passed: Callable[..., float] | None = function
+            self._function: Callable[..., float] | None = function
+            return
         module, _, name = function.rpartition(".")
         if not all(part.isidentifier() for part in (*module.split("."), name)):
             raise ValueError(f"`function` must be an import path such as 'my_module.reward', not {function!r}.")
         self.function = function
-        self._function: Callable[[str, str], float] | None = None
+        self._passed = self._function = None
 
-    def __getstate__(self) -> dict[str, str]:
-        return {"function": self.function}
+    def __getstate__(self) -> dict[str, Any]:
+        import dill  # here, because most runs have no such verifier
 
-    def __setstate__(self, state: dict[str, str]) -> None:
-        self.function = state["function"]
+        # By value where it cannot be imported, without the rest of the script that it is from.
+        return {"function": self.function, "passed": dill.dumps(self._passed, recurse=True)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        import dill
+
+        self.function, self._passed = state["function"], dill.loads(state["passed"])
         # A worker unpickles once, at its start: an import that fails is reported before the first response,
         # and a slow one does not count against the time limit of a response.
-        self._function = self._load()
+        self._function = self._passed or self._load()
 
-    def _load(self) -> Callable[[str, str], float]:
+    @property
+    def sees_all(self) -> bool:
+        """Whether the function takes a submission."""
+        try:
+            return _arguments(self._callable()) == 1
+        except (ImportError, TypeError):  # said where the function is called, or checked
+            return True
+
+    def verify(self, submission: Submission) -> Verification:
+        """Calls the function.
+
+        Args:
+            submission: What a function of one argument is given; one of two is given its response and gold answer.
+
+        Returns:
+            What the function returns, and the last line of the response.
+        """
+        function = self._callable()
+        reward = function(submission) if self.sees_all else function(submission.response, submission.gold)
+        return Verification(reward, self.extract(submission.response))
+
+    def _callable(self) -> Callable[..., float]:
+        if self._function is None:
+            self._function = self._load()
+        return self._function
+
+    def _load(self) -> Callable[..., float]:
         module, _, name = self.function.rpartition(".")
         try:
             function = getattr(import_module(module), name)
@@ -56,8 +100,7 @@ class FunctionVerifier(Verifier):
         Returns:
             The stripped line, or None if the response is empty.
         """
-        lines = response.strip().splitlines()
-        return lines[-1].strip() if lines else None
+        return last_line(response)
 
     def equivalent(self, answer: str, gold: str) -> bool:
         """Compares two answers as text; the reward does not use it.
@@ -85,9 +128,7 @@ class FunctionVerifier(Verifier):
             ImportError: If the function cannot be imported.
             TypeError: If the path names something that cannot be called.
         """
-        if self._function is None:
-            self._function = self._load()
-        return self._function(response, gold)
+        return self.verify(Submission(response, gold)).reward
 
     def check_gold(self, gold: str) -> None:
         """Accepts any gold answer, because only the function knows, but checks that there is a function.
@@ -99,5 +140,22 @@ class FunctionVerifier(Verifier):
             ImportError: If the function cannot be imported.
             TypeError: If the path names something that cannot be called.
         """
-        if self._function is None:
-            self._function = self._load()
+        self._callable()
+
+
+def last_line(response: str) -> str | None:
+    """Finds the last line that is not empty, stripped; None if there is none."""
+    lines = response.strip().splitlines()
+    return lines[-1].strip() if lines else None
+
+
+def _arguments(function: Callable[..., float]) -> int:
+    """How many arguments a function must be given; 2 where it does not say."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return 2
+    given_by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    places = [one for one in parameters if one.kind in given_by_place]
+    required = sum(one.default is inspect.Parameter.empty for one in places)
+    return 1 if len(places) == 1 or required == 1 else 2

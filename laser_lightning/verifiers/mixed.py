@@ -1,6 +1,9 @@
 """Several verifiers, one for each kind of problem."""
 
-from laser_lightning.verifiers.base import Explanation, Verifier
+from collections.abc import Mapping
+from typing import Any
+
+from laser_lightning.verifiers.base import Explanation, Submission, Verification, Verifier
 
 
 class MixedVerifier(Verifier):
@@ -21,6 +24,13 @@ class MixedVerifier(Verifier):
             raise ValueError(f"`default` is {default!r}, and the verifiers are {', '.join(verifiers)}.")
         self.verifiers, self.default = verifiers, default
         self.canonical_decides = all(verifier.canonical_decides for verifier in verifiers.values())
+        self.own_seconds = max(verifier.own_seconds for verifier in verifiers.values())
+        self.reward_names = tuple(dict.fromkeys(name for one in verifiers.values() for name in one.reward_names))
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether one of its verifiers does."""
+        return any(verifier.sees_all for verifier in self.verifiers.values())
 
     def named(self, name: str | None) -> Verifier:
         """The verifier of this name.
@@ -55,6 +65,10 @@ class MixedVerifier(Verifier):
         """Writes an answer in the canonical form of the default verifier."""
         return self.named(None).canonical(answer)
 
+    def verify(self, submission: Submission) -> Verification:
+        """Judges a response by the verifier that its problem names."""
+        return self.named(submission.verifier).verify(submission)
+
     def reward(self, response: str, gold: str) -> float:
         """Rewards a response, by the default verifier."""
         return self.named(None).reward(response, gold)
@@ -66,3 +80,7 @@ class MixedVerifier(Verifier):
     def check_gold(self, gold: str) -> None:
         """Refuses a gold answer that no response can match, by the default verifier."""
         self.named(None).check_gold(gold)
+
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Refuses a row by which no response can be judged, by the default verifier."""
+        self.named(None).check_row(row)

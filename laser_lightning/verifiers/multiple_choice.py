@@ -3,20 +3,22 @@
 import re
 
 from laser_lightning.verifiers.base import Decision, Verifier
-from laser_lightning.verifiers.latex import clean, last_boxed
+from laser_lightning.verifiers.choice_text import ChoiceText
+from laser_lightning.verifiers.latex import clean
 
-# What may stand between "answer is" and the letter: emphasis, math mode, a font command.
-_FILLER = r"[\s:*_$]*(?:\\[\[(]\s*)?(?:(?:option|choice)\s+)?[*_$]*(?:\\[a-z]+\s*\{\s*)?"
 _WRAPPED = re.compile(r"\\[a-z]+\s*\{([^{}]*)\}")
 
 
 class MultipleChoiceVerifier(Verifier):
     r"""Judges answers that are one letter of a multiple-choice question.
 
-    The final answer is the letter in the last `\boxed{...}`, or else the last one in a phrase such as "the
-    answer is (C)", "Answer: C" or "the correct option is C", or else the response itself if it is just a
-    letter. In such a phrase a lower-case letter counts only in parentheses ("the answer is a number" chooses
-    nothing).
+    The final answer is the letter in the last `\boxed{...}`; or else in the last `<answer>` tag; or else the one that
+    the response says last, in a phrase ("the answer is (C)", "Answer: C", "option C is correct", "I choose C"), in a
+    line of its own, or with its text where it begins ("(C) 12"). What stands in front of `</think>` is no answer.
+
+    Nothing is chosen where two letters are ("Answer: A, C"), where a letter is denied or only supposed ("the answer is
+    not A", "if the answer is A"), or where it is a word or a part of one ("I think", "A number", "C++"). A lower-case
+    letter counts in a box or a tag, in parentheses, or at the end of a line.
 
     Args:
         choices: The letters to choose from, for instance "ABCD".
@@ -28,6 +30,7 @@ class MultipleChoiceVerifier(Verifier):
         self.choices = choices.upper()
         if not re.fullmatch("[A-Z]{2,}", self.choices) or len(set(self.choices)) < len(self.choices):
             raise ValueError(f"`choices` must be two or more different letters, such as 'ABCD', not {choices!r}.")
+        self._text = ChoiceText(self.choices)
 
     def extract(self, response: str) -> str | None:
         """Finds the chosen letter.
@@ -38,16 +41,7 @@ class MultipleChoiceVerifier(Verifier):
         Returns:
             The letter in upper case, or None if no choice is made.
         """
-        boxed = last_boxed(response)
-        if boxed is not None and (letter := self._letter(boxed, may_continue=True)):
-            return letter
-        upper, lower = self.choices, self.choices.lower()
-        phrase = re.compile(
-            rf"\b(?i:(?:answer|option|choice)\s*(?:is\b|:){_FILLER})"
-            rf"(?:\(([{upper}{lower}])\)|([{upper}])(?![\w'’]))"
-        )
-        chosen = [parenthesised or bare for parenthesised, bare in phrase.findall(response)]
-        return chosen[-1].upper() if chosen else self._letter(response)
+        return self._text.choice(response)
 
     def equivalent(self, answer: str, gold: str) -> bool:
         """Compares two letters.
@@ -99,9 +93,8 @@ class MultipleChoiceVerifier(Verifier):
         if self._letter(gold) is None:
             raise ValueError(f"The gold answer {gold!r} is not one of the letters {', '.join(self.choices)}.")
 
-    def _letter(self, text: str, may_continue: bool = False) -> str | None:
-        """The letter that a text consists of, or, if it may continue, begins with: "(C) 12", "C: because"."""
+    def _letter(self, text: str) -> str | None:
+        """The letter that a text consists of: "C", "(C)", "C."."""
         text = _WRAPPED.sub(r"\1", clean(text)).strip(" *_")
-        letter, more = f"([{self.choices}])", ".*" if may_continue else ""
-        found = re.fullmatch(rf"(?is:\({letter}\){more}|{letter}(?:[.:)]{more})?)", text)
+        found = re.fullmatch(rf"(?i:\(([{self.choices}])\)|([{self.choices}])[.:)]?)", text)
         return (found.group(1) or found.group(2)).upper() if found else None

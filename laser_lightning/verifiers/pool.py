@@ -6,8 +6,9 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
-from laser_lightning.verifiers.base import Verification, Verifier
+from laser_lightning.verifiers.base import Submission, Verification, Verifier
 from laser_lightning.verifiers.judge import Judge
 from laser_lightning.verifiers.process import WorkerProcess
 
@@ -34,7 +35,7 @@ class VerifierPool:
     Args:
         verifier: The verifier. Its class must be importable by name, so not defined in the main script.
         workers: Number of worker processes. 0 verifies in the calling process, without a time limit.
-        timeout_seconds: Time that one response may take, in seconds.
+        timeout_seconds: Time that one response may take, in seconds, beyond the verifier's own limits (`own_seconds`).
     """
 
     def __init__(self, verifier: Verifier, workers: int = 2, timeout_seconds: float = 5.0) -> None:
@@ -57,20 +58,22 @@ class VerifierPool:
         """The most recent errors, oldest first, each with the end of the response that caused it."""
         return list(self._errors)
 
-    def verify(self, pairs: Sequence[Pair]) -> list[Verification]:
+    def verify(self, submissions: Sequence[Submission | Pair]) -> list[Verification]:
         """Verifies responses.
 
         Args:
-            pairs: (response, gold answer) of each response, with the verifier's name behind them where problems name
-                theirs.
+            submissions: The responses with what is known of their problems; (response, gold answer), with the
+                verifier's name behind them where problems name theirs, are enough for verifiers that look at no more.
 
         Returns:
-            What the verifier says about each, in the order of `pairs`.
+            What the verifier says about each, in their order.
 
         Raises:
             RuntimeError: If the workers cannot start, for instance because they cannot import the verifier.
         """
-        return self._judge_all("verify", pairs)
+        if not self.verifier.sees_all:  # the less is sent, and the more are equal
+            submissions = [submission[:3] for submission in submissions]
+        return self._judge_all("verify", submissions)
 
     def answers(self, responses: Sequence[str], name: str | None = None) -> list[str | None]:
         """Finds final answers where no gold answer is known, under the same limits as `verify`.
@@ -125,20 +128,29 @@ class VerifierPool:
     ) -> None:
         self.close()
 
-    def _judge_all(self, method: str, pairs: Sequence[Pair]) -> list[Verification]:
-        unique = list(dict.fromkeys(pairs))
-        if self.workers and unique:
-            verifications = self._judge_in_workers(method, unique)
-        else:
-            verifications = [getattr(self._judge, method)(*pair) for pair in unique]
-        found = dict(zip(unique, verifications, strict=True))
-        for pair in pairs:
-            if error := found[pair].error:
-                self.failures += 1
-                self._errors.append(f"{error} (on {pair[0][-_ENDING_CHARACTERS:]!r})")
-        return [found[pair] for pair in pairs]
+    @property
+    def _seconds(self) -> float:
+        return self.timeout_seconds + self.verifier.own_seconds
 
-    def _judge_in_workers(self, method: str, pairs: list[Pair]) -> list[Verification]:
+    def _judge_all(self, method: str, pairs: Sequence[tuple[Any, ...]]) -> list[Verification]:
+        unique = {_key(pair): pair for pair in pairs}
+        if self.workers and unique:
+            verifications = self._judge_in_workers(method, list(unique.values()))
+        else:
+            verifications = [getattr(self._judge, method)(*pair) for pair in unique.values()]
+        found = dict(zip(unique, verifications, strict=True))
+        if self.verifier.reward_names:
+            for key, verification in found.items():
+                if verification.error and not verification.rewards:
+                    found[key] = self._judge.failed(verification.error, *key[2:3])
+        judged = [found[_key(pair)] for pair in pairs]
+        for pair, verification in zip(pairs, judged, strict=True):
+            if verification.error:
+                self.failures += 1
+                self._errors.append(f"{verification.error} (on {pair[0][-_ENDING_CHARACTERS:]!r})")
+        return judged
+
+    def _judge_in_workers(self, method: str, pairs: list[tuple[Any, ...]]) -> list[Verification]:
         try:
             for worker in [worker for worker in self._running if not worker.is_alive()]:
                 worker.kill()  # it died idle, so no response is to blame
@@ -151,9 +163,9 @@ class VerifierPool:
             raise
 
     def _new_worker(self) -> WorkerProcess:
-        return WorkerProcess(self._pickled_verifier, self.timeout_seconds)
+        return WorkerProcess(self._pickled_verifier, self._seconds)
 
-    def _distribute(self, method: str, pairs: list[Pair]) -> list[Verification]:
+    def _distribute(self, method: str, pairs: list[tuple[Any, ...]]) -> list[Verification]:
         waiting = deque(range(len(pairs)))
         results: dict[int, Verification] = {}
         chunk = max(1, min(_LARGEST_CHUNK, len(pairs) // (4 * self.workers)))
@@ -196,11 +208,16 @@ class VerifierPool:
                     f"last one ended with {ending}). What it wrote is in the error output of this process."
                 )
         if worker.in_flight:
-            error = f"timed out after {self.timeout_seconds:g} s"
+            error = f"timed out after {self._seconds:g} s"
             if worker.ended:
                 error = f"the verifier's process died ({ending})"
             results[worker.in_flight.popleft()] = Verification(0.0, None, error)
         waiting.extendleft(reversed(worker.in_flight))
+
+
+def _key(pair: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What equal submissions share; rows, which cannot be hashed, are those of the same problem."""
+    return (*pair[:5], id(pair[5])) if len(pair) > 5 else pair
 
 
 def _pickled(verifier: Verifier) -> bytes:

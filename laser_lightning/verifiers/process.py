@@ -71,7 +71,7 @@ class WorkerProcess:
         """Whether it is ready and has nothing to do."""
         return self.ready and not self.in_flight
 
-    def assign(self, method: str, numbers: list[int], pairs: Sequence[tuple[str | None, ...]]) -> None:
+    def assign(self, method: str, numbers: list[int], pairs: Sequence[tuple[Any, ...]]) -> None:
         """Gives items to an idle worker.
 
         Args:
@@ -87,7 +87,7 @@ class WorkerProcess:
         """Reads what the worker has said.
 
         Returns:
-            Each item judged, as its number and [reward, answer, error]; at the start, None and None when the
+            Each item judged, as its number and the fields of a `Verification`; at the start, None and None when the
             verifier is loaded, or None and a sentence when it cannot be.
         """
         try:

@@ -2,8 +2,8 @@
 
 It talks to the pool over one socket. From the pool come pickles: first the pickled verifier and the time
 limit per item, then chunks: the name of a method of `Judge` and the pairs to call it with. Back go lines of
-JSON: first null when the verifier is ready, or a sentence when it cannot be loaded; then [reward, answer,
-error] for each pair, in order, as soon as it is judged.
+JSON: first null when the verifier is ready, or a sentence when it cannot be loaded; then the fields of a
+`Verification` for each pair, in order, as soon as it is judged.
 """
 
 import faulthandler
@@ -54,5 +54,5 @@ def _serve(connection: socket.socket, requests: BinaryIO) -> None:
             faulthandler.dump_traceback_later((len(pairs) + 1) * timeout_seconds, exit=True, file=nowhere)
             for pair in pairs:
                 verification = getattr(judge, method)(*pair)
-                report([verification.reward, verification.answer, verification.error])
+                report([*verification[:3], dict(verification.rewards), verification.policy_reward])
             faulthandler.cancel_dump_traceback_later()
