@@ -3,6 +3,8 @@
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+from laser_lightning.arguments import Part
+
 
 class Verification(NamedTuple):
     """What a verifier said about one response.
@@ -48,7 +50,7 @@ class Explanation(NamedTuple):
     rule: str
 
 
-class Verifier(ABC):
+class Verifier(Part, ABC):
     """Judges the final answer of a response. Instances are pickled into worker processes.
 
     Attributes:
