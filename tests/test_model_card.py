@@ -119,7 +119,7 @@ def test_the_base_models_name_on_the_hub(trained: Callable[..., PolicyModule]) -
 def test_a_model_without_a_score_claims_none(trained: Callable[..., PolicyModule], policy_dir: Path) -> None:
     head = LastTokenSelfReward(TOKEN, loss_weight=0.0, reference=-20.0)
     rise = model_card(trained(head, cls=RISEModule), 1)
-    supervised = SupervisedModule(PolicySettings(random_init=True))
+    supervised = SupervisedModule(PolicySettings("embedded", random_init=True))
     supervised.configure_model()
     texts = [rise, model_card(supervised, 1)]
     for text, name in zip(texts, ("RISEModule", "SupervisedModule"), strict=True):
