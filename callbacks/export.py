@@ -11,6 +11,7 @@ from torch import Tensor
 from laser_lightning.callbacks.base import RunCallback, fits
 from laser_lightning.errors import UserError
 from laser_lightning.export import check_adapter, write_export
+from laser_lightning.model_card import write_card
 from laser_lightning.policy_module import PolicyModule
 from laser_lightning.strategies import whole_weights
 
@@ -20,10 +21,10 @@ class HuggingFaceExport(RunCallback):
 
     ``<run>/<dirname>/best`` is replaced after each evaluation of ``fit`` that is better than all before, the one
     before the first step included; ``<run>/<dirname>/last`` is written behind the last step. Each holds the config,
-    the generation config, the tokenizer with its chat template, the weights as safetensors, and ``self_reward.json``
-    (see ``SelfRewardSettings``), which a supervised run does not have. An export is written beside its place and put
-    there by a rename, so a run that is killed never leaves half of one; in the moment between two renames the earlier
-    export lies at ``.best.previous``.
+    the generation config, the tokenizer with its chat template, the weights as safetensors, a model card, and
+    ``self_reward.json`` (see ``SelfRewardSettings``), which a supervised run does not have. An export is written beside
+    its place and put there by a rename, so a run that is killed never leaves half of one; in the moment between two
+    renames the earlier export lies at ``.best.previous``.
 
     Args:
         dirname: name of the folder in the run's directory.
@@ -49,6 +50,7 @@ class HuggingFaceExport(RunCallback):
         self.adapter = adapter
         self.best_score: float | None = None
         self.best_path: str | None = None
+        self._evaluated_step: int | None = None
 
     @property
     def directory(self) -> Path:
@@ -90,7 +92,10 @@ class HuggingFaceExport(RunCallback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export the weights if they are the best so far."""
-        if self.monitor is None or trainer.sanity_checking or not fits(trainer):
+        if trainer.sanity_checking or not fits(trainer):
+            return
+        self._evaluated_step = trainer.global_step
+        if self.monitor is None:
             return
         score = self._score(trainer, self.monitor)
         # All ranks gather the weights or none does, so one of them decides.
@@ -102,6 +107,20 @@ class HuggingFaceExport(RunCallback):
         """Export the last weights."""
         if self.at_end:
             self._export(trainer, pl_module, "last")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the card of the last weights again: their evaluation comes behind their export."""
+        assert isinstance(pl_module, PolicyModule)
+        metrics, directory = self._evaluation(trainer), self.directory / "last"
+        if self.at_end and metrics and trainer.is_global_zero and directory.is_dir():
+            write_card(pl_module, directory, trainer.global_step, self.adapter, metrics)
+
+    def _evaluation(self, trainer: Trainer) -> dict[str, float]:
+        """The values of the evaluation of the present weights; none where there was none."""
+        if self._evaluated_step != trainer.global_step:
+            return {}
+        values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        return {name: value for name, value in values.items() if math.isfinite(value)}
 
     def _score(self, trainer: Trainer, monitor: str) -> float:
         metrics = trainer.callback_metrics
@@ -123,7 +142,8 @@ class HuggingFaceExport(RunCallback):
         assert isinstance(module, PolicyModule)
         weights = policy_weights(module)
         if trainer.is_global_zero:
-            write_export(module, weights, self.directory / name, trainer.global_step, self.adapter)
+            metrics = self._evaluation(trainer)
+            write_export(module, weights, self.directory / name, trainer.global_step, self.adapter, metrics)
         trainer.strategy.barrier("laser_lightning.export")
 
 

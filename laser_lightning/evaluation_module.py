@@ -74,6 +74,11 @@ class EvaluationModule(RolloutModule):
         self._last_evaluated_step = checkpoint["laser_last_evaluated_step"]
         self._loaded_step = checkpoint["global_step"]
 
+    def forget_position(self) -> None:
+        """Of which step was evaluated last, too; the number of steps behind the weights is still theirs."""
+        super().forget_position()
+        self._last_evaluated_step = -1
+
     def setup(self, stage: str) -> None:
         """Make the metrics of the evaluation sets."""
         super().setup(stage)

@@ -2,7 +2,7 @@
 
 import argparse
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -15,6 +15,7 @@ from laser_lightning.checkpoints import put_in_place, read_checkpoint
 from laser_lightning.config_files import load_configs
 from laser_lightning.errors import UserError
 from laser_lightning.lora import merged_weights, save_adapter
+from laser_lightning.model_card import write_card
 from laser_lightning.module import LaSeRModule
 from laser_lightning.policy_module import PolicyModule
 from laser_lightning.program import DEFAULT_MODEL
@@ -28,7 +29,12 @@ def check_adapter(module: PolicyModule) -> None:
 
 
 def write_export(
-    module: PolicyModule, weights: dict[str, Tensor], directory: Path, step: int, adapter: bool = False
+    module: PolicyModule,
+    weights: dict[str, Tensor],
+    directory: Path,
+    step: int,
+    adapter: bool = False,
+    metrics: Mapping[str, float] | None = None,
 ) -> None:
     """Write an export beside its place, and put it there by a rename; one process does it.
 
@@ -38,6 +44,7 @@ def write_export(
         directory: the export's place; an earlier one there is replaced.
         step: optimizer steps behind the weights.
         adapter: write LoRA's adapter in peft's form, in place of a plain model with the adapter merged in.
+        metrics: values of the evaluation of these weights, for the model card.
     """
     partial = directory.with_name(f".{directory.name}.partial")
     if partial.exists():  # of a run that was killed
@@ -58,6 +65,7 @@ def write_export(
                 f"self_reward.reference is exact, so {directory.name}/{SETTINGS_FILE} has no reference constant: "
                 "self-rewards of the exported model need the model that training started from."
             )
+    write_card(module, partial, step, adapter, metrics)
     put_in_place(partial, directory)
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any, NoReturn, Self
 
 import lightning
 import torch
@@ -12,6 +13,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from laser_lightning.arguments import Part, made_from
+from laser_lightning.checkpoints import read_checkpoint
 from laser_lightning.data.module import PromptDataModule
 from laser_lightning.errors import UserError
 from laser_lightning.guarded_step import step_if_finite
@@ -30,7 +33,7 @@ from laser_lightning.strategies import (
 )
 
 
-class PolicyModule(lightning.LightningModule):
+class PolicyModule(Part, lightning.LightningModule):
     """A LightningModule that trains a causal LM with manual optimization.
 
     Args:
@@ -191,6 +194,7 @@ class PolicyModule(lightning.LightningModule):
             states = [state for rank_states in gathered for state in rank_states]
         checkpoint["laser_random_states"] = states
         checkpoint["laser_fingerprint"] = self.fingerprint()
+        checkpoint["laser_arguments"] = {"plain": self.plain_arguments, "other": self.other_arguments}
         if "state_dict" in checkpoint:
             checkpoint["state_dict"] = self.saved_weights(checkpoint["state_dict"])
 
@@ -211,6 +215,34 @@ class PolicyModule(lightning.LightningModule):
                 raise UserError(f"The checkpoint lacks {len(missing)} of the model's tensors, such as {missing[0]}.")
         self._restored_random_states = checkpoint["laser_random_states"] or None
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, **arguments: Any) -> Self:  # type: ignore[override]
+        """The module of a checkpoint, with its weights, for ``validate``, ``test``, ``predict``, or a new ``fit``.
+
+        The module is made with the arguments of the run that wrote the checkpoint, from the command line or from
+        Python. Its weights are on the CPU; a trainer moves them. To resume the run itself give the checkpoint to the
+        trainer: ``trainer.fit(module, datamodule=data, ckpt_path=...)``.
+
+        Args:
+            checkpoint_path: file, or directory of DeepSpeed.
+            arguments: arguments of the class that take the place of the run's, such as another ``engine``.
+
+        Raises:
+            UserError: if the checkpoint is incomplete, of another class or model, or does not hold an argument that is
+                not given.
+        """
+        saved = read_checkpoint(Path(checkpoint_path))
+        module = cls(**_arguments_of(cls, saved, arguments))
+        module.configure_model()
+        module.on_load_checkpoint(saved)
+        module.load_state_dict(saved["state_dict"], strict=False)
+        module.forget_position()
+        return module
+
+    def forget_position(self) -> None:
+        """Let the next ``fit`` be a run of its own, with random streams from their beginning."""
+        self._restored_random_states = None
+
     def saved_weights(self, state: dict[str, Any]) -> dict[str, Any]:
         """The part of a state dict that belongs into checkpoints: with LoRA without the frozen weights, which a resumed
         run loads from ``policy.path`` as the first run did."""
@@ -230,3 +262,21 @@ class PolicyModule(lightning.LightningModule):
             "number_of_layers": config.num_hidden_layers,
             "lora": None if self.policy_settings.lora is None else asdict(self.policy_settings.lora),
         }
+
+
+def _arguments_of(cls: type[PolicyModule], saved: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a checkpoint's module, those that are given in the place of its own."""
+    if (written_by := saved.get("laser_fingerprint", {}).get("module", cls.__name__)) != cls.__name__:
+        raise UserError(f"The checkpoint is of a {written_by}: {written_by}.load_from_checkpoint loads it.")
+    if "laser_arguments" not in saved and not given:
+        raise UserError(
+            "This checkpoint does not hold the arguments of its module, as those of earlier releases: give them, "
+            f"{cls.__name__}.load_from_checkpoint(path, policy=..., ...)."
+        )
+    held = saved.get("laser_arguments", {"plain": {}, "other": {}})
+    if missing := {name: what for name, what in held["other"].items() if name not in given}:
+        raise UserError(
+            f"The checkpoint holds plain values only, and lacks {', '.join(f'{k} ({v})' for k, v in missing.items())}: "
+            f"give it again, {cls.__name__}.load_from_checkpoint(path, {next(iter(missing))}=...)."
+        )
+    return {name: made_from(value) for name, value in held["plain"].items() if name not in given} | given

@@ -89,6 +89,11 @@ class RolloutModule(PolicyModule):
         self.strict_loading = False  # checkpoints lack the reference, see saved_weights
         self.log_of_step = TrainingLog(self.all_sum)
 
+    @property
+    def last_rollout(self) -> Round | None:
+        """What the latest training step or evaluation batch sampled and how it was judged; None before the first."""
+        return self.last_round
+
     # ------------------------------------------------------------------ set-up
 
     def configure_model(self) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from laser_lightning.arguments import Part
 from laser_lightning.errors import UserError
 from laser_lightning.metrics import SelfVerification
 
@@ -16,7 +17,7 @@ CORRECT_THRESHOLD = 0.5
 """Rewards above this count as correct; self-rewards above it are the verdict "correct"."""
 
 
-class SelfRewardHead(nn.Module, ABC):
+class SelfRewardHead(Part, nn.Module, ABC):
     """A judgement of solutions, read off the next-token distribution behind ``<eos>``, and the loss it learns by.
 
     Args:

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from laser_lightning.cli import main
 from laser_lightning.policy import model_path
 from laser_lightning.self_reward_settings import SelfRewardSettings
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 
 
 def block(language: str, containing: str) -> str:
@@ -31,18 +31,9 @@ def test_the_config_for_another_model_and_data_is_valid(
     printed = capsys.readouterr().out
     assert r"answer_pattern: '####\s*(.+)'" in printed or r"answer_pattern: ####\s*(.+)" in printed
     assert "token: <|vision_start|>" in printed
-
-
-def test_the_verifier_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_verifier.py").write_text(block("python", "class LastNumber"))
-    monkeypatch.syspath_prepend(tmp_path)
-    import my_verifier
-
-    verifier = my_verifier.LastNumber()
-    assert verifier.reward("6 times 7 is 42", "42") == 1.0
-    assert verifier.reward("6 times 7 is 41", "42") == 0.0
-    assert verifier.reward("no idea", "42") == 0.0
-    del sys.modules["my_verifier"]
+    # 1e-6 steps of bfloat16 weights are lost: the passes are bfloat16, and what is stepped is not.
+    assert "dtype: float32" in printed
+    assert "precision: bf16-mixed" in printed
 
 
 def test_the_use_of_a_trained_model(
@@ -66,8 +57,37 @@ def test_the_use_of_a_trained_model(
 
 
 def test_packaged_configs_are_all_named() -> None:
-    root = Path(__file__).parents[1] / "configs"
+    root = ROOT / "configs"
     names = {str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml")}
     assert names
     missing = {name for name in names if f"`{name}`" not in README}
     assert not missing, f"the README does not name the packaged configs {sorted(missing)}"
+
+
+def test_it_is_short_and_its_links_lead_somewhere() -> None:
+    assert len(README.splitlines()) < 200
+    commands = ["pip install -e . && laser-lightning fit --config quickstart", 'pip install -e ".[test]" && pytest']
+    for command in commands:
+        assert f"```bash\n{command}\n```" in README
+    for target, anchor in re.findall(r"\]\((?!http)([^)#]+)#?([^)]*)\)", README):
+        page = ROOT / target
+        assert page.is_file(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, anchor
+
+
+def test_the_table_is_that_of_the_results() -> None:
+    """The means of docs/results.md, column by column."""
+    theirs, *rows = cells((ROOT / "docs/results.md").read_text())
+    means = {row[0]: dict(zip(theirs, row, strict=True)) for row in rows if row[1] == "mean"}
+    ours, *rows = cells(README.split("## What it does")[1].split("\n## ")[0])
+    assert len(rows) == len(means) == 5
+    for row in rows:
+        assert row == [means[row[0]][column] for column in ours]
+
+
+def cells(text: str) -> list[list[str]]:
+    """The rows of the first table, its head first."""
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return [rows[0], *rows[2:]]

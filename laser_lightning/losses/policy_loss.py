@@ -6,6 +6,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from laser_lightning.arguments import Part
+
 Aggregation = Literal["token_mean", "sequence_mean", "fixed_length"]
 
 
@@ -21,7 +23,7 @@ class TokenLosses(NamedTuple):
     clipped: Tensor
 
 
-class PolicyLoss(ABC):
+class PolicyLoss(Part, ABC):
     """The policy-gradient part of the objective, for one micro-batch."""
 
     @abstractmethod

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from laser_lightning.arguments import Part
 from laser_lightning.batching import Rollouts
 from laser_lightning.errors import UserError
 from laser_lightning.policy import Policy
@@ -41,7 +42,7 @@ class Sampling:
                 raise UserError(f"sampling.{name} is {getattr(self, name)}, and must be {rule}.")
 
 
-class RolloutEngine(ABC):
+class RolloutEngine(Part, ABC):
     """Draws solutions and reads the reward token's log-prob off the same pass.
 
     Attributes:
@@ -76,12 +77,12 @@ class RolloutEngine(ABC):
             P * G solutions, those of a prompt next to each other, on the policy's device.
         """
 
-    def weights_changed(self) -> None:  # noqa: B027
+    def weights_changed(self) -> None:
         """The policy has other weights than before: a copy of them is stale. Called when a stage of the trainer begins
         (a checkpoint may have been loaded) and after each optimizer step."""
 
-    def sleep(self) -> None:  # noqa: B027
+    def sleep(self) -> None:
         """Give memory back until the next ``generate``. Called before each update."""
 
-    def close(self) -> None:  # noqa: B027
+    def close(self) -> None:
         """Release everything; a later ``generate`` starts anew. Called when a stage of the trainer ends."""

@@ -53,6 +53,9 @@ def column(row: Mapping[str, Any], name: str) -> Any:
     return value
 
 
+from laser_lightning.arguments import Part
+
+
 class Verification(NamedTuple):
     """What a verifier said about one response.
 
@@ -102,7 +105,7 @@ class Explanation(NamedTuple):
     rule: str
 
 
-class Verifier(ABC):
+class Verifier(Part, ABC):
     """Judges the final answer of a response. Instances are pickled into worker processes.
 
     Attributes:
@@ -282,7 +285,7 @@ class Verifier(ABC):
         if not gold.strip():
             raise ValueError("The gold answer is empty.")
 
-    def check_row(self, row: Mapping[str, Any]) -> None:  # noqa: B027
+    def check_row(self, row: Mapping[str, Any]) -> None:
         """Refuses a row by which no response can be judged. Called for every problem before training, if `sees_all`.
 
         Args:

@@ -17,6 +17,7 @@ from laser_lightning.callbacks import HuggingFaceExport, SelfRewardSettings
 from laser_lightning.character_tokenizer import CHAT_TEMPLATE, REWARD_TOKEN
 from laser_lightning.checkpoints import put_in_place
 from laser_lightning.errors import UserError
+from laser_lightning.evaluation_module import EvaluationSettings
 from laser_lightning.policy import PolicySettings
 from laser_lightning.rollout import Sampling, TransformersEngine
 from laser_lightning.self_reward import LastTokenSelfReward
@@ -287,3 +288,23 @@ def test_refusals() -> None:
         HuggingFaceExport(mode="most")
     with pytest.raises(UserError, match=r"export\.dirname is empty"):
         HuggingFaceExport(dirname="")
+
+
+def test_the_card_has_the_evaluation_of_its_weights(
+    make_run: Callable[..., Any], learning: Callable[..., Callback], tmp_path: Path
+) -> None:
+    # Evaluated behind steps 0, 2 and 3: the last one, after the export, belongs to it too.
+    export = HuggingFaceExport(monitor=PASS_AT_1)
+    run = make_run(learning({0: 1, 2: 3, 3: 2}), export, max_steps=3, val_check_interval=2)
+    run.fit()
+    cards = {name: (tmp_path / "run/export" / name / "README.md").read_text() for name in ("best", "last")}
+    assert "trained it for 2 optimizer steps" in cards["best"]
+    assert "\n| val/sums/pass@1 | 0.75 |\n" in cards["best"]
+    assert "trained it for 3 optimizer steps" in cards["last"]
+    assert "\n| val/sums/pass@1 | 0.5 |\n" in cards["last"]
+    assert "nan" not in cards["last"]
+
+    # Without an evaluation of the last weights the card says nothing of one.
+    evaluation = EvaluationSettings(samples=4, at_end=False)
+    make_run(learning({0: 1, 2: 3}), export, max_steps=3, val_check_interval=2, evaluation=evaluation).fit()
+    assert "## Evaluation" not in (tmp_path / "run/export/last/README.md").read_text()
