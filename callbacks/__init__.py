@@ -4,6 +4,7 @@ from laser_lightning.callbacks.calibration import Calibration, ReferenceConstant
 from laser_lightning.callbacks.export import HuggingFaceExport
 from laser_lightning.callbacks.figures import SelfRewardFigures
 from laser_lightning.callbacks.predictions import Predictions
+from laser_lightning.callbacks.progress import ConsoleProgress
 from laser_lightning.callbacks.report import EvaluationReport
 from laser_lightning.callbacks.solution_log import SolutionLog
 from laser_lightning.callbacks.summary import RunSummary
@@ -11,6 +12,7 @@ from laser_lightning.export import SelfRewardSettings
 
 __all__ = [
     "Calibration",
+    "ConsoleProgress",
     "EvaluationReport",
     "HuggingFaceExport",
     "Predictions",

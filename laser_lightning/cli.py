@@ -1,11 +1,9 @@
 """The command line: ``laser-lightning fit | validate | test | predict`` on Lightning's CLI, ``export``, ``explain``."""
 
 import argparse
-import logging
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +16,7 @@ from jsonargparse import ActionConfigFile, set_loader, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
@@ -30,6 +28,7 @@ from laser_lightning.cli_errors import command_line_origins, overridden, sentenc
 from laser_lightning.config_files import load_configs, packaged_names, yaml_value
 from laser_lightning.errors import UserError
 from laser_lightning.files import set_aside
+from laser_lightning.noise import leave_out_noise, shorten_library_bars
 from laser_lightning.stopping import FinishingFitLoop, StopOnSignal, Stopped
 from laser_lightning.toolchain import import_deepspeed
 
@@ -146,6 +145,7 @@ class LaSeRCLI(LightningCLI):
         threads = self._get(self.config, "torch_threads")
         if threads is not None:
             torch.set_num_threads(threads)
+        shorten_library_bars()
 
     def before_fit(self) -> None:
         """Looks whether checkpoints can be written, and finds the one to resume from."""
@@ -162,7 +162,13 @@ class LaSeRCLI(LightningCLI):
                 "the run whose last one it is"
             )
 
-    before_validate = before_test = before_evaluation
+    def before_validate(self) -> None:
+        """Leaves out Lightning's table of the results, unless it is asked for: callbacks show them."""
+        self.before_evaluation()
+        if ("verbose",) not in self.origins:
+            self.config_init[self.config.subcommand].verbose = False
+
+    before_test = before_validate
 
     def before_predict(self) -> None:
         """Finds the checkpoint, and keeps the trainer from gathering in memory what callbacks write."""
@@ -193,6 +199,10 @@ class LaSeRCLI(LightningCLI):
             config["enable_checkpointing"] = saves
         if saves and not config["fast_dev_run"]:
             slots.append(StopOnSignal())
+        if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in [*own, *slots]):
+            from laser_lightning.callbacks import ConsoleProgress
+
+            slots.insert(0, ConsoleProgress())
         self._place_run(config)
         trainer = super()._instantiate_trainer(config, slots)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -280,13 +290,7 @@ def main(args: Sequence[str] | None = None) -> int:
     # Classes named by class_path may live in the user's working directory, which a console script does not search.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
-    # What a checkpoint behind an optimizer step holds is what users expect of it.
-    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
-    # Said of a directory in use, although what it held was renamed.
-    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
-    # Said of every evaluation in a directory of its own.
-    warnings.filterwarnings("ignore", message="The dirpath has changed from")
+    leave_out_noise()
     args = list(sys.argv[1:] if args is None else args)
     set_loader("yaml", yaml_value, exceptions=(yaml.YAMLError,))
     # Refuses a null where a value is needed. What is printed, though, goes wrong with it (jsonargparse 4.53).
@@ -312,6 +316,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 "num_sanity_val_steps": 0,
                 "use_distributed_sampler": False,
                 "log_every_n_steps": 1,
+                "enable_model_summary": False,  # ConsoleProgress says how many parameters are trained
             },
             parser_class=ExactParser,
             parser_kwargs=_parser_settings(),
@@ -336,7 +341,3 @@ def _parser_settings() -> dict[str, Any]:
         "description": "Trains language models that grade themselves.",
     }
     return {**program, **shared, **{name: {"epilog": epilog, **shared} for name in LaSeRCLI.subcommands()}}
-
-
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return "Tip: For seamless cloud" not in record.getMessage()
