@@ -18,7 +18,6 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -29,6 +28,7 @@ from laser_lightning.config_files import load_configs, packaged_names, yaml_valu
 from laser_lightning.errors import UserError
 from laser_lightning.files import set_aside
 from laser_lightning.noise import leave_out_noise, shorten_library_bars
+from laser_lightning.run_loggers import RunConfig, run_loggers, sentence_of_logger
 from laser_lightning.stopping import FinishingFitLoop, StopOnSignal, Stopped
 from laser_lightning.toolchain import import_deepspeed
 
@@ -87,7 +87,8 @@ class LaSeRCLI(LightningCLI):
             type=str | None,
             default=None,
             help="Directory of this run: metrics, config, checkpoints, figures. Give one to resume a run in place. "
-            "Default: the next free runs/version_N. `trainer.logger: null` writes CSV and TensorBoard into it.",
+            "Default: the next free runs/version_N. Metrics go there as CSV, and to TensorBoard unless trainer.logger "
+            "names other loggers.",
         )
         parser.add_argument(
             "--torch_threads",
@@ -212,23 +213,15 @@ class LaSeRCLI(LightningCLI):
 
     def _place_run(self, config: dict[str, Any]) -> None:
         given = self._get(self.config, "run_dir")
-        own_logger = config["logger"] is not None and not isinstance(config["logger"], bool)
-        if own_logger and given is not None:
-            raise UserError("run_dir: trainer.logger has directories of its own; give one of the two")
-        if config["fast_dev_run"] and given is not None and config["default_root_dir"] is None:
-            config["default_root_dir"] = str(given)  # what callbacks write; such a run has no loggers
-        if own_logger or config["fast_dev_run"]:
+        if config["fast_dev_run"]:  # such a run has no loggers, but its callbacks write
+            if given is not None and config["default_root_dir"] is None:
+                config["default_root_dir"] = str(given)
             return
         directory = Path(given) if given is not None else claim_directory(Path("runs"))
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             keep_earlier_files(directory)
         if config["logger"] is not False:
-            # CSV first: it must find the directory empty, and the first logger names the trainer's directory.
-            parent, name = directory.parent, directory.name
-            config["logger"] = [
-                CSVLogger(parent, name="", version=name, flush_logs_every_n_steps=1),
-                TensorBoardLogger(parent, name="", version=name, default_hp_metric=False),
-            ]
+            config["logger"] = run_loggers(directory, config["logger"])
         if config["default_root_dir"] is None:
             config["default_root_dir"] = str(directory)
 
@@ -310,6 +303,7 @@ def main(args: Sequence[str] | None = None) -> int:
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             seed_everything_default=0,
+            save_config_callback=RunConfig,
             save_config_kwargs={"overwrite": True},
             # The module itself evaluates before the first step, and its loader shards the prompts.
             trainer_defaults={
@@ -327,9 +321,17 @@ def main(args: Sequence[str] | None = None) -> int:
             print(f"{PROGRAM}: {stop.sentence}", file=sys.stderr)
         return int(stop.code or 0)
     except (UserError, MisconfigurationException) as error:
-        print(f"{PROGRAM}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _tell(str(error))
+    except Exception as error:
+        if (told := sentence_of_logger(error)) is None:
+            raise
+        return _tell(told)
     return 0
+
+
+def _tell(error: str) -> int:
+    print(f"{PROGRAM}: error: {' '.join(error.split())}", file=sys.stderr)
+    return 2
 
 
 def _parser_settings() -> dict[str, Any]:
