@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,4 @@ def show(*parts: RenderableType) -> None:
         for part in parts:
             console.print(part, soft_wrap=isinstance(part, str), markup=False, highlight=False)
     tqdm.write(capture.get(), end="")
+    sys.stdout.flush()  # a file is read while the run goes on

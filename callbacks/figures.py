@@ -1,17 +1,18 @@
-"""Figures of the self-reward's quality and of the training, as PNG files and in TensorBoard."""
+"""Figures of the self-reward's quality and of the training, as PNG files and for the loggers."""
 
+import csv
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from torch import Tensor
 
 from laser_lightning.callbacks.base import RunCallback, file_name, fits, values_by_set
 from laser_lightning.callbacks.plots import render, self_reward_figure, training_figure
+from laser_lightning.callbacks.publish import publish_figure
 from laser_lightning.errors import UserError
 
 TRAINING_CURVES = (
@@ -27,20 +28,23 @@ class SelfRewardFigures(RunCallback):
     """Draws how well the self-reward tells correct from incorrect solutions, and the training curves.
 
     Into ``<run>/figures`` go ``<set>_self_reward.png`` (distribution for correct and incorrect solutions, ROC,
-    reliability) and, in ``fit``, ``training.png``. The latest replaces the one before; TensorBoard keeps them all.
-    The curves are saved in checkpoints, so those of a resumed run are whole.
+    reliability) and, in ``fit``, ``training.png``. The latest replaces the one before; TensorBoard, W&B and MLflow
+    keep them all.
+    The curves are saved in checkpoints, so those of a resumed run are whole; an evaluation behind the checkpoint's
+    last step is taken from the run's ``metrics.csv``.
 
     Args:
         every_validation: draw at each evaluation, and not only at the end of ``fit``.
         dpi: resolution of the images, dots per inch.
     """
 
-    def __init__(self, every_validation: bool = True, dpi: int = 110) -> None:
+    def __init__(self, every_validation: bool = True, dpi: int = 150) -> None:
         if dpi < 1:
             raise UserError(f"figures.dpi is {dpi}, and must be at least 1.")
         self.every_validation, self.dpi = every_validation, dpi
         self.training: Series = {}
         self.evaluations: dict[str, Series] = {}
+        self.phases: dict[str, int] = {}
         self._latest: dict[str, tuple[int, Tensor, Tensor]] = {}
 
     @property
@@ -63,6 +67,15 @@ class SelfRewardFigures(RunCallback):
         self.training, self.evaluations = state_dict["training"], state_dict["evaluations"]
 
     # ---------------------------------------------------------------- training
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look up when phases begin, and what evaluations of a resumed run its checkpoint is too old to know."""
+        phases = self.needs_laser_module(pl_module, "figures").phases
+        self.phases = {"self-rewarding": phases.reasoning_steps} if phases.self_reward_steps else {}
+        self.phases["integrated"] = phases.reasoning_steps + phases.self_reward_steps
+        if self.checkpoint_step is not None and trainer.is_global_zero:
+            earlier = logged_evaluations(self.run_directory, trainer.datamodule.evaluation_problems)  # type: ignore[attr-defined]
+            add_missing(self.evaluations, earlier, self.checkpoint_step)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Note the step: the metrics are of the weights as they are now."""
@@ -119,7 +132,7 @@ class SelfRewardFigures(RunCallback):
 
     def _draw_training(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
-            figure = training_figure(trainer.global_step, self.training, self.evaluations)
+            figure = training_figure(trainer.global_step, self.training, self.evaluations, self.phases)
             self._publish(trainer, figure, "training", trainer.global_step)
 
     def _publish(self, trainer: Trainer, figure: Figure, name: str, step: int) -> None:
@@ -127,9 +140,42 @@ class SelfRewardFigures(RunCallback):
         image = render(figure)
         self.directory.mkdir(parents=True, exist_ok=True)
         imsave(self.directory / f"{name}.png", image)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(f"figures/{name}", torch.from_numpy(image), step, dataformats="HWC")
+        publish_figure(trainer, f"figures/{name}", image, step)
+
+
+def logged_evaluations(directory: Path, sets: Iterable[str]) -> dict[str, Series]:
+    """The evaluations in a run's CSV files, those of earlier sessions that were set aside included, by set and metric.
+
+    Args:
+        directory: of the run.
+        sets: names of the evaluation sets.
+    """
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    for path in sorted(directory.glob("metrics*.csv"), key=lambda path: path.stat().st_mtime):
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                for name in sets:
+                    prefix = f"val/{name}/"
+                    for column, value in row.items():
+                        if column.startswith(prefix) and value:
+                            points = found.setdefault(name, {}).setdefault(column.removeprefix(prefix), {})
+                            points[int(float(row["step"]))] = float(value)
+    return {name: {key: sorted(points.items()) for key, points in one.items()} for name, one in found.items()}
+
+
+def add_missing(known: dict[str, Series], logged: Mapping[str, Series], last: int) -> None:
+    """Add points of steps that a curve lacks.
+
+    Args:
+        known: points by set and metric, to be completed.
+        logged: those that were found elsewhere.
+        last: points of later steps are left out: the run takes these steps anew.
+    """
+    for name, series in logged.items():
+        own = known.setdefault(name, {})
+        for key, points in series.items():
+            merged = {step: value for step, value in points if step <= last} | dict(own.get(key, []))
+            own[key] = sorted(merged.items())
 
 
 def add_point(series: Series, name: str, step: int, value: float) -> None:

@@ -28,6 +28,7 @@ SCORE_LIMITS = (-1.0, 2.0)
 HISTOGRAM_BINS = 60
 MEAN_OF_STEPS = 10
 STEPS = "optimizer step"
+HELD_OUT = {"F1": "self_verification/f1", "AUROC": "self_verification/auroc"}
 
 
 def self_reward_figure(name: str, step: int, scores: Tensor, correct: Tensor) -> Figure:
@@ -48,15 +49,22 @@ def self_reward_figure(name: str, step: int, scores: Tensor, correct: Tensor) ->
     return figure
 
 
-def training_figure(step: int, training: Series, evaluations: Mapping[str, Series]) -> Figure:
-    """Training curves, and a panel for each evaluation set, against the optimizer step.
+def training_figure(
+    step: int, training: Series, evaluations: Mapping[str, Series], phases: Mapping[str, int] | None = None
+) -> Figure:
+    """Training curves, and two panels for each evaluation set, against the optimizer step.
 
     Args:
         step: the latest step, for the title.
         training: (step, value) points of ``train/...`` metrics.
-        evaluations: of each set, the points of its metrics; pass@1 and the votes are drawn.
+        evaluations: of each set, the points of its metrics; pass@1 and the votes are drawn, F1 and AUROC beside them.
+        phases: names of phases, and the steps at which they begin; each panel has a mark there.
     """
-    panels = 3 + len(evaluations)
+    judged = {
+        name: {label: series[key] for label, key in HELD_OUT.items() if series.get(key)}
+        for name, series in evaluations.items()
+    }
+    panels = 3 + len(evaluations) + sum(bool(curves) for curves in judged.values())
     columns = 2 if panels <= 4 else 3
     rows = -(-panels // columns)
     figure = _figure(5.2 * columns, 3.5 * rows)
@@ -79,9 +87,18 @@ def training_figure(step: int, training: Series, evaluations: Mapping[str, Serie
     verification.set_ylim(-0.03, 1.03)
     _decorate(length, "Response length in training", STEPS, "mean response length (tokens)")
     _draw_curves(length, {"length": training.get("train/response_length_tokens", [])}, "no training step yet")
-    for panel, (name, series) in zip(axes[3:], evaluations.items(), strict=False):
+    free = iter(axes[3:])
+    for name, series in evaluations.items():
+        panel = next(free)
         _decorate(panel, f"Evaluation on {name}", STEPS, "share of problems solved")
         _draw_evaluation(panel, series)
+        if judged[name]:
+            panel = next(free)
+            _decorate(panel, f"Self-verification on {name}", STEPS, "F1, AUROC")
+            _draw_curves(panel, judged[name], "no evaluation yet", marked=True)
+            panel.set_ylim(-0.03, 1.03)
+    for panel in axes[:panels]:
+        _mark_phases(panel, phases or {}, step)
     return figure
 
 
@@ -259,20 +276,32 @@ def _unit_square(axes: Axes) -> None:
     axes.set_aspect("equal", adjustable="box")
 
 
-def _draw_curves(axes: Axes, curves: Series, if_empty: str) -> None:
-    """Noisy curves: each step faintly, their trailing mean on top."""
+def _mark_phases(axes: Axes, phases: Mapping[str, int], last: int) -> None:
+    """Dotted lines where phases begin, as far as the run has come."""
+    for name, step in phases.items():
+        if 0 < step <= last:
+            axes.axvline(step, color=GREY, linestyle=":", linewidth=1)
+            place = axes.get_xaxis_transform()
+            axes.annotate(
+                name, (step, 0.02), xycoords=place, color=GREY, fontsize=8, rotation=90, ha="right", va="bottom"
+            )
+
+
+def _draw_curves(axes: Axes, curves: Series, if_empty: str, marked: bool = False) -> None:
+    """Noisy curves: each step faintly, their trailing mean on top; or a few points, which are marked."""
     if not any(curves.values()):
         return _say(axes, if_empty)
     for (label, points), color, line in zip(curves.items(), (BLUE, VERMILLION), ("-", "--"), strict=False):
         steps, values = (np.array(column, dtype=float) for column in zip(*points, strict=True))
-        smooth = len(steps) > 2 * MEAN_OF_STEPS
+        smooth = len(steps) > 2 * MEAN_OF_STEPS and not marked
         axes.plot(
             steps,
             values,
             color=color,
             linestyle=line,
             linewidth=1,
-            marker="." if len(steps) == 1 else None,
+            marker="o" if marked else "." if len(steps) == 1 else None,
+            markersize=5 if marked else None,
             alpha=0.3 if smooth else 1,
             label=None if smooth else label,
         )

@@ -13,6 +13,7 @@ from rich.text import Text
 from laser_lightning.callbacks.base import RunCallback, fits, show, values_by_set
 from laser_lightning.callbacks.names import number
 from laser_lightning.callbacks.plots import evaluation_figure, render
+from laser_lightning.callbacks.publish import publish_figure
 from laser_lightning.callbacks.results import (
     CURVES,
     EvaluationResult,
@@ -24,7 +25,7 @@ from laser_lightning.callbacks.results import (
 )
 from laser_lightning.metrics import SampleGroups
 
-DPI = 110
+DPI = 150
 VERIFICATION = ("f1", "accuracy_on_correct", "accuracy_on_incorrect", "auroc", "ece", "correct", "incorrect")
 COSTS = ("reward", "response/truncation_rate", "response/length_tokens", "response/tokens", "seconds")
 BROKEN = {  # names too long for one line
@@ -92,7 +93,9 @@ class EvaluationReport(RunCallback):
         write_curves(self.directory / f"{stage}_curves.csv", result)
         figure = evaluation_figure(stage, result.step, {name: one.curves for name, one in result.rows()})
         figure.set_dpi(DPI)
-        imsave(self.directory / f"{stage}_curves.png", render(figure))
+        image = render(figure)
+        imsave(self.directory / f"{stage}_curves.png", image)
+        publish_figure(trainer, f"figures/{stage}_curves", image, result.step)
         show(*tables(result), "", f"evaluation: {self.directory}")
 
 

@@ -1,25 +1,29 @@
-"""A log of sampled solutions, as JSON lines and on the console."""
+"""A log of sampled solutions, as JSON lines, for the loggers, and on the console."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning.pytorch import LightningModule, Trainer
 from rich.table import Table
 from rich.text import Text
 
 from laser_lightning.callbacks.base import RunCallback, finite, fits, show
+from laser_lightning.callbacks.publish import publish_table
 from laser_lightning.errors import UserError
 from laser_lightning.files import set_aside
 from laser_lightning.rounds import Round
 from laser_lightning.verifiers import Verification
 
+T = TypeVar("T")
+TABLE_COLUMNS = ("problem", "response", "answer", "gold", "reward", "self_reward", "finished")
 PROBLEM_CHARACTERS, RESPONSE_CHARACTERS, ANSWER_CHARACTERS = 40, 60, 20
 
 
 class SolutionLog(RunCallback):
-    """Writes every sampled solution with its reward and self-reward, and shows a few of them on the console.
+    """Writes every sampled solution with its reward and self-reward, and shows a few of them on the console and as a
+    table in TensorBoard, W&B and MLflow, where the run logs to them.
 
     The files are ``<run>/<filename>/train.jsonl`` and ``val.jsonl`` (the evaluations of ``fit``), or
     ``validate.jsonl``, ``test.jsonl`` and ``predict.jsonl`` (those that stand alone); with several processes each
@@ -45,6 +49,8 @@ class SolutionLog(RunCallback):
         console_rows: solutions in the table on the console; 0 shows none.
         console_every_n_steps: show the table at every n-th optimizer step; a stand-alone evaluation shows one for
             each set.
+        table_rows: solutions in the tables of the loggers, in full length; 0 makes none.
+        table_every_n_steps: make a table at every n-th optimizer step; each evaluation makes one for each set.
         filename: name of the folder in the run's directory.
     """
 
@@ -54,17 +60,21 @@ class SolutionLog(RunCallback):
         evaluation: bool = True,
         console_rows: int = 3,
         console_every_n_steps: int = 50,
+        table_rows: int = 16,
+        table_every_n_steps: int = 50,
         filename: str = "solutions",
     ) -> None:
-        if every_n_steps < 1 or console_every_n_steps < 1 or console_rows < 0:
+        if min(every_n_steps, console_every_n_steps, table_every_n_steps) < 1 or min(console_rows, table_rows) < 0:
             raise UserError(
-                f"solution_log.every_n_steps ({every_n_steps}) and console_every_n_steps ({console_every_n_steps}) "
-                f"must be at least 1, and console_rows ({console_rows}) at least 0."
+                f"solution_log.every_n_steps ({every_n_steps}), console_every_n_steps ({console_every_n_steps}) and "
+                f"table_every_n_steps ({table_every_n_steps}) must be at least 1, and console_rows ({console_rows}) "
+                f"and table_rows ({table_rows}) at least 0."
             )
         if not filename:
             raise UserError("solution_log.filename is empty: name the folder of the solutions.")
         self.every_n_steps, self.evaluation = every_n_steps, evaluation
         self.console_rows, self.console_every_n_steps = console_rows, console_every_n_steps
+        self.table_rows, self.table_every_n_steps = table_rows, table_every_n_steps
         self.filename = filename
 
     @property
@@ -76,7 +86,7 @@ class SolutionLog(RunCallback):
         """Refuse a module without solutions."""
         super().setup(trainer, pl_module, stage)
         self.needs_laser_module(pl_module, "solution_log")
-        self._shown: set[str] = set()
+        self._shown: set[str] = set()  # sets of the evaluation that is under way
 
     # ---------------------------------------------------------------- training
 
@@ -106,11 +116,14 @@ class SolutionLog(RunCallback):
             self._write(trainer, round_, "train", self._first_step)
         if _any_multiple(steps, self.console_every_n_steps):
             self._show(trainer, round_, f"Solutions of step {self._first_step}")
+        if _any_multiple(steps, self.table_every_n_steps):
+            self._publish(trainer, round_, "train", self._first_step)
 
     # -------------------------------------------------------------- evaluation
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make room for the lines of an evaluation that stands alone, or that a resumed run repeats."""
+        self._shown = set()
         if not fits(trainer):
             set_aside(self._path(trainer, _stage(trainer)))
         elif not trainer.sanity_checking and self._repeats_evaluations:
@@ -137,8 +150,11 @@ class SolutionLog(RunCallback):
         if self.evaluation:
             self._write(trainer, round_, _stage(trainer), self.step(trainer))
         dataset = batch[0].dataset
-        if not fits(trainer) and dataset not in self._shown:
-            self._shown.add(dataset)
+        if dataset in self._shown:
+            return
+        self._shown.add(dataset)
+        self._publish(trainer, round_, f"{_stage(trainer)}/{dataset}", self.step(trainer))
+        if not fits(trainer):
             self._show(trainer, round_, f"Solutions of '{dataset}'")
 
     on_test_batch_end = on_validation_batch_end
@@ -161,6 +177,12 @@ class SolutionLog(RunCallback):
     def _show(self, trainer: Trainer, round_: Round, title: str) -> None:
         if self.console_rows and trainer.is_global_zero:
             show(solution_table(round_, self.console_rows, title))
+
+    def _publish(self, trainer: Trainer, round_: Round, name: str, step: int) -> None:
+        if self.table_rows and trainer.is_global_zero:
+            chosen = spread(list(rows(round_, "", step)), self.table_rows)
+            table = [{column: row[column] for column in TABLE_COLUMNS} for row in chosen]
+            publish_table(trainer, f"solutions/{name}", table, step)
 
 
 def rows(round_: Round, stage: str, step: int) -> Iterable[dict[str, Any]]:
@@ -221,9 +243,7 @@ def solution_table(round_: Round, count: int, title: str) -> Table:
         table.add_column(heading, overflow="fold")
     for heading in ("reward", "self-reward"):
         table.add_column(heading, justify="right")
-    solutions = list(rows(round_, "", 0))
-    for number in range(min(count, len(solutions))):
-        row = solutions[number * len(solutions) // min(count, len(solutions))]
+    for row in spread(list(rows(round_, "", 0)), count):
         table.add_row(
             Text(shortened(row["problem"], PROBLEM_CHARACTERS)),
             Text(shortened(row["response"], RESPONSE_CHARACTERS, keep_end=True)),
@@ -233,6 +253,17 @@ def solution_table(round_: Round, count: int, title: str) -> Table:
             _number(row["self_reward"]) if row["finished"] else "truncated",
         )
     return table
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """Some of the items, spread evenly over all.
+
+    Args:
+        items: to choose from.
+        count: how many, at most.
+    """
+    count = min(count, len(items))
+    return [items[number * len(items) // count] for number in range(count)]
 
 
 def shortened(text: str, limit: int, keep_end: bool = False) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from rich.table import Table
 from rich.text import Text
 
@@ -101,7 +101,7 @@ class RunSummary(RunCallback):
         """Show the table and write it: the module's last evaluation comes before this hook."""
         if not trainer.is_global_zero:
             return
-        places = {name: str(path) for name, path in output_places(trainer).items()}
+        places = {name: str(path) for name, path in output_places(trainer).items()} | tracked_runs(trainer)
         path = self.run_directory / "summary.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self._summary(trainer, places), indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -147,6 +147,17 @@ def output_places(trainer: Trainer) -> dict[str, Path]:
         elif isinstance(callback, ModelCheckpoint) and callback.dirpath is not None:
             places["checkpoints"] = Path(callback.dirpath)
     return {name: path for name, path in places.items() if path.exists()}
+
+
+def tracked_runs(trainer: Trainer) -> dict[str, str]:
+    """Where W&B and MLflow show a run, if it logs to them."""
+    places: dict[str, str] = {}
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            places["W&B"] = logger.experiment.url or str(Path(logger.experiment.dir).parent)  # no address when offline
+        elif isinstance(logger, MLFlowLogger):
+            places["MLflow"] = f"run {logger.run_id} in {logger._tracking_uri}"
+    return places
 
 
 def change_tables(start: Evaluation, end: Evaluation) -> list[Table]:

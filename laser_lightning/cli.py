@@ -1,10 +1,8 @@
 """``laser-lightning fit | validate | test | predict`` on Lightning's CLI; ``command_line`` stands in front of it."""
 
 import argparse
-import logging
 import sys
 import traceback
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,9 +14,8 @@ from jsonargparse import ActionConfigFile, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -37,6 +34,7 @@ from laser_lightning.default_callbacks import (
 from laser_lightning.errors import UserError
 from laser_lightning.interruption import Stopped
 from laser_lightning.metrics_file import MetricsFile, MetricsInCheckpoints
+from laser_lightning.noise import leave_out_noise, shorten_library_bars
 from laser_lightning.program import (
     DEFAULT_CLASSES,
     OWN_KEYS,
@@ -55,6 +53,7 @@ from laser_lightning.run_directory import (
     run_files,
     settings_in,
 )
+from laser_lightning.run_loggers import RunConfig, run_loggers, sentence_of_logger
 from laser_lightning.stopping import FinishingFitLoop, StopOnSignal
 from laser_lightning.texts import keep_texts
 from laser_lightning.toolchain import import_deepspeed
@@ -144,6 +143,7 @@ class LaSeRCLI(LightningCLI):
         threads = self._get(self.config, "torch_threads")
         if threads is not None:
             torch.set_num_threads(threads)
+        shorten_library_bars()
 
     def before_fit(self) -> None:
         """Finds the checkpoint to resume from, compares settings, and looks whether files can be written."""
@@ -172,7 +172,13 @@ class LaSeRCLI(LightningCLI):
         if self.files is not None:
             keep_earlier_files(self.files, self._resolved(), resumes=False)
 
-    before_validate = before_test = before_evaluation
+    def before_validate(self) -> None:
+        """Leaves out Lightning's table of the results, unless it is asked for: callbacks show them."""
+        self.before_evaluation()
+        if ("verbose",) not in self.origins:
+            self.config_init[self.config.subcommand].verbose = False
+
+    before_test = before_validate
 
     def before_predict(self) -> None:
         """Finds the checkpoint, and keeps the trainer from gathering in memory what callbacks write."""
@@ -196,6 +202,10 @@ class LaSeRCLI(LightningCLI):
             config["enable_checkpointing"] = saves
         if saves and not config["fast_dev_run"]:
             slots.append(StopOnSignal())
+        if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in [*own, *slots]):
+            from laser_lightning.callbacks import ConsoleProgress
+
+            slots.insert(0, ConsoleProgress())
         slots += self._place_run(config)
         trainer = super()._instantiate_trainer(config, slots)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -216,26 +226,20 @@ class LaSeRCLI(LightningCLI):
         """Gives the run its directory and loggers; the callbacks that save in checkpoints what a resumed run needs."""
         self.files: RunFiles | None = None
         given = self._get(self.config, "run_dir")
-        own_logger = config["logger"] is not None and not isinstance(config["logger"], bool)
-        if own_logger and given is not None:
-            raise UserError("run_dir: trainer.logger has directories of its own; give one of the two")
-        if config["fast_dev_run"]:
+        if config["fast_dev_run"]:  # such a run has no loggers, but its callbacks write
             if given is not None and config["default_root_dir"] is None:
-                config["default_root_dir"] = str(given)  # what callbacks write; such a run has no loggers
+                config["default_root_dir"] = str(given)
             return []
-        settings = SettingsInCheckpoints(self._resolved())
-        if own_logger:
-            return [settings]
         directory = Path(given) if given is not None else claim_directory(Path("runs"))
         self.files = run_files(directory, self.config.subcommand)
         self.save_config_kwargs["config_filename"] = self.files.config.name
         if config["default_root_dir"] is None:
             config["default_root_dir"] = str(directory)
+        settings = SettingsInCheckpoints(self._resolved())
         if config["logger"] is False:
             return [settings]
         metrics = MetricsFile(directory, self.files.metrics.name)
-        board = TensorBoardLogger(directory.parent, name="", version=directory.name, default_hp_metric=False)
-        config["logger"] = [metrics, board]  # the first logger names the trainer's directory
+        config["logger"] = run_loggers(metrics, directory, config["logger"])
         return [settings, MetricsInCheckpoints(metrics)]
 
 
@@ -283,11 +287,7 @@ def main(args: Sequence[str] | None = None) -> int:
         the signal that stopped the run.
     """
     find_classes_in_working_directory()
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
-    # What a checkpoint behind an optimizer step holds is what users expect of it.
-    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
-    # Said of every evaluation in a directory of its own.
-    warnings.filterwarnings("ignore", message="The dirpath has changed from")
+    leave_out_noise()
     args = list(sys.argv[1:] if args is None else args)
     keep_texts()
     # Refuses a null where a value is needed. What is printed, though, goes wrong with it (jsonargparse 4.53).
@@ -303,6 +303,7 @@ def main(args: Sequence[str] | None = None) -> int:
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             seed_everything_default=0,
+            save_config_callback=RunConfig,
             save_config_kwargs={"overwrite": True},
             trainer_defaults=TRAINER_DEFAULTS,
             parser_class=ExactParser,
@@ -314,15 +315,19 @@ def main(args: Sequence[str] | None = None) -> int:
             print(f"{PROGRAM}: {stop.sentence}", file=sys.stderr)
         return int(stop.code or 0)
     except (UserError, MisconfigurationException) as error:
-        print(f"{PROGRAM}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _tell(str(error))
+    except Exception as error:
+        if (told := sentence_of_logger(error)) is None:
+            raise
+        return _tell(told)
     return 0
+
+
+def _tell(error: str) -> int:
+    print(f"{PROGRAM}: error: {' '.join(error.split())}", file=sys.stderr)
+    return 2
 
 
 def _parser_settings() -> dict[str, Any]:
     shared = {"exit_on_error": False}
     return {"prog": PROGRAM, **shared, **{name: shared for name in LaSeRCLI.subcommands()}}
-
-
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return "Tip: For seamless cloud" not in record.getMessage()

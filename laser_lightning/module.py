@@ -243,6 +243,7 @@ class LaSeRModule(EvaluationModule):
         mine = len(batches)
         batches += [shortest(rollouts, pad)] * (most - mine)  # of weight 0: ranks meet in every pass
         for number, batch in enumerate(batches):
+            self.progress.advance(number, most)
             with self.interruption.interruptible(communicates=True), self.micro_step(last=number + 1 == most):
                 token_ids = self.self_reward.trained_token_ids(targets.rewards[batch.rows])
                 outputs = self.differentiable(batch, token_ids)

@@ -40,7 +40,12 @@ model:
 DEFAULT_CLASSES = f"{DEFAULT_MODEL}data: {{class_path: laser_lightning.data.PromptDataModule}}\n"
 
 # The module itself evaluates before the first step, and its loader shards the prompts.
-TRAINER_DEFAULTS = {"num_sanity_val_steps": 0, "use_distributed_sampler": False, "log_every_n_steps": 1}
+TRAINER_DEFAULTS = {
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+    "log_every_n_steps": 1,
+    "enable_model_summary": False,  # ConsoleProgress says how many parameters are trained
+}
 
 OWN_KEYS = {
     "run_dir": "Directory of this run: metrics, config, checkpoints, figures. Give one to resume a run in place. "

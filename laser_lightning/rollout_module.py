@@ -15,6 +15,7 @@ from laser_lightning.errors import UserError
 from laser_lightning.optimization import OptimizerSettings
 from laser_lightning.policy import AdaptersOff, FrozenPolicy, Policy, PolicySettings
 from laser_lightning.policy_module import PolicyModule
+from laser_lightning.progress import Progress
 from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
 from laser_lightning.rounds import Round
 from laser_lightning.self_reward import SelfRewardHead, settled_scores
@@ -63,6 +64,7 @@ class RolloutModule(PolicyModule):
     Attributes:
         last_round: the latest training or evaluation round, for callbacks.
         reference: the frozen policy of before training, where the objective needs one.
+        progress: what the step is doing.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class RolloutModule(PolicyModule):
         self.last_round: Round | None = None
         self.strict_loading = False  # checkpoints lack the reference, see saved_weights
         self.log_of_step = TrainingLog(self.all_sum)
+        self.progress = Progress()
 
     @property
     def last_rollout(self) -> Round | None:
@@ -159,7 +162,7 @@ class RolloutModule(PolicyModule):
             name: such as ``rollout``.
         """
         started = time.perf_counter()
-        with part(self.strategy, name):
+        with part(self.strategy, name), self.progress.part(name):
             yield
         self.log_of_step.seconds[name] += time.perf_counter() - started
 

@@ -206,12 +206,15 @@ def test_a_resumed_run_continues_the_files_of_its_directory(capsys: pytest.Captu
     assert "will be deleted" not in capsys.readouterr().err
 
 
-def test_a_run_directory_beside_own_loggers_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    own = ["--trainer.logger", "lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir", "logs"]
-    message = "run_dir: trainer.logger has directories of its own; give one of the two"
-    assert error_of(capsys, "fit", "--config", "base", "--run_dir", "run", *own) == message
+def test_own_loggers_come_beside_the_runs_directory() -> None:
+    own = ["--trainer.logger", "lightning.pytorch.loggers.TensorBoardLogger", "--trainer.logger.save_dir", "logs"]
+    assert main(["fit", "--config", "base", "--run_dir", "run", *own]) == 0
+    assert Path("run/metrics.csv").is_file()
+    assert Path("run/checkpoints/last.ckpt").is_file()
+    assert len(list(Path("logs").rglob("events.out.tfevents*"))) == 1
+    assert not list(Path("run").rglob("events.out.tfevents*"))
     assert main(["fit", "--config", "base", *own]) == 0
-    assert Path("logs/lightning_logs/version_0/metrics.csv").is_file()
+    assert Path("runs/version_0/metrics.csv").is_file()
 
 
 def test_a_directory_is_claimed_once(tmp_path: Path) -> None:

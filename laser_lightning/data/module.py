@@ -241,7 +241,7 @@ class PromptDataModule(LightningDataModule):
         except UserError as error:
             raise UserError(f"Set '{name}': {error}") from error
         # delay: no bar for what takes less than a second
-        progress = tqdm(rows, desc=f"Encoding '{name}'", delay=1.0, leave=False, disable=rank > 0)
+        progress = tqdm(rows, desc=f"Encoding '{name}'", delay=1.0, leave=False, disable=rank > 0 or None)
         problems = [self._problem(name, number, row, tokenizer) for number, row in enumerate(progress)]
         check_indices(name, problems)
         fitting = [problem for problem in problems if len(problem.prompt_ids) <= self.max_prompt_tokens]

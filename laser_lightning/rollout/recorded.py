@@ -100,7 +100,7 @@ class RecordedSolutions(RolloutEngine):
             return
         files = kept_files(Path(self.path).expanduser())
         groups: dict[tuple[Path, int], _Group] = {}
-        for file in tqdm(files, desc=f"Reading {self.path}", delay=1.0, leave=False):
+        for file in tqdm(files, desc=f"Reading {self.path}", delay=1.0, leave=False, disable=None):
             for solution in read_solutions(file):
                 key = (file.parent, solution.index)
                 if key not in groups:

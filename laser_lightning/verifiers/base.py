@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from laser_lightning.arguments import Part
+
 _NOTHING: Mapping[str, Any] = {}  # a plain one, which can be pickled
 
 
@@ -51,9 +53,6 @@ def column(row: Mapping[str, Any], name: str) -> Any:
             raise ValueError(f"the row has no column {name!r}; it has {', '.join(map(str, row)) or 'none at all'}")
         value = value[part]
     return value
-
-
-from laser_lightning.arguments import Part
 
 
 class Verification(NamedTuple):

@@ -160,6 +160,7 @@ def make_run(tmp_path: Path, make_module: Callable[..., LaSeRModule]) -> Callabl
         max_steps: int = 2,
         val_check_interval: int = 1,
         tensorboard: bool = False,
+        other_loggers: Sequence[Logger] = (),
         module: PolicyModule | None = None,
         evaluation_problems: int = 3,
         trainer_options: dict[str, Any] | None = None,
@@ -168,6 +169,7 @@ def make_run(tmp_path: Path, make_module: Callable[..., LaSeRModule]) -> Callabl
         place: dict[str, Any] = {"save_dir": tmp_path, "name": "", "version": directory}
         loggers: list[Logger] = [CSVLogger(**place)]
         loggers += [TensorBoardLogger(**place)] if tensorboard else []
+        loggers += other_loggers
         options: dict[str, Any] = {
             "max_steps": max_steps,
             "max_epochs": -1,

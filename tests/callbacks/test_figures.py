@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from laser_lightning.callbacks import SelfRewardFigures, figures
 from laser_lightning.errors import UserError
+from laser_lightning.phases import Phases
 from laser_lightning.policy import PolicySettings
 from laser_lightning.supervised import SupervisedModule
 
@@ -48,7 +49,8 @@ def test_a_run_draws_its_figures(make_run: Callable[..., Any], tmp_path: Path, d
         assert correct.tolist() == [True, False, True, False] * 3
     # at each evaluation, and at the end
     assert [step for step, *_ in drawn.training] == [0, 1, 2, 2]
-    _, training, evaluations = drawn.training[-1]
+    _, training, evaluations, phases = drawn.training[-1]
+    assert phases == {"integrated": 0}
     assert training["train/reward"] == [(0, 0.5), (1, 0.5)]  # half of the scripted solutions are right
     assert training["train/response_length_tokens"] == [(0, 4.0), (1, 4.0)]  # (4 + 5 + 3 + 4) / 4
     assert [step for step, _ in training["train/self_reward/auroc"]] == [0, 1]
@@ -97,6 +99,33 @@ def test_the_curves_of_a_resumed_run_are_whole(make_run: Callable[..., Any], tmp
     for callback in (resumed[0], whole[0]):
         assert len(callback.evaluations["sums"].pop("seconds")) == 3
     assert resumed[0].evaluations == whole[0].evaluations
+
+
+def test_an_evaluation_behind_the_checkpoint_is_not_lost(make_run: Callable[..., Any], tmp_path: Path) -> None:
+    def callbacks() -> tuple[SelfRewardFigures, ModelCheckpoint]:
+        return SelfRewardFigures(every_validation=False, dpi=30), ModelCheckpoint(tmp_path, "last")
+
+    # the checkpoint of step 2 is written before the evaluation at the end, which no evaluation of a longer run repeats
+    make_run(*callbacks(), max_steps=2, val_check_interval=3).fit()
+    resumed = callbacks()
+    (tmp_path / "run/metrics.csv").rename(tmp_path / "run/metrics.1.csv")
+    make_run(*resumed, max_steps=4, val_check_interval=3).fit(tmp_path / "last.ckpt")
+    assert resumed[0].evaluations["sums"]["pass@1"] == [(step, 0.5) for step in (0, 2, 3, 4)]
+
+
+def test_what_a_resumed_run_does_anew_is_left_out() -> None:
+    known = {"sums": {"pass@1": [(0, 0.1), (2, 0.2)]}}
+    logged = {"sums": {"pass@1": [(0, 0.9), (1, 0.3), (4, 0.4)], "reward": [(2, 0.5)]}, "more": {"reward": [(3, 0.6)]}}
+    figures.add_missing(known, logged, last=3)
+    assert known == {
+        "sums": {"pass@1": [(0, 0.1), (1, 0.3), (2, 0.2)], "reward": [(2, 0.5)]},
+        "more": {"reward": [(3, 0.6)]},
+    }
+
+
+def test_phases_are_looked_up(make_run: Callable[..., Any], drawn: Drawn) -> None:
+    make_run(SelfRewardFigures(dpi=30), max_steps=1, phases=Phases(reasoning_steps=3, self_reward_steps=2)).fit()
+    assert drawn.training[-1][3] == {"self-rewarding": 3, "integrated": 5}
 
 
 def test_a_stand_alone_evaluation_draws_no_training(make_run: Callable[..., Any], tmp_path: Path, drawn: Drawn) -> None:

@@ -136,6 +136,31 @@ def test_training_curves() -> None:
     assert render(figure).size
 
 
+def test_held_out_self_verification_and_phases() -> None:
+    judged = {"self_verification/f1": [(0, 0.0), (30, 0.6)], "self_verification/auroc": [(0, 0.5), (30, 0.9)]}
+    phases = {"self-rewarding": 10, "integrated": 20, "never": 40}
+    figure = training_figure(30, {}, {"sums": {"pass@1": [(0, 0.2)]}, "more": judged}, phases)
+    found = panels(figure)
+
+    # nothing is known of the first set's self-rewards (a supervised run, say)
+    assert list(found)[3:] == ["Evaluation on sums", "Evaluation on more", "Self-verification on more"]
+    panel = found["Self-verification on more"]
+    assert line(panel, "F1") == ([0, 30], [0.0, 0.6])
+    assert line(panel, "AUROC") == ([0, 30], [0.5, 0.9])
+    assert {line.get_marker() for line in panel.lines[:2]} == {"o"}
+    for axes in found.values():
+        marks = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"]  # type: ignore[index]
+        assert marks == [10, 20]
+        assert {"self-rewarding", "integrated"} <= {text.get_text() for text in axes.texts}
+        assert "never" not in texts(axes)
+    assert render(figure).size
+
+
+def test_a_phase_that_a_run_begins_with_has_no_mark() -> None:
+    figure = training_figure(5, {}, {}, {"integrated": 0})
+    assert [len(axes.lines) for axes in panels(figure).values()] == [0, 0, 0]
+
+
 def test_training_figure_before_the_first_step() -> None:
     found = panels(training_figure(0, {}, {}))
     assert ["no training step yet" in texts(axes) for axes in found.values()] == [True] * 3
