@@ -102,8 +102,9 @@ class Columns:
 def as_text(value: Any) -> str | None:
     """The text of a cell, or None when it is missing (null, NaN, an empty list).
 
-    Whole floats lose their ``.0`` (a column of integers with gaps is often stored as floats). The elements
-    of a list are joined with ``", "``; a list of one is its element.
+    Whole floats lose their ``.0`` (a column of integers with gaps is often stored as floats), and no number is
+    written with an exponent (0.00005, not 5e-05, which is also five times e minus five). The elements of a list are
+    joined with ``", "``; a list of one is its element.
 
     Raises:
         TypeError: the cell is neither text, nor a number, nor a list of those.
@@ -113,8 +114,10 @@ def as_text(value: Any) -> str | None:
     if isinstance(value, str):
         return value
     if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else repr(value)
-    if isinstance(value, int | Decimal):
+        return format(Decimal(repr(value)), "f").removesuffix(".0")
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, int):
         return str(value)
     if isinstance(value, list | tuple):
         texts = [as_text(element) for element in value]

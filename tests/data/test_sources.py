@@ -1,6 +1,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,13 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:
         (True, "True"),
         (0.1, "0.1"),
         (70.0, "70"),
+        # Numbers keep the digits that they are written with, and have no exponent.
+        (0.00005, "0.00005"),
+        (-1e-07, "-0.0000001"),
+        (1e23, "1" + "0" * 23),
+        (1234567.5, "1234567.5"),
+        (Decimal("1E+3"), "1000"),
+        ([5e-05, 1], "0.00005, 1"),
         (float("nan"), None),
         (None, None),
         (["2"], "2"),

@@ -22,23 +22,10 @@ CASES = Path(__file__).parent / "hard_cases.yaml"
 
 # (gold, answer) judged wrong although right: the price of a reader that makes nothing up.
 MISSED = {
-    ("9.8", r"9.8 \frac{m}{s^2}"),
-    ("100", "USD 100"),
-    ("100", "100 USD"),
     ("36", "36^o"),
-    ("(1000,2)", "(1,000, 2)"),
-    ("1e3", "1000"),
-    (r"6.02 \times 10^{23}", "6.02e23"),
-    (r"\frac{\sqrt{6}-\sqrt{2}}{4}", r"\sin 15^\circ"),
-    ("i", r"\sqrt{-1}"),
     ("(-1, 1)", "|x| < 1"),
-    ("1000, 2000", "1,000, 2,000"),
-    (r"\text{Friday}", '``Friday"'),
     ("B", "B)"),
     (r"\text{B}", "B. 12"),
-    ("1101_2", "(1101)_2"),
-    ("2516_8", r"2516_{\text{eight}}"),
-    ("3:2", r"3 \text{ to } 2"),
 }
 
 
@@ -75,7 +62,7 @@ def test_verdicts_and_explanations(gold: str, text: str, response: str, right: b
         (r"\boxed{3}", r"\boxed{4}", (0.0, "3", "3", "4", "two plain numbers")),
         (r"\boxed{\sqrt{12}}", r"2\sqrt3", (1.0, r"\sqrt{12}", r"\sqrt{12}", r"2\sqrt3", "computer algebra")),
         (r"\boxed{Bob Jr}", "Alice", (0.0, "Bob Jr", "Bob Jr", "alice", "computer algebra")),
-        (r"\boxed{odd}", r"\text{even}", (0.0, "odd", "odd", "even", "computer algebra")),
+        (r"\boxed{odd}", r"\text{even}", (0.0, "odd", "odd", "even", "other words")),
         (r"\boxed{Alice}", "Evelyn", (0.0, "Alice", "alice", "evelyn", "other words")),
         (r"\boxed{\mho(}", "1", (0.0, r"\mho(", r"\mho(", "1", "computer algebra cannot read the answer")),
         (r"\boxed{12_3}", "12_4", (0.0, "12_3", "12_3", "12_4", "other digits, or another base")),
@@ -89,9 +76,9 @@ def test_explanations_of_the_math_verifier(response: str, gold: str, explanation
 
 def test_inequalities_and_lists_are_read_as_what_the_gold_answer_is() -> None:
     verifier = MathVerifier()
-    decision = verifier.decide("2 < x", r"(2,\infty)")
-    assert decision == Decision(True, "equal canonical forms, of the inequality as intervals")
-    assert verifier.decide("4, 3", "(3,4)") == Decision(False, "computer algebra, of the list as a tuple")
+    assert verifier.decide("2 < x", r"(2,\infty)") == Decision(True, "computer algebra")
+    assert verifier.decide("4, 3", "(3,4)") == Decision(False, "computer algebra")
+    assert verifier.decide("3, 4", "(3,4)") == Decision(True, "computer algebra")
 
 
 class NearEnough(MathVerifier):

@@ -141,8 +141,8 @@ def test_different_answers(verifier: MathVerifier, gold: str, answer: str) -> No
         (r"\boxed{$.$} and 8", None),
         ("The answer is $x+1$.", "x+1"),
         ("She has 3 + 4 = 7 eggs, so the final answer is 12.", "12"),
-        ("It costs $1,250 in all", "1250"),
-        ("That is 62.5%", r"62.5\%"),
+        ("It costs $1,250 in all", "1,250"),
+        ("That is 62.5%", "62.5%"),
         ("#### -18", "-18"),
         ("**Answer: 5**", "5"),
         ("So **the answer is 5**.", "5"),
@@ -170,7 +170,7 @@ def test_only_the_end_of_a_response_without_a_box_is_searched(verifier: MathVeri
     "spellings",
     [
         ["0.5", r"\frac{1}{2}", r"\dfrac12", "1/2", "2/4", "$.50$", r"\text{0.5}"],
-        ["1234", "1,234", "1{,}234", r"1,\!234", r"\$1234.00", "1 234"],
+        ["1234", "1,234", "1{,}234", r"1,\!234", "1234.00", "1 234"],
         ["90", r"90^\circ", "90°", r"90 \text{ degrees}"],
         [r"\left( 3 , \frac{\pi}{2} \right)", r"(3,\frac{\pi}{2})", r"$( 3,\;\dfrac{\pi}{2} )$"],
         [r"\text{No solution.}", "no solution", r"\textbf{no  solution}"],
@@ -214,6 +214,40 @@ def test_gold_answers_without_content_are_refused(verifier: MathVerifier, gold: 
 def test_gold_answers_with_a_broken_box_or_braces_are_refused(verifier: MathVerifier, gold: str) -> None:
     with pytest.raises(ValueError, match="empty box, or braces that do not balance"):
         verifier.check_gold(gold)
+
+
+@pytest.mark.parametrize(
+    "gold",
+    [
+        "He sold 48/2 = <<48/2=24>>24 clips in May.\n#### 24",
+        "She eats 3. Then 5 are left.",
+        r"\text{We have } x=2. \text{ So it is } 4. Thus the sum is 6.",
+        "First, add 2 and 3.\n\nThe answer is 5",
+        "the sum of all the numbers that were drawn on the first and on the second day, which is to say the "
+        "difference of what was there and of what was left after the third drawing of the day",
+        "x" * 2000,
+    ],
+)
+def test_solutions_in_place_of_gold_answers_are_refused_with_the_remedy(verifier: MathVerifier, gold: str) -> None:
+    with pytest.raises(ValueError, match=r"that a response could match\. .*answer_column.*answer_pattern"):
+        verifier.check_gold(gold)
+
+
+@pytest.mark.parametrize(
+    "gold",
+    [
+        r"\text{Mr. Smith}",
+        "D. C.",
+        "No solution.",
+        r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}",
+        "f(x)=a x+b, where b is an integer",
+        # A long line that can be read: 60 numbers.
+        ",".join(map(str, range(60))),
+    ],
+)
+def test_unusual_gold_answers_pass(verifier: MathVerifier, gold: str) -> None:
+    verifier.check_gold(gold)
+    assert verifier.reward(f"\\boxed{{{gold}}}", gold) == 1.0
 
 
 def test_degenerate_answers_are_not_brooded_over(verifier: MathVerifier) -> None:
