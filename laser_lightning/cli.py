@@ -13,7 +13,7 @@ from typing import Any
 import lightning.pytorch
 import torch
 import yaml
-from jsonargparse import ActionConfigFile, set_loader, set_parsing_settings
+from jsonargparse import ActionConfigFile, Namespace, set_dumper, set_loader, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -29,6 +29,7 @@ from laser_lightning.cli_errors import command_line_origins, overridden, sentenc
 from laser_lightning.config_files import load_configs, yaml_value
 from laser_lightning.errors import UserError
 from laser_lightning.files import set_aside
+from laser_lightning.option_values import arrived, dump_yaml, requoted, unwrapped, wrapped
 from laser_lightning.program import (
     CALLBACK_SLOTS,
     DEFAULT_CLASSES,
@@ -43,10 +44,30 @@ from laser_lightning.toolchain import import_deepspeed
 
 
 class ExactParser(LightningArgumentParser):
-    """A parser without abbreviated options: not its own, nor those of the parsers it makes for class arguments."""
+    """A parser without abbreviated options, whose values arrive, and are printed, as they were written.
+
+    The parsers that it makes for the arguments of classes are of the same kind.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
+        """Parses; a value within a class comes wrapped, and is taken out where its key is."""
+        return super().parse_args(arrived(args or (), self._option_string_actions), *rest, **kwargs)
+
+    def parse_object(self, cfg_obj: Any, *rest: Any, **kwargs: Any) -> Any:
+        """Parses the arguments of a class, which may be wrapped too."""
+        given = vars(cfg_obj) if isinstance(cfg_obj, Namespace) else cfg_obj
+        for key, value in list(given.items()):
+            if (text := unwrapped(value)) is not value:
+                cfg_obj[key] = text
+        return super().parse_object(cfg_obj, *rest, **kwargs)
+
+    def dump(self, *args: Any, with_comments: bool = False, **kwargs: Any) -> str:
+        """Writes a config, with the quotes that its texts need."""
+        text = super().dump(*args, with_comments=with_comments, **kwargs)
+        return requoted(text, super().dump(*args, **kwargs)) if with_comments else text
 
 
 class LaSeRCLI(LightningCLI):
@@ -84,8 +105,10 @@ class LaSeRCLI(LightningCLI):
             self.origins = overridden(config.origins, command_line_origins(rest))
             self._check_trainer_is_mapping()
             # The comment keeps jsonargparse from taking a text with :// in it for a remote path.
-            rest[1:1] = ["--config", f"# merged\n{config.text}"]
-            rest = ["--print_config=comments" if arg == "--print_config" else arg for arg in rest]
+            merged = ["--config", f"# merged\n{config.text}"]
+            options = self._subcommand_parsers[command]._option_string_actions
+            rest = ["--print_config=comments" if arg == "--print_config" else arg for arg in rest[1:]]
+            rest = [command, *merged, *wrapped(rest, options)]
             self.config = parser.parse_args(rest)
         except argparse.ArgumentError as error:
             raise UserError(sentence(str(error), self.origins, known)) from error
@@ -254,6 +277,7 @@ def main(args: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
     args = list(sys.argv[1:] if args is None else args)
     set_loader("yaml", yaml_value, exceptions=(yaml.YAMLError,))
+    set_dumper("yaml", dump_yaml)
     # Refuses a null where a value is needed. What is printed, though, goes wrong with it (jsonargparse 4.53).
     prints = any(arg.split("=")[0].endswith(("print_config", "help")) or arg == "-h" for arg in args)
     set_parsing_settings(unset_sentinel=not prints)
