@@ -10,7 +10,8 @@ from typing import Any
 
 import lightning.pytorch
 import torch
-from jsonargparse import ActionConfigFile, set_parsing_settings
+import yaml
+from jsonargparse import ActionConfigFile, Namespace, set_dumper, set_loader, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -22,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from laser_lightning import __version__
 from laser_lightning.checkpoints import WholeFiles, check_writable, checkpoint_directory
 from laser_lightning.cli_errors import command_line_origins, overridden, sentence, value_for_group
-from laser_lightning.config_files import load_configs
+from laser_lightning.config_files import load_configs, yaml_value
 from laser_lightning.default_callbacks import (
     CALLBACK_SLOTS,
     DEFAULT_CALLBACKS,
@@ -35,6 +36,7 @@ from laser_lightning.errors import UserError
 from laser_lightning.interruption import Stopped
 from laser_lightning.metrics_file import MetricsFile, MetricsInCheckpoints
 from laser_lightning.noise import leave_out_noise, shorten_library_bars
+from laser_lightning.option_values import arrived, dump_yaml, requoted, unwrapped, wrapped
 from laser_lightning.program import (
     DEFAULT_CLASSES,
     OWN_KEYS,
@@ -55,15 +57,34 @@ from laser_lightning.run_directory import (
 )
 from laser_lightning.run_loggers import RunConfig, run_loggers, sentence_of_logger
 from laser_lightning.stopping import FinishingFitLoop, StopOnSignal
-from laser_lightning.texts import keep_texts
 from laser_lightning.toolchain import import_deepspeed
 
 
 class ExactParser(LightningArgumentParser):
-    """A parser without abbreviated options: not its own, nor those of the parsers it makes for class arguments."""
+    """A parser without abbreviated options, whose values arrive, and are printed, as they were written.
+
+    The parsers that it makes for the arguments of classes are of the same kind.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
+        """Parses; a value within a class comes wrapped, and is taken out where its key is."""
+        return super().parse_args(arrived(args or (), self._option_string_actions), *rest, **kwargs)
+
+    def parse_object(self, cfg_obj: Any, *rest: Any, **kwargs: Any) -> Any:
+        """Parses the arguments of a class, which may be wrapped too."""
+        given = vars(cfg_obj) if isinstance(cfg_obj, Namespace) else cfg_obj
+        for key, value in list(given.items()):
+            if (text := unwrapped(value)) is not value:
+                cfg_obj[key] = text
+        return super().parse_object(cfg_obj, *rest, **kwargs)
+
+    def dump(self, *args: Any, with_comments: bool = False, **kwargs: Any) -> str:
+        """Writes a config, with the quotes that its texts need."""
+        text = super().dump(*args, with_comments=with_comments, **kwargs)
+        return requoted(text, super().dump(*args, **kwargs)) if with_comments else text
 
 
 class LaSeRCLI(LightningCLI):
@@ -104,8 +125,10 @@ class LaSeRCLI(LightningCLI):
             self._check_trainer_is_mapping()
             # The comment keeps jsonargparse from taking a text with :// in it for a remote path.
             switched_off = [f"--{slot}=null" for slot in left_out(self.origins)]
-            rest[1:1] = ["--config", f"# merged\n{config.text}", *switched_off]
-            rest = ["--print_config=comments" if arg == "--print_config" else arg for arg in rest]
+            merged = ["--config", f"# merged\n{config.text}", *switched_off]
+            options = self._subcommand_parsers[command]._option_string_actions
+            rest = ["--print_config=comments" if arg == "--print_config" else arg for arg in rest[1:]]
+            rest = [command, *merged, *wrapped(rest, options)]
             self.config = parser.parse_args(rest)
         except argparse.ArgumentError as error:
             raise UserError(sentence(str(error), self.origins, known)) from error
@@ -289,7 +312,8 @@ def main(args: Sequence[str] | None = None) -> int:
     find_classes_in_working_directory()
     leave_out_noise()
     args = list(sys.argv[1:] if args is None else args)
-    keep_texts()
+    set_loader("yaml", yaml_value, exceptions=(yaml.YAMLError,))
+    set_dumper("yaml", dump_yaml)
     # Refuses a null where a value is needed. What is printed, though, goes wrong with it (jsonargparse 4.53).
     prints = any(arg.split("=")[0].endswith(("print_config", "help")) or arg == "-h" for arg in args)
     set_parsing_settings(unset_sentinel=not prints)

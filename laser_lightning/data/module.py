@@ -23,6 +23,10 @@ TRAIN = "train"
 PROBLEM_AS_IT_IS = PromptTemplate()
 
 
+def _without_null(sets: dict[str, ProblemSource | None] | None) -> dict[str, ProblemSource]:
+    return {name: source for name, source in (sets or {}).items() if source is not None}
+
+
 class PromptDataModule(LightningDataModule):
     """Problems for training and for any number of named evaluation sets.
 
@@ -31,7 +35,8 @@ class PromptDataModule(LightningDataModule):
 
     Args:
         train: training problems (for ``fit``).
-        val: validation sets by name (for ``fit`` and ``validate``); the names appear in the metrics.
+        val: validation sets by name (for ``fit`` and ``validate``); the names appear in the metrics. null takes a
+            set out that another config has.
         test: test sets by name (for ``test``).
         predict: sets by name to generate for (for ``predict``).
         template: how a problem becomes a prompt; by default the prompt is the problem as it is.
@@ -55,9 +60,9 @@ class PromptDataModule(LightningDataModule):
     def __init__(
         self,
         train: ProblemSource | None = None,
-        val: dict[str, ProblemSource] | None = None,
-        test: dict[str, ProblemSource] | None = None,
-        predict: dict[str, ProblemSource] | None = None,
+        val: dict[str, ProblemSource | None] | None = None,
+        test: dict[str, ProblemSource | None] | None = None,
+        predict: dict[str, ProblemSource | None] | None = None,
         template: PromptTemplate = PROBLEM_AS_IT_IS,
         prompts_per_step: int = 32,
         eval_prompts_per_batch: int = 32,
@@ -78,7 +83,7 @@ class PromptDataModule(LightningDataModule):
             if size < 1:
                 raise UserError(f"data.{name} is {size}: give a positive number.")
         self.train = train
-        self.val, self.test, self.predict = val or {}, test or {}, predict or {}
+        self.val, self.test, self.predict = _without_null(val), _without_null(test), _without_null(predict)
         for key, sources in {"val": self.val, "test": self.test, "predict": self.predict}.items():
             for name in sources:
                 _check_name(key, name)
