@@ -48,7 +48,7 @@ def test_a_log_of_solutions(
         {"response": r"\boxed{2}", "gold": "3", "verifier": "math", "reward": 0.0},
         {"response": "#a", "gold": "a", "verifier": "text"},
         {"response": "#a", "gold": "a", "verifier": None},
-        {"response": r"\boxed{(10^{10})!}", "gold": r"\sqrt{7}", "verifier": "math"},
+        {"response": r"\boxed{\prod_{k=1}^{10^9} (k^2+1)}", "gold": r"\sqrt{7}", "verifier": "math"},
     ]
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(["explain", "--solutions", str(log), "--config", str(tmp_path / "run.yaml")]) == 0

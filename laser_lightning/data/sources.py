@@ -114,7 +114,7 @@ def as_text(value: Any) -> str | None:
     if isinstance(value, str):
         return value
     if isinstance(value, float):
-        return format(Decimal(repr(value)), "f").removesuffix(".0")
+        return format(Decimal(repr(float(value))), "f").removesuffix(".0")
     if isinstance(value, Decimal):
         return format(value, "f")
     if isinstance(value, int):

@@ -98,6 +98,8 @@ _CASES = re.compile(r"\\begin\{cases\}(.*)\\end\{cases\}", re.DOTALL)
 _TEXT = re.compile(r"\\(?:text(?:rm|bf|it|sf|normal)?|mathrm|mbox)\s*\{([^{}]*)\}")
 _AND = re.compile(r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])")
 _PIECE = re.compile(r"\s*(?:,|and)?\s*([-+]?\d(?:[\d.,/]*\d)?) ?([A-Za-z]{2,})\.?")
+# An order or a date, such as 1-3-2.
+_NUMBERED = re.compile(r"\d+(?:-\d+){2,}")
 _LABELS = re.compile(r"(?=.*[A-Z]{2})[A-Z]{2,3}|[a-z]{2,3}")
 _GROUPED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?!\d|,\d)")
 _LETTER = r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|sigma|rho|ell|varphi|tau))"
@@ -112,6 +114,7 @@ _NAME = re.compile(
     r"|[a-zA-Z](?: ?[+*-]? ?[a-zA-Z]){1,4}|\\frac\{[a-zA-Z]\}\{[a-zA-Z]\}|[a-zA-Z]/[a-zA-Z]"
 )
 _SIGNED = re.compile(r"\\pm(?![A-Za-z])")
+_WITHOUT = re.compile(r"(?:\\mathbb ?\{R\}|\\R|R) ?\\(?:setminus|backslash) ?\\\{([^,;]+)\\\}")
 _REALS = re.compile(r"\\(?:mathbb ?\{R\}|R|reals?)(?![A-Za-z])|ℝ")
 
 
@@ -139,7 +142,7 @@ def read_answer(text: str) -> object:
         return Cases(tuple(tuple(read_answer(cell.strip(" ,;.")) for cell in row.split("&")) for row in rows))
     if pieces := _series(inner):
         return Items("list", tuple(read_answer(piece) for piece in pieces))
-    if _LABELS.fullmatch(inner):
+    if _LABELS.fullmatch(inner) or _NUMBERED.fullmatch(inner):
         return Words(inner)
     if split_unit(text)[0] == text and (words := as_words(inner, styled=len(inner) < len(text))):
         return Words(words)
@@ -235,6 +238,9 @@ def _bracketed(text: str) -> object | None:
         return Items("set", ())
     if _REALS.fullmatch(text):
         return Interval("-\\infty", "\\infty", False, False)
+    if without := _WITHOUT.fullmatch(text):
+        value = without[1].strip()
+        return Union((Interval("-\\infty", value, False, False), Interval(value, "\\infty", False, False)))
     if (interval := read_inequality(text)) is not None:
         return interval
     parts, _ = split_top(text, unions=True)

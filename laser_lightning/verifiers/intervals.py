@@ -15,6 +15,8 @@ _AND = re.compile(r"\\text ?\{ ?and ?\}|\band\b|\\(?:land|wedge)(?![A-Za-z])")
 _LETTER = re.compile(
     r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|sigma|rho|ell|varphi|tau))(?:_\w)?"
 )
+_ABSOLUTE = re.compile(r"(?:\||\\lvert ?)\s*([A-Za-z])\s*(?:\||\\rvert)")
+_POSITIVE = re.compile(r"\d+(?:\.\d+)?(?:/\d+)?|\\(?:frac\{\d+\}\{\d+\}|sqrt ?\{?\d+\}?|pi)")
 _NOT = re.compile(r"([A-Za-z]) ?\\(?:ne|neq)(?![A-Za-z])(.+)")
 
 
@@ -91,6 +93,8 @@ def _interval(text: str) -> Interval | None:
     parts = [part.strip() for part in _RELATION.split(text)]
     if parts[1:2] and parts[1] in (">", "\\ge"):
         parts = [_MIRRORED.get(part, part) for part in reversed(parts)]
+    if len(parts) == 3 and (absolute := _ABSOLUTE.fullmatch(parts[0])) and _POSITIVE.fullmatch(parts[2]):
+        parts = [f"-{parts[2]}", parts[1], absolute[1], parts[1], parts[2]]
     if len(parts) == 3:
         parts = ["-\\infty", "<", *parts] if _is_letter(parts[0]) else [*parts, "<", "\\infty"]
     if len(parts) != 5 or not _is_letter(parts[2]) or not {parts[1], parts[3]} <= {"<", "\\le"}:

@@ -43,7 +43,10 @@ _ROOT = re.compile(r"√ ?(?:(\d+|[A-Za-z])|(?=\())")
 _DOLLAR = re.compile(r"(?<!\\)(?<!US)\$")
 # Spelling variants of commands that mean the same. The order matters.
 _CLEANINGS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
-    (re.compile(r"(?<!\\)\\[()\[\]]"), ""),
+    (re.compile(r"(?<!\\)\\[()\[\]]|\\(?:left|right)\s*\."), ""),
+    (re.compile(r"\{\s*\\rm\s+([A-Za-z]+)\s*\}"), r"\\mathrm{\1}"),
+    (re.compile(r"\\(?:math(?:bf|rm|sf|it)|boldsymbol|bm)\s*(?=\d)"), ""),
+    (re.compile(r"\\(?:[lL]arge|LARGE|[hH]uge|small|normalsize)(?![A-Za-z])|\\[hv]?phantom\s*\{[^{}]*\}"), ""),
     (re.compile(rf"{_UPRIGHT}\s*\{{\s*(e|i|\\pi)\s*\}}"), r"\1 "),
     (re.compile(rf"{_UPRIGHT}\s*\{{\s*\\?({_FUNCTIONS})\s*\}}"), r"\\\1 "),
     (re.compile(r"\\langle(?![A-Za-z])"), "("),

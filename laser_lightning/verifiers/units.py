@@ -54,6 +54,9 @@ GBP gbp
 yen JPY
 rupee Rs Rs. INR
 yuan CNY RMB
+CAD
+AUD
+CHF
 unit
 mph
 kph kmph kmh
@@ -151,8 +154,8 @@ def read_currency(text: str) -> tuple[str, str]:
 
 _CURRENCY = re.compile(
     r"(?P<minus>-? ?)(?:\\text ?\{)?"
-    r"(?P<sign>(?:US ?)?\\\$|US\$|\\(?:pounds|euro|textdollar)(?![A-Za-z])|[€£¥₹]|"
-    r"(?:USD|EUR|GBP|Rs\.?|INR|JPY|CNY) )\}?\s*(?=[\d.\\(])"
+    r"(?P<sign>(?:US|[CA]|HK)? ?\\\$|US\$|\\(?:pounds|euro|textdollar)(?![A-Za-z])|[€£¥₹]|"
+    r"(?:USD|EUR|GBP|CAD|AUD|CHF|INR|JPY|CNY) |Rs\.? ?)\}?\s*(?=[\d.\\(])"
 )
 
 
