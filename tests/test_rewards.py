@@ -28,10 +28,14 @@ model:
         rewards:
           right: {weight: 2.0, verifier: {class_path: rewards_of_the_test.Even}}
           length:
-            verifier: {class_path: laser_lightning.verifiers.FunctionVerifier, init_args: {function: rewards_of_the_test.length}}
+            verifier:
+              class_path: laser_lightning.verifiers.FunctionVerifier
+              init_args: {function: rewards_of_the_test.length}
             weight: -0.5
           broken:
-            verifier: {class_path: laser_lightning.verifiers.FunctionVerifier, init_args: {function: rewards_of_the_test.broken}}
+            verifier:
+              class_path: laser_lightning.verifiers.FunctionVerifier
+              init_args: {function: rewards_of_the_test.broken}
     verification: {max_failing_steps: 2}
     group_size: 4
     sampling: {max_response_tokens: 16}
