@@ -75,7 +75,7 @@ class EvaluationMetrics(nn.Module):
         for name, metric in self._of_rewards().items():
             # Only the rows that the function was asked about, in a MixedVerifier; 0 where it failed.
             said = [verification.rewards.get(name, math.nan) or 0.0 for verification in round_.verifications]
-            column = round_.rewards.new_tensor(said)
+            column = torch.tensor(said, dtype=torch.float32, device=device)
             asked = ~column.isnan()
             metric.update(**{key: value[asked] for key, value in (columns | {"rewards": column}).items()})
         self.self_verification.update(round_.self_rewards, round_.rewards)

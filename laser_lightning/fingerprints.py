@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from laser_lightning.verifiers import Verifier
+from laser_lightning.verifiers import Verifier, WeightedReward
 
 if TYPE_CHECKING:  # the scorer does without the trainer, which the package of data imports
     from laser_lightning.data.problem import Problem
@@ -68,7 +68,7 @@ def _as_json(value: object) -> str | None:
 
 
 def _described_verifier(value: object) -> dict[str, Any]:
-    if not isinstance(value, Verifier):
+    if not isinstance(value, Verifier | WeightedReward):
         raise TypeError(f"{type(value).__name__} is no verifier.")
     return described(value)
 

@@ -53,7 +53,7 @@ class Round:
         """[N] rewards that the policy is trained on: the verifier's, or their weighted sum where there are several."""
         given = [verification.policy_reward for verification in self.verifications]
         found = [math.nan if reward is None else reward for reward in given]
-        several = self.rewards.new_tensor(found)
+        several = torch.tensor(found, dtype=torch.float32, device=self.rewards.device)
         return several.where(~several.isnan(), self.rewards)
 
     @property

@@ -72,6 +72,22 @@ def test_values_by_hand() -> None:
     assert float(metrics.compute()["maj@4"]) == 0.25  # (2 of 4 classes correct + 0) / 2
 
 
+def test_each_of_several_rewards() -> None:
+    round_ = round_of([1, 1, 0, 0, 0, 0, 0, 1], [0.0] * 8, ["4"] * 8)
+    said: list[dict[str, float | None]] = [{"right": 1.0, "short": 0.5}, {"right": 1.0, "short": None}] * 2
+    # Of problem 1 only one of the functions was asked, as in a MixedVerifier.
+    said += [{"right": 0.0}] * 4
+    round_.verifications = [one._replace(rewards=s) for one, s in zip(round_.verifications, said, strict=True)]
+    metrics = EvaluationMetrics(4, [], ["right", "short"])
+    metrics.update(round_, None)
+    values = metrics.compute()
+    assert float(values["reward/right"]) == (1.0 + 0.0) / 2
+    assert float(values["reward/short"]) == (0.5 + 0 + 0.5 + 0) / 4
+    assert float(values["reward"]) == 3 / 8
+    metrics.reset()
+    assert metrics.compute()["reward/right"].isnan()
+
+
 def test_answers_are_compared_by_the_verifier_that_their_problem_names() -> None:
     def compare(pairs: Any) -> list[bool]:
         return [pair[2:] == ("numbers",) and "2" not in pair for pair in pairs]

@@ -90,6 +90,16 @@ def test_a_verifier(tmp_path: Path) -> None:
     assert any(line["reward"] and line["answer"] != line["gold"] for line in solutions), "nothing was forgiven"
 
 
+def test_a_reward_function_among_several(tmp_path: Path) -> None:
+    page = (DOCS / "your_model_and_data.md").read_text()
+    (tmp_path / "rewards.yaml").write_text(page.split("# rewards.yaml:")[1].split("\n", 1)[1].split("```")[0])
+    fit("my_reward.py", "--config=rewards.yaml", directory=tmp_path)
+    for row in steps(tmp_path / "run"):
+        assert float(row["train/reward/short"]) == 1.0  # no response of the embedded model has 20 words
+        assert float(row["train/policy_reward"]) == pytest.approx(float(row["train/reward/right"]) + 0.1, abs=1e-6)
+        assert float(row["train/reward"]) == float(row["train/reward/right"]) > 0
+
+
 def test_a_policy_loss(tmp_path: Path) -> None:
     options = ["--model.policy_loss=my_loss.WeightedReinforce", "--model.policy_loss.positive_weight=0.25"]
     # Without mixing, so that the log of solutions says all that the loss depends on.

@@ -1,6 +1,7 @@
 """Digests of weights, problems and settings change with what they stand for, and with nothing else."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from laser_lightning import fingerprints
 from laser_lightning.data.problem import Problem
 from laser_lightning.fingerprints import described, problems_fingerprint, prompt_fingerprint, weights_fingerprint
 from laser_lightning.rollout import TransformersEngine
+from laser_lightning.verifiers import ExactVerifier, MixedVerifier, WeightedReward, WeightedRewards
 
 
 def model(dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -79,3 +81,21 @@ def test_a_part_is_described_by_what_is_configured() -> None:
             self.names, self.tensor, self._hidden = ["a"], torch.ones(1), 3
 
     assert {key: value for key, value in described(Part()).items() if key != "class"} == {"names": ["a"]}
+
+
+def test_rewards_are_described_with_their_weights_and_verifiers() -> None:
+    def described_sum(weight: float, pattern: str) -> dict[str, Any]:
+        return described(WeightedRewards({"right": WeightedReward(ExactVerifier(pattern), weight)}, "right"))
+
+    found = described_sum(2.0, "#(.)")
+    assert found["target"] == "right"
+    assert found["rewards"]["right"]["weight"] == 2.0
+    assert found["rewards"]["right"]["verifier"]["pattern"] == "#(.)"
+    assert found == described_sum(2.0, "#(.)")
+    # An earlier release's solutions of several verifiers are still those of the same header.
+    assert set(described(MixedVerifier({"a": ExactVerifier()}))) == {
+        "class",
+        "verifiers",
+        "default",
+        "canonical_decides",
+    }

@@ -138,3 +138,12 @@ def test_a_function_that_never_works_stops_the_run(run: Any, capsys: pytest.Capt
     )
     assert torch.load(directory / "stopped.ckpt", weights_only=False)["global_step"] == 2
     assert {one["step"] for one in solutions(directory / "solutions/train.jsonl")} <= {0, 1}
+
+
+@pytest.mark.parametrize("overlay", ["rewards/python", "rewards/judge"])
+def test_packaged_overlays_can_be_used(overlay: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--config", "quickstart", "--config", overlay, "--print_config"])
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    assert {"rewards/python": "PythonVerifier", "rewards/judge": "JudgeVerifier"}[overlay] in printed

@@ -53,6 +53,16 @@ def test_joined_rounds_hold_the_solutions_of_both(make_rollouts: Callable[..., R
     assert again.references.tolist() == [0.0, 1.0, 2.0, 3.0]
 
 
+def test_the_policy_is_trained_on_the_weighted_sum_where_there_is_one(make_rollouts: Callable[..., Rollouts]) -> None:
+    round_ = made(make_rollouts(prompts=2, group_size=2), "a")
+    assert round_.policy_rewards.tolist() == round_.rewards.tolist()
+    sums = (0.5, 0.5, None, 0.25)
+    round_.verifications = [Verification(1.0, None, policy_reward=value) for value in sums]
+    assert round_.policy_rewards.tolist() == [0.5, 0.5, round_.rewards[2].item(), 0.25]
+    # The outcomes of the first group differ, and those of the second do not; for the policy it is the other way.
+    assert round_.has_signal.tolist() == [False, True]
+
+
 def test_a_part_of_a_round_keeps_each_solution_together(make_rollouts: Callable[..., Rollouts]) -> None:
     whole = made(make_rollouts(prompts=2, group_size=2), "a")
     part = whole.select(torch.tensor([1]))

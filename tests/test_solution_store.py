@@ -49,6 +49,14 @@ def test_batches_are_read_back_as_they_were(path: Path) -> None:
     assert read_header(path)["set"] == "sums"
 
 
+def test_several_rewards_are_kept_and_files_without_them_still_load(path: Path, tmp_path: Path) -> None:
+    assert "rewards" not in path.read_text(encoding="utf-8")  # as earlier releases wrote them
+    assert next(iter(read_solutions(path))).rewards == {}
+    several = replace(FINISHED, rewards={"right": 1.0, "broken": None}, policy_reward=2.5)
+    SolutionFile(tmp_path / "new.jsonl", HEADER).append(KeptBatch([several], 0.0))
+    assert SolutionFile(tmp_path / "new.jsonl", HEADER).read(0).solutions == [several]
+
+
 def test_a_batch_that_a_kill_left_unfinished_is_cut_off(path: Path) -> None:
     whole = path.read_bytes()
     ends = [len(line) for line in whole.splitlines(keepends=True)]

@@ -110,9 +110,6 @@ class Verifier(Part, ABC):
     Attributes:
         canonical_decides: Whether answers with different canonical texts are never equivalent, so that voting needs no
             comparison of pairs.
-        own_seconds: The longest that it waits by time limits of its own, such as those of an endpoint or a program; the
-            pool's limit for a response comes on top.
-        reward_names: Names of the reward functions that it consists of; empty for one that is a single function.
 
     A subclass says how to find the final answer (`extract`) and when two answers agree (`equivalent`). One
     whose reward is not simply right or wrong overrides `reward` as well, and one that can tell which of its rules
@@ -121,8 +118,6 @@ class Verifier(Part, ABC):
     """
 
     canonical_decides: bool = False
-    own_seconds: float = 0.0
-    reward_names: tuple[str, ...] = ()
 
     @abstractmethod
     def extract(self, response: str) -> str | None:
@@ -193,6 +188,19 @@ class Verifier(Part, ABC):
             The decision.
         """
         return Decision(self.equivalent(answer, gold), f"{type(self).__name__}.equivalent")
+
+    @property
+    def own_seconds(self) -> float:
+        """The longest that it waits by time limits of its own, such as those of an endpoint or a program.
+
+        The pool's limit for a response comes on top.
+        """
+        return 0.0
+
+    @property
+    def reward_names(self) -> tuple[str, ...]:
+        """Names of the reward functions that it consists of; empty for one that is a single function."""
+        return ()
 
     @property
     def sees_all(self) -> bool:

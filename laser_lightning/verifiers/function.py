@@ -150,7 +150,7 @@ def last_line(response: str) -> str | None:
 
 
 def _arguments(function: Callable[..., float]) -> int:
-    """How many arguments a function must be given; 2 where it does not say."""
+    """How many arguments a function is given, 1 or 2; 2 where it takes both or does not say."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -158,4 +158,5 @@ def _arguments(function: Callable[..., float]) -> int:
     given_by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     places = [one for one in parameters if one.kind in given_by_place]
     required = sum(one.default is inspect.Parameter.empty for one in places)
-    return 1 if len(places) == 1 or required == 1 else 2
+    takes_more = any(one.kind == inspect.Parameter.VAR_POSITIONAL for one in parameters)
+    return 1 if not takes_more and (required == 1 or len(places) == 1) else 2

@@ -24,8 +24,16 @@ class MixedVerifier(Verifier):
             raise ValueError(f"`default` is {default!r}, and the verifiers are {', '.join(verifiers)}.")
         self.verifiers, self.default = verifiers, default
         self.canonical_decides = all(verifier.canonical_decides for verifier in verifiers.values())
-        self.own_seconds = max(verifier.own_seconds for verifier in verifiers.values())
-        self.reward_names = tuple(dict.fromkeys(name for one in verifiers.values() for name in one.reward_names))
+
+    @property
+    def own_seconds(self) -> float:
+        """That of the slowest of its verifiers."""
+        return max(verifier.own_seconds for verifier in self.verifiers.values())
+
+    @property
+    def reward_names(self) -> tuple[str, ...]:
+        """The names of all its verifiers' reward functions."""
+        return tuple(dict.fromkeys(name for one in self.verifiers.values() for name in one.reward_names))
 
     @property
     def sees_all(self) -> bool:

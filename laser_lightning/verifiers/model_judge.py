@@ -85,9 +85,13 @@ class JudgeVerifier(Verifier):
         if not (best > 0 and seconds > 0 and retries >= 0 and max_tokens > 0):
             raise ValueError("`best`, `seconds` and `max_tokens` must be more than 0, and `retries` 0 or more.")
         self.url, self.model, self.question, self.pattern, self.best = url, model, question, pattern, best
-        parameters = {"max_tokens": max_tokens, "temperature": temperature}
-        self._endpoint = ChatEndpoint(url, model, seconds, retries, api_key_variable, cache, parameters)
-        self.own_seconds = self._endpoint.longest_seconds
+        self.parameters = {"max_tokens": max_tokens, "temperature": temperature}
+        self._endpoint = ChatEndpoint(url, model, seconds, retries, api_key_variable, cache, self.parameters)
+
+    @property
+    def own_seconds(self) -> float:
+        """The longest that all attempts together take."""
+        return self._endpoint.longest_seconds
 
     def verify(self, submission: Submission) -> Verification:
         """Asks for a grade.

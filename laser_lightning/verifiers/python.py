@@ -68,7 +68,11 @@ class PythonVerifier(Verifier):
             raise ValueError(f"`seconds` ({seconds}) and `memory_megabytes` ({memory_megabytes}) must be more than 0.")
         self.tests_column, self.setup_column, self.call, self.partial = tests_column, setup_column, call, partial
         self.seconds, self.memory_megabytes = seconds, memory_megabytes
-        self.own_seconds = seconds
+
+    @property
+    def own_seconds(self) -> float:
+        """The time limit of the tests."""
+        return self.seconds
 
     def verify(self, submission: Submission) -> Verification:
         """Runs the tests.

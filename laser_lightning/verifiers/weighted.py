@@ -50,11 +50,19 @@ class WeightedRewards(Verifier):
         if target not in rewards:
             raise ValueError(f"`target` is {target!r}, and the rewards are {', '.join(rewards) or 'none at all'}.")
         self.rewards, self.target = rewards, target
-        self.reward_names = tuple(rewards)
-        self.own_seconds = sum(reward.verifier.own_seconds for reward in rewards.values())
         self._outcome = rewards[target].verifier
         self.canonical_decides = self._outcome.canonical_decides
         self._judges = {name: Judge(reward.verifier) for name, reward in rewards.items()}
+
+    @property
+    def reward_names(self) -> tuple[str, ...]:
+        """The names of the rewards."""
+        return tuple(self.rewards)
+
+    @property
+    def own_seconds(self) -> float:
+        """That of all functions together: they run one after the other."""
+        return sum(reward.verifier.own_seconds for reward in self.rewards.values())
 
     def verify(self, submission: Submission) -> Verification:
         """Judges a response by every function.

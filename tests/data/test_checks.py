@@ -6,7 +6,7 @@ import pytest
 from laser_lightning.data.checks import check_indices, judgeable
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
-from laser_lightning.verifiers import MathVerifier, MixedVerifier, MultipleChoiceVerifier
+from laser_lightning.verifiers import MathVerifier, MixedVerifier, MultipleChoiceVerifier, PythonVerifier
 
 MIXED = MixedVerifier({"math": MathVerifier(), "choice": MultipleChoiceVerifier()})
 
@@ -82,3 +82,15 @@ def test_a_row_without_a_verifier_is_refused_with_its_column(policy: Any) -> Non
         judgeable("sums", [problem(4)], MIXED, policy)
     with pytest.raises(UserError, match="row 0 names the verifier 'math', and MathVerifier is not a MixedVerifier"):
         judgeable("sums", [problem(0, "1", "math")], MathVerifier(), policy, "task")
+
+
+def test_a_row_by_which_nothing_can_be_judged_is_refused() -> None:
+    tests = [{"tests": "assert f(1) == 1"}, {"test": ""}, {"tests": "def check(f):\n    assert f(1)"}]
+    problems = [problem(number, "-")._replace(row=row) for number, row in enumerate(tests)]
+    with pytest.raises(UserError) as error:
+        judgeable("code", problems, PythonVerifier("tests"), "refuse")
+    assert "2 of the 3 gold answers" in str(error.value)
+    assert "row 1 (the row has no column 'tests'; it has test)" in str(error.value)
+    assert "row 2 (its tests only define functions" in str(error.value)
+    with pytest.warns(UserWarning, match="They are left out"):
+        assert judgeable("code", problems, PythonVerifier("tests"), "filter") == problems[:1]

@@ -1,3 +1,4 @@
+import json
 import logging
 import re
 import warnings
@@ -12,12 +13,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 from transformers import PreTrainedTokenizerFast
 
+from laser_lightning.data.arithmetic import ArithmeticSource
 from laser_lightning.data.module import PromptDataModule
 from laser_lightning.data.problem import Problem
 from laser_lightning.data.sources import FileSource, HubSource, ProblemSource
 from laser_lightning.data.templates import PromptTemplate
 from laser_lightning.errors import UserError
-from laser_lightning.verifiers import MultipleChoiceVerifier
+from laser_lightning.verifiers import ExactVerifier, MultipleChoiceVerifier, Submission, Verification
 
 Seen = list[tuple[int, list[int]]]  # epoch and row numbers of each training batch
 
@@ -495,3 +497,25 @@ def test_the_modules_verifier_checks_gold_answers(tokenizer: PreTrainedTokenizer
         make_trainer(tmp_path, max_epochs=1).fit(model, data)
     assert sorted(index for _, batch in model.seen for index in batch) == [0, 2]
     assert {problem.answer for problem in model.evaluated} == {"A", "C"}
+
+
+class Sees(ExactVerifier):
+    def verify(self, submission: Submission) -> Verification:
+        raise NotImplementedError
+
+
+def test_rows_reach_the_problems_of_a_verifier_that_looks_at_them(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [{"problem": text, "answer": "1", "level": {"of": len(text)}} for text in ("1", "1" * 50, "11")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = PromptDataModule(val={"a": FileSource(str(path)), "b": ArithmeticSource("val", size=2)}, max_prompt_tokens=9)
+    for verifier, seen in ((ExactVerifier(), [{}, {}]), (Sees(), [rows[0], rows[2]])):
+        model = Recorder(tokenizer)
+        model.verifier = verifier
+        with pytest.warns(UserWarning, match="1 of the 3 prompts"):  # row 1 is too long
+            make_trainer(tmp_path).validate(model, data, verbose=False)
+        assert [problem.row for problem in data.evaluation_problems["a"]] == seen
+    # A source without rows of its own has those that it loads.
+    assert {"problem", "answer", "kind", "solution"} == set(data.evaluation_problems["b"][0].row)

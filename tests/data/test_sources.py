@@ -112,6 +112,20 @@ def test_parquet(tmp_path: Path) -> None:
     assert FileSource(str(path)).load()["answer"][:] == ["1, 2", "3"]
 
 
+def test_whole_rows_have_all_columns_as_they_are(tmp_path: Path) -> None:
+    rows = [
+        {"problem": "1+1", "answer": "2", "tests": ["a", "b"], "level": 3},
+        {"problem": None, "answer": "2", "level": 4},
+        {"problem": "1+2", "answer": "3", "meta": {"from": "here"}},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    source = FileSource(str(path), invalid_rows="skip")
+    with pytest.warns(UserWarning, match="row 1"):
+        problems = source.load()
+    assert list(source.whole_rows(problems)) == [rows[0], rows[2]]
+
+
 def test_max_rows(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"problem": f"p{i}", "answer": i} for i in range(5)])
     assert FileSource(path, max_rows=2).load()["problem"][:] == ["p0", "p1"]

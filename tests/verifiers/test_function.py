@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from laser_lightning.verifiers import FunctionVerifier, VerifierPool
+from laser_lightning.verifiers import FunctionVerifier, Submission, VerifierPool
 
 MODULE = "rewards_of_the_function_test"
 
@@ -37,6 +37,35 @@ def test_the_function_is_imported_late_and_not_pickled(path: str) -> None:
     assert MODULE not in sys.modules
     verifier.reward("a", "1")
     assert pickle.loads(pickle.dumps(verifier)).reward("ab", "1") == 2.0
+
+
+def test_a_function_itself_from_anywhere() -> None:
+    def shorter(response: str, gold: str) -> float:
+        return float(len(response) < len(gold) + margin)
+
+    margin = 2  # a closure, as in a notebook: there is no name by which a worker could import it
+    verifiers = [FunctionVerifier(shorter), FunctionVerifier(lambda response, gold: 0.5)]
+    for verifier, rewards in zip(verifiers, ([1.0, 0.0], [0.5, 0.5]), strict=True):
+        with VerifierPool(verifier, workers=1) as pool:
+            found = pool.verify([("abc", "xx"), ("abcd", "xx")])
+        assert [one.reward for one in found] == rewards
+    assert verifiers[0].function == f"{__name__}.test_a_function_itself_from_anywhere.<locals>.shorter"
+    with pytest.raises(ValueError, match="must be a function or its import path, not 3"):
+        FunctionVerifier(3)  # type: ignore[arg-type]
+
+
+def test_a_function_of_one_argument_sees_everything() -> None:
+    def seen(submission: Submission) -> float:
+        assert submission.problem == "2+2"
+        assert submission.prompt == "What is 2+2?"
+        return float(submission.row["level"] * len(submission.response) + int(submission.gold))
+
+    verifier = FunctionVerifier(seen)
+    assert verifier.sees_all
+    assert not FunctionVerifier("os.path.join").sees_all  # (a, *p): one required argument, and it takes more
+    with VerifierPool(verifier, workers=1) as pool:
+        (found,) = pool.verify([Submission("four", "4", None, "2+2", "What is 2+2?", {"level": 5})])
+    assert (found.reward, found.answer) == (24.0, "four")
 
 
 def test_extract() -> None:
