@@ -36,6 +36,7 @@ from laser_lightning.program import (
     OWN_KEYS,
     PROGRAM,
     TRAINER_DEFAULTS,
+    TRAINER_KEYS_INSTEAD,
     find_classes_in_working_directory,
     split_configs,
 )
@@ -176,6 +177,7 @@ class LaSeRCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         """Adds the slots in use, the run's directory, and its loggers."""
+        self._check_trainer(config)
         slots = [callback for callback in callbacks if callback is not None]
         own = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
         saves = any(isinstance(callback, Checkpoint) for callback in [*own, *slots])
@@ -189,6 +191,17 @@ class LaSeRCLI(LightningCLI):
             trainer.strategy.checkpoint_io = WholeFiles()
         FinishingFitLoop.take_over(trainer)
         return trainer
+
+    def _check_trainer(self, config: dict[str, Any]) -> None:
+        """Names our keys in place of Lightning's remedies, which do not exist where the module steps by itself."""
+        if config["barebones"]:
+            raise UserError(
+                "trainer.barebones: a run without loggers, checkpoints and callbacks leaves nothing; switch off single "
+                "slots by null instead, such as --checkpoint null"
+            )
+        for key, (unset, instead) in TRAINER_KEYS_INSTEAD.items():
+            if config[key] not in (None, unset) and not self.model.automatic_optimization:
+                raise UserError(f"trainer.{key}: the module takes its own optimizer steps; give {instead}")
 
     def _place_run(self, config: dict[str, Any]) -> None:
         given = self._get(self.config, "run_dir")
@@ -302,6 +315,11 @@ def main(args: Sequence[str] | None = None) -> int:
             print(f"{PROGRAM}: {stop.sentence}", file=sys.stderr)
         return int(stop.code or 0)
     except (UserError, MisconfigurationException) as error:
+        print(f"{PROGRAM}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on metric"):
+            raise
         print(f"{PROGRAM}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
