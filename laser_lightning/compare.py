@@ -253,10 +253,10 @@ def _cell(heading: str, value: float | None, gap: Difference | None) -> str:
     digits = 1 if heading == "length" else 3
     if value is None or math.isnan(value):
         return "-"
-    behind = (
-        "" if gap is None or math.isnan(gap.value) else f" ({gap.value:+.{digits}f} ± {gap.standard_error:.{digits}f})"
-    )
-    return f"{value:.{digits}f}{behind}"
+    if gap is None or math.isnan(gap.value):
+        return f"{value:.{digits}f}"
+    error = "?" if math.isnan(gap.standard_error) else f"{gap.standard_error:.{digits}f}"
+    return f"{value:.{digits}f} ({gap.value:+.{digits}f} ± {error})"
 
 
 def draw(tables: Mapping[str, Sequence[Row]], path: Path) -> None:

@@ -58,8 +58,8 @@ def test_statistics_of_self_verification() -> None:
 
 
 def test_runs_are_put_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = write_run(tmp_path / "first", {"a": [0, 1], "b": [0, 0], "c": [1, 1]})
-    other = write_run(tmp_path / "other", {"a": [1, 1], "b": [0, 1], "c": [1, 1]}, step=7)
+    first = write_run(tmp_path / "first", {"a": [0, 1], "b": [0, 0], "c": [1, 1], "d": [0, 0]})
+    other = write_run(tmp_path / "other", {"a": [1, 1], "b": [0, 1], "c": [1, 1], "d": [0, 0]}, step=7)
     third = tmp_path / "third"
     third.mkdir()
     csv = "step,train/reward,val/easy/pass@1,val/easy/self_verification/f1,val/easy/answer/x\n"
@@ -68,8 +68,10 @@ def test_runs_are_put_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["compare", str(first), str(other), str(third), "--figure", str(figure)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| easy | pass@1 | F1 | AUROC | length |"
-    assert lines[2] == f"| {first} | 0.500 | 1.000 | 1.000 | 4.0 |"
-    assert lines[3].startswith(f"| {other} | 0.833 (+0.333 ± 0.167) | 1.000 (+0.000 ± 0.000) |")
+    # Differences of pass@1: 0.5, 0.5, 0 and 0, with a mean of 1/4, a variance of 1/12, and so an error of 0.144.
+    assert lines[2] == f"| {first} | 0.375 | 1.000 | 1.000 | 4.0 |"
+    unchanged = "1.000 (+0.000 ± 0.000)"
+    assert lines[3] == f"| {other} | 0.625 (+0.250 ± 0.144) | {unchanged} | {unchanged} | 4.0 (+0.0 ± 0.0) |"
     assert lines[4] == f"| {third} | 0.250 | 0.500 | - | - |"
     assert figure.read_bytes().startswith(b"\x89PNG")
 

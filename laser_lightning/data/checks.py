@@ -6,7 +6,7 @@ from typing import Literal
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from laser_lightning.data.problem import Problem
-from laser_lightning.errors import UserError
+from laser_lightning.errors import UnusableFunctionError, UserError
 from laser_lightning.verifiers.base import Verifier
 
 _ROWS_NAMED = 5  # in an error about rows
@@ -69,6 +69,8 @@ def judgeable(
             try:
                 chosen.check_gold(problem.answer)
                 verdicts[key] = None
+            except UnusableFunctionError:  # which says nothing about the row
+                raise
             except ValueError as error:
                 verdicts[key] = str(error)
         if (reason := verdicts[key]) is None:

@@ -5,8 +5,8 @@ import pytest
 
 from laser_lightning.data.checks import check_indices, judgeable
 from laser_lightning.data.problem import Problem
-from laser_lightning.errors import UserError
-from laser_lightning.verifiers import MathVerifier, MixedVerifier, MultipleChoiceVerifier
+from laser_lightning.errors import UnusableFunctionError, UserError
+from laser_lightning.verifiers import FunctionVerifier, MathVerifier, MixedVerifier, MultipleChoiceVerifier
 
 MIXED = MixedVerifier({"math": MathVerifier(), "choice": MultipleChoiceVerifier()})
 
@@ -82,3 +82,8 @@ def test_a_row_without_a_verifier_is_refused_with_its_column(policy: Any) -> Non
         judgeable("sums", [problem(4)], MIXED, policy)
     with pytest.raises(UserError, match="row 0 names the verifier 'math', and MathVerifier is not a MixedVerifier"):
         judgeable("sums", [problem(0, "1", "math")], MathVerifier(), policy, "task")
+
+
+def test_a_function_that_cannot_be_imported_is_no_fault_of_the_rows() -> None:
+    with pytest.raises(UnusableFunctionError, match=r"^The verifier function 'no_such\.reward' cannot be imported"):
+        judgeable("sums", [problem(0)], FunctionVerifier("no_such.reward"), "filter")
