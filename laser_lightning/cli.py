@@ -26,7 +26,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from laser_lightning import __version__
 from laser_lightning.checkpoints import WholeFiles, check_writable, checkpoint_directory, newest_complete
 from laser_lightning.cli_errors import command_line_origins, overridden, sentence, value_for_group
-from laser_lightning.config_files import load_configs, yaml_value
+from laser_lightning.config_files import Origin, load_configs, yaml_value
 from laser_lightning.errors import UserError
 from laser_lightning.files import set_aside
 from laser_lightning.option_values import arrived, dump_yaml, requoted, unwrapped, wrapped
@@ -105,6 +105,10 @@ class LaSeRCLI(LightningCLI):
             config = load_configs(configs, DEFAULT_CLASSES)
             self.origins = overridden(config.origins, command_line_origins(rest))
             self._check_trainer_is_mapping()
+            if any(
+                key[:2] == ("trainer", "strategy") and _is_deepspeed(origin) for key, origin in self.origins.items()
+            ):
+                import_deepspeed()  # the parser would, and its messages would spoil what is printed
             # The comment keeps jsonargparse from taking a text with :// in it for a remote path.
             merged = ["--config", f"# merged\n{config.text}"]
             options = self._subcommand_parsers[command]._option_string_actions
@@ -294,8 +298,6 @@ def main(args: Sequence[str] | None = None) -> int:
     # Refuses a null where a value is needed. What is printed, though, goes wrong with it (jsonargparse 4.53).
     prints = any(arg.split("=")[0].endswith(("print_config", "help")) or arg == "-h" for arg in args)
     set_parsing_settings(unset_sentinel=not prints)
-    if prints:
-        import_deepspeed()  # the parser would, where a config names its strategy, and spoil what is printed
     try:
         LaSeRCLI(
             LightningModule,
@@ -328,6 +330,10 @@ def main(args: Sequence[str] | None = None) -> int:
 def _parser_settings() -> dict[str, Any]:
     shared = {"exit_on_error": False}
     return {"prog": PROGRAM, **shared, **{name: shared for name in LaSeRCLI.subcommands()}}
+
+
+def _is_deepspeed(origin: Origin) -> bool:
+    return "deepspeed" in (origin.value or "").lower()
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:

@@ -17,7 +17,7 @@ METRICS = {
     "pass@1": "pass@1",
     "F1": "self_verification/f1",
     "AUROC": "self_verification/auroc",
-    "length": "response_length_tokens",
+    "length": "response/length_tokens",
 }
 """Headings, and names of the metrics below ``val/<set>/``."""
 

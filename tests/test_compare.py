@@ -62,8 +62,8 @@ def test_runs_are_put_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFi
     other = write_run(tmp_path / "other", {"a": [1, 1], "b": [0, 1], "c": [1, 1], "d": [0, 0]}, step=7)
     third = tmp_path / "third"
     third.mkdir()
-    csv = "step,train/reward,val/easy/pass@1,val/easy/self_verification/f1,val/easy/answer/x\n"
-    (third / "metrics.csv").write_text(f"{csv}0,,0.1,0.2,\n1,0.5,,,\n2,,0.25,0.5,\n")
+    csv = "step,train/reward,val/easy/pass@1,val/easy/self_verification/f1,val/easy/response/length_tokens\n"
+    (third / "metrics.csv").write_text(f"{csv}0,,0.1,0.2,9\n1,0.5,,,\n2,,0.25,0.5,8\n")
     figure = tmp_path / "figure.png"
     assert main(["compare", str(first), str(other), str(third), "--figure", str(figure)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -72,7 +72,7 @@ def test_runs_are_put_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFi
     assert lines[2] == f"| {first} | 0.375 | 1.000 | 1.000 | 4.0 |"
     unchanged = "1.000 (+0.000 ± 0.000)"
     assert lines[3] == f"| {other} | 0.625 (+0.250 ± 0.144) | {unchanged} | {unchanged} | 4.0 (+0.0 ± 0.0) |"
-    assert lines[4] == f"| {third} | 0.250 | 0.500 | - | - |"
+    assert lines[4] == f"| {third} | 0.250 | 0.500 | - | 8.0 |"
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
