@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from laser_lightning import __version__
 from laser_lightning.checkpoints import WholeFiles, check_writable, checkpoint_directory
 from laser_lightning.cli_errors import command_line_origins, overridden, sentence, value_for_group
-from laser_lightning.config_files import load_configs, yaml_value
+from laser_lightning.config_files import Origin, load_configs, yaml_value
 from laser_lightning.default_callbacks import (
     CALLBACK_SLOTS,
     DEFAULT_CALLBACKS,
@@ -42,6 +42,7 @@ from laser_lightning.program import (
     OWN_KEYS,
     PROGRAM,
     TRAINER_DEFAULTS,
+    TRAINER_KEYS_INSTEAD,
     find_classes_in_working_directory,
     split_configs,
 )
@@ -123,6 +124,10 @@ class LaSeRCLI(LightningCLI):
             config = load_configs(configs, DEFAULT_CLASSES + DEFAULT_CALLBACKS)
             self.origins = overridden(config.origins, command_line_origins(rest))
             self._check_trainer_is_mapping()
+            if any(
+                key[:2] == ("trainer", "strategy") and _is_deepspeed(origin) for key, origin in self.origins.items()
+            ):
+                import_deepspeed()  # the parser would, and its messages would spoil what is printed
             # The comment keeps jsonargparse from taking a text with :// in it for a remote path.
             switched_off = [f"--{slot}=null" for slot in left_out(self.origins)]
             merged = ["--config", f"# merged\n{config.text}", *switched_off]
@@ -218,6 +223,7 @@ class LaSeRCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         """Adds the slots in use, the run's directory, and its loggers."""
+        self._check_trainer(config)
         own = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
         slots = self._slots_in_use(callbacks, own, bool(config["fast_dev_run"]))
         saves = any(isinstance(callback, Checkpoint) for callback in [*own, *slots])
@@ -244,6 +250,17 @@ class LaSeRCLI(LightningCLI):
             del slots[name]
             self.config[self.config.subcommand][name] = None  # in the saved config, too
         return [it for name, it in slots.items() if not fast_dev_run or name in WITHOUT_FILES]
+
+    def _check_trainer(self, config: dict[str, Any]) -> None:
+        """Names our keys in place of Lightning's remedies, which do not exist where the module steps by itself."""
+        if config["barebones"]:
+            raise UserError(
+                "trainer.barebones: a run without loggers, checkpoints and callbacks leaves nothing; switch off single "
+                "slots by null instead, such as --checkpoint null"
+            )
+        for key, (unset, instead) in TRAINER_KEYS_INSTEAD.items():
+            if config[key] not in (None, unset) and not self.model.automatic_optimization:
+                raise UserError(f"trainer.{key}: the module takes its own optimizer steps; give {instead}")
 
     def _place_run(self, config: dict[str, Any]) -> list[Any]:
         """Gives the run its directory and loggers; the callbacks that save in checkpoints what a resumed run needs."""
@@ -317,8 +334,6 @@ def main(args: Sequence[str] | None = None) -> int:
     # Refuses a null where a value is needed. What is printed, though, goes wrong with it (jsonargparse 4.53).
     prints = any(arg.split("=")[0].endswith(("print_config", "help")) or arg == "-h" for arg in args)
     set_parsing_settings(unset_sentinel=not prints)
-    if prints:
-        import_deepspeed()  # the parser would, where a config names its strategy, and spoil what is printed
     try:
         LaSeRCLI(
             LightningModule,
@@ -341,7 +356,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except (UserError, MisconfigurationException) as error:
         return _tell(str(error))
     except Exception as error:
-        if (told := sentence_of_logger(error)) is None:
+        early = isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric")
+        told = str(error) if early else sentence_of_logger(error)
+        if told is None:
             raise
         return _tell(told)
     return 0
@@ -355,3 +372,7 @@ def _tell(error: str) -> int:
 def _parser_settings() -> dict[str, Any]:
     shared = {"exit_on_error": False}
     return {"prog": PROGRAM, **shared, **{name: shared for name in LaSeRCLI.subcommands()}}
+
+
+def _is_deepspeed(origin: Origin) -> bool:
+    return "deepspeed" in (origin.value or "").lower()

@@ -96,7 +96,7 @@ def configured_verifier(configs: Sequence[str]) -> Verifier:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Verifier, "verifier", required=True)
     try:
-        return parser.instantiate_classes(parser.parse_object({"verifier": given})).verifier
+        return parser.instantiate(parser.parse_object({"verifier": given})).verifier
     except (argparse.ArgumentError, ValueError) as error:
         raise UserError(f"{', '.join(configs)}: {error}") from error
 

@@ -115,7 +115,7 @@ def _module_of(configs: Sequence[str]) -> PolicyModule:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningModule, "model", required=True)
     try:
-        module = parser.instantiate_classes(parser.parse_object({"model": values["model"]})).model
+        module = parser.instantiate(parser.parse_object({"model": values["model"]})).model
     except argparse.ArgumentError as error:
         raise UserError(f"{', '.join(configs)}: {error}") from error
     if not isinstance(module, PolicyModule):

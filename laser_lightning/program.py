@@ -23,6 +23,8 @@ TRAINER_COMMANDS = {
 OTHER_COMMANDS = {
     "export": ("laser_lightning.export_command", "Writes a checkpoint's model as a directory that transformers loads."),
     "explain": ("laser_lightning.explain", "Says why the verifier rewards a response as it does."),
+    "score": ("laser_lightning.score_command", "Writes the self-rewards and verdicts of solutions in a file."),
+    "compare": ("laser_lightning.compare", "Puts the last evaluations of runs beside each other."),
 }
 """Module of each, with a function ``command(args)``, and what it does."""
 
@@ -46,6 +48,13 @@ TRAINER_DEFAULTS = {
     "log_every_n_steps": 1,
     "enable_model_summary": False,  # ConsoleProgress says how many parameters are trained
 }
+
+TRAINER_KEYS_INSTEAD = {
+    "gradient_clip_val": (0, "model.optimizer.max_grad_norm, the largest norm of a gradient"),
+    "gradient_clip_algorithm": (None, "model.optimizer.max_grad_norm, the largest norm of a gradient"),
+    "accumulate_grad_batches": (1, "data.prompts_per_step; model.update.micro_batch_tokens bounds the memory"),
+}
+"""Lightning's keys that mean nothing to modules with steps of their own: the value that is none, and ours instead."""
 
 OWN_KEYS = {
     "run_dir": "Directory of this run: metrics, config, checkpoints, figures. Give one to resume a run in place. "

@@ -202,3 +202,30 @@ def test_what_is_refused_before_the_first_step_is_told_in_one_line(capsys: pytes
 def test_what_the_trainer_refuses_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     message = error_of(capsys, "fit", "--config", "base", "--trainer.strategy", "no_such")
     assert message.startswith("You selected an invalid strategy name: `strategy='no_such'`.")
+
+
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [
+        ("--trainer.gradient_clip_val=1", "give model.optimizer.max_grad_norm, "),
+        ("--trainer.accumulate_grad_batches=4", "give data.prompts_per_step; model.update.micro_batch_tokens "),
+        ("--trainer.barebones=true", "such as --checkpoint null"),
+    ],
+)
+def test_remedies_of_lightning_that_do_not_exist_here_name_our_keys(
+    capsys: pytest.CaptureFixture[str], option: str, instead: str
+) -> None:
+    message = error_of(capsys, "fit", "--config", "base", "--model", "stand_ins.ManualNet", option)
+    assert message.startswith(option.removeprefix("--").partition("=")[0])
+    assert instead in message
+
+
+def test_a_metric_that_nobody_logs_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    stop = (
+        "trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {monitor: no_such}}]}"
+    )
+    assert main(["fit", "--config", "base", "--config", overlay(stop)]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(
+        "laser-lightning: error: Early stopping conditioned on metric `no_such` which is not available"
+    )

@@ -6,6 +6,7 @@ import yaml
 
 from laser_lightning.command_line import main
 from laser_lightning.config_files import packaged_names
+from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.option_values import dump_yaml, requoted
 
 TEXTS = [
@@ -46,6 +47,17 @@ def at(config: Any, key: str) -> Any:
 )
 def test_null_on_the_command_line_is_null(capsys: pytest.CaptureFixture[str], key: str) -> None:
     assert at(yaml.safe_load(printed(capsys, "--config", "quickstart", f"--{key}", "null")), key) is None
+
+
+def test_null_takes_a_named_set_out(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own.yaml").write_text("data: {val: {arithmetic: null}}")
+    for args in (["--config", "own.yaml"], ["--data.val.arithmetic", "null"]):
+        config = yaml.safe_load(printed(capsys, "--config", "quickstart", *args))
+        assert at(config, "data.val") == {"arithmetic": None}
+    source = ArithmeticSource()
+    module = PromptDataModule(train=source, val={"arithmetic": None, "other": source}, test={"arithmetic": None})
+    assert module.dataset_names("validate") == ["other"]
+    assert module.dataset_names("test") == []
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from laser_lightning.data.problem import Problem
-from laser_lightning.errors import UserError
+from laser_lightning.errors import UnusableFunctionError, UserError
 from laser_lightning.verifiers.base import Verifier
 
 _ROWS_NAMED = 5  # in an error about rows
@@ -92,6 +92,8 @@ def _refusal(check: Callable[[Any], None], given: object) -> str | None:
     """Why a check of the verifier refuses what it is given; None if it does not."""
     try:
         check(given)
+    except UnusableFunctionError:  # which says nothing about the row
+        raise
     except ValueError as error:
         return str(error)
     return None

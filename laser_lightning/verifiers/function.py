@@ -5,6 +5,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from laser_lightning.errors import UnusableFunctionError
 from laser_lightning.verifiers.base import Submission, Verification, Verifier
 
 
@@ -82,13 +83,13 @@ class FunctionVerifier(Verifier):
             function = getattr(import_module(module), name)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            raise ImportError(
+            raise UnusableFunctionError(
                 f"The verifier function {self.function!r} cannot be imported ({reason}); "
                 "its module must be on the import path, for instance in the working directory."
             ) from error
         if not callable(function):
             kind = type(function).__name__
-            raise TypeError(f"The verifier function {self.function!r} cannot be called: it is a {kind}.")
+            raise UnusableFunctionError(f"The verifier function {self.function!r} cannot be called: it is a {kind}.")
         return function
 
     def extract(self, response: str) -> str | None:

@@ -5,8 +5,14 @@ import pytest
 
 from laser_lightning.data.checks import check_indices, judgeable
 from laser_lightning.data.problem import Problem
-from laser_lightning.errors import UserError
-from laser_lightning.verifiers import MathVerifier, MixedVerifier, MultipleChoiceVerifier, PythonVerifier
+from laser_lightning.errors import UnusableFunctionError, UserError
+from laser_lightning.verifiers import (
+    FunctionVerifier,
+    MathVerifier,
+    MixedVerifier,
+    MultipleChoiceVerifier,
+    PythonVerifier,
+)
 
 MIXED = MixedVerifier({"math": MathVerifier(), "choice": MultipleChoiceVerifier()})
 
@@ -94,3 +100,8 @@ def test_a_row_by_which_nothing_can_be_judged_is_refused() -> None:
     assert "row 2 (its tests only define functions" in str(error.value)
     with pytest.warns(UserWarning, match="They are left out"):
         assert judgeable("code", problems, PythonVerifier("tests"), "filter") == problems[:1]
+
+
+def test_a_function_that_cannot_be_imported_is_no_fault_of_the_rows() -> None:
+    with pytest.raises(UnusableFunctionError, match=r"^The verifier function 'no_such\.reward' cannot be imported"):
+        judgeable("sums", [problem(0)], FunctionVerifier("no_such.reward"), "filter")

@@ -86,6 +86,14 @@ class OtherNet(Net):
     pass
 
 
+class ManualNet(Net):
+    """Takes its own optimizer steps."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.automatic_optimization = False
+
+
 class Source:
     """Where numbers come from."""
 
