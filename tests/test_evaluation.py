@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import pytest
 import torch
 
 from laser_lightning.batching import Rollouts
 from laser_lightning.data.problem import Problem
-from laser_lightning.evaluation import EvaluationMetrics
+from laser_lightning.evaluation import EvaluationMetrics, MetricsOfSets
 from laser_lightning.metrics import MajorityVote
 from laser_lightning.rounds import Round
 from laser_lightning.verifiers import Verification
@@ -102,3 +103,14 @@ def test_answers_are_compared_by_the_verifier_that_their_problem_names() -> None
     majority = metrics.groups["maj@3"]
     assert isinstance(majority, MajorityVote)
     torch.testing.assert_close(majority.per_problem()[1], torch.tensor([1.0, 1 / 3]))
+
+
+@pytest.mark.parametrize("name", ["amc 23", "math-500 v1.5", "type", "keys", "training", "a/b", "ü"])
+def test_a_set_may_have_any_name(name: str) -> None:
+    metrics = MetricsOfSets()
+    metrics["sums"], metrics[name] = EvaluationMetrics(1, []), EvaluationMetrics(2, [])
+    assert list(metrics) == ["sums", name]
+    assert "pass@2" in metrics[name].groups
+    assert "pass@2" not in metrics["sums"].groups
+    assert list(metrics.children())  # they move to other devices with the module
+    assert not metrics.state_dict()  # and are not saved with it

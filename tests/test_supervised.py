@@ -54,6 +54,13 @@ def test_a_row_without_a_solution_is_refused(module: SupervisedModule) -> None:
         module.encode(problems(module, ("1+2=", "#3"), ("1+3=", None)))
 
 
+def test_a_solution_with_a_token_that_the_model_has_no_row_for_is_refused(module: SupervisedModule) -> None:
+    rows = problems(module, ("1+2=", "#3"), ("1+3=", "#<new>"))
+    module.tokenizer.add_tokens(["<new>"])
+    with pytest.raises(UserError, match="The worked solution in row 1 of the set 'train' contains the token '<new>'"):
+        module.encode(rows)
+
+
 def test_a_short_version_of_the_embedded_models_run(tmp_path: Path) -> None:
     options = [
         "--config=warm_start",

@@ -51,11 +51,7 @@ class ProblemSource(ABC):
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table hold what, and what to do with rows that lack it.
-
-    ``answer_pattern`` is empty, rather than None, when there is none: jsonargparse reads a text for
-    ``str | None`` as YAML first, where ``####`` starts a comment, and would silently set None.
-    """
+    """Which columns of a table hold what, and what to do with rows that lack it."""
 
     problem: str
     answer: str
@@ -70,10 +66,7 @@ class Columns:
         if self.max_rows is not None and self.max_rows < 1:
             raise UserError(f"max_rows is {self.max_rows}: give a positive number, or leave it out for all rows.")
         if self.answer_pattern is None:
-            raise UserError(
-                "answer_pattern is null: for no pattern, leave it out. On the command line a text that "
-                "begins with # counts as a comment: write [#] for #, or set answer_pattern in a file."
-            )
+            raise UserError("answer_pattern is null: for no pattern, leave it out.")
         if not self.answer_pattern:
             return
         try:
