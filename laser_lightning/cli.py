@@ -1,6 +1,8 @@
 """The command line: ``laser-lightning fit | validate | test | predict`` on Lightning's CLI, ``export``, ``explain``."""
 
 import argparse
+import atexit
+import gc
 import logging
 import os
 import sys
@@ -31,7 +33,7 @@ from laser_lightning.config_files import load_configs, packaged_names, yaml_valu
 from laser_lightning.errors import UserError
 from laser_lightning.files import set_aside
 from laser_lightning.interruption import Stopped
-from laser_lightning.stopping import FinishingFitLoop, StopOnSignal
+from laser_lightning.stopping import FinishingFitLoop, LeaveOnSignal, StopOnSignal
 from laser_lightning.toolchain import import_deepspeed
 
 PROGRAM = "laser-lightning"
@@ -194,6 +196,7 @@ class LaSeRCLI(LightningCLI):
             config["enable_checkpointing"] = saves
         if saves and not config["fast_dev_run"]:
             slots.append(StopOnSignal())
+        slots.append(LeaveOnSignal())
         self._place_run(config)
         trainer = super()._instantiate_trainer(config, slots)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -319,6 +322,7 @@ def main(args: Sequence[str] | None = None) -> int:
             args=args,
         )
     except Stopped as stop:
+        atexit.register(gc.freeze)  # at its end the interpreter would look at every object, for some seconds
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             print(f"{PROGRAM}: {stop.sentence}", file=sys.stderr)
         return int(stop.code or 0)
