@@ -98,8 +98,13 @@ class Interruption:
         self._thread = threading.Thread(target=self._watch, name="interruption", daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
-        """Give the signals back."""
+    def close(self, hears_on: bool = False) -> None:
+        """Give the signals back.
+
+        Args:
+            hears_on: only note signals from now on, until somebody else takes them: the run is about to end, and what
+                came before may not be fit for it (Lightning's handler of SIGTERM waits for the other processes).
+        """
         if self._thread is None:
             return
         self._closed = True
@@ -107,7 +112,7 @@ class Interruption:
         self._thread, self._open = None, False
         signal.set_wakeup_fd(self._earlier_fd)
         for number, handler in self._handlers.items():
-            if signal.getsignal(number) == self._handle:
+            if not hears_on and signal.getsignal(number) == self._handle:
                 signal.signal(number, handler)  # type: ignore[arg-type]
         self._reader.close()
         self._writer.close()

@@ -134,16 +134,18 @@ class StopOnSignal(Checkpoint):
     # ----------------------------------------------------------------------- the end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save what a broken step or evaluation began from."""
+        """Save what a broken step or evaluation of ``fit`` began from."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
         if isinstance(exception, BrokenOffError):  # at the very border of a part
             stops = self._interruption.stopped()
             assert stops is not None
             self._save_behind_round(trainer, pl_module, stops)
-            self._interruption.close()
+            self._interruption.close(hears_on=True)
             raise stops
         if isinstance(exception, Stopped) and self._stops is None:
             self._save_behind_round(trainer, pl_module, exception)
-        self._interruption.close()
+        self._interruption.close(hears_on=isinstance(exception, Stopped))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back."""
@@ -207,8 +209,9 @@ class LeaveOnSignal(Callback):
     on_predict_start = on_validation_start
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
-        self.teardown(trainer, pl_module, "")
+        """Give the signals back, or only note further ones where the run is about to end."""
+        if self._interruption is not None:
+            self._interruption.close(hears_on=isinstance(exception, Stopped))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back."""

@@ -216,4 +216,5 @@ def test_a_stand_alone_evaluation_leaves_too(experiment: Path) -> None:
     code, errors, seconds = stop(experiment, "evaluation 1", signal.SIGTERM, command=validate)
     assert code == 128 + signal.SIGTERM
     assert "stopped by SIGTERM in the evaluation; the same command" in errors
+    assert not list(experiment.glob("told/checkpoints/*"))
     assert seconds < LIMIT_SECONDS
