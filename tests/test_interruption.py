@@ -188,6 +188,7 @@ def assert_same_end(directory: Path) -> None:
         assert same(told[part], whole[part]), part
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_every_part_is_the_run_that_was_not(experiment: Path) -> None:
     whole = start(experiment, "whole", FIT, *ONE_STEP)
     _, errors = whole.communicate(timeout=240)
