@@ -1,6 +1,8 @@
 """``laser-lightning fit | validate | test | predict`` on Lightning's CLI; ``command_line`` stands in front of it."""
 
 import argparse
+import atexit
+import gc
 import sys
 import traceback
 from collections.abc import Sequence
@@ -57,7 +59,7 @@ from laser_lightning.run_directory import (
     settings_in,
 )
 from laser_lightning.run_loggers import RunConfig, run_loggers, sentence_of_logger
-from laser_lightning.stopping import FinishingFitLoop, StopOnSignal
+from laser_lightning.stopping import FinishingFitLoop, LeaveOnSignal, StopOnSignal
 from laser_lightning.toolchain import import_deepspeed
 
 
@@ -231,6 +233,7 @@ class LaSeRCLI(LightningCLI):
             config["enable_checkpointing"] = saves
         if saves and not config["fast_dev_run"]:
             slots.append(StopOnSignal())
+        slots.append(LeaveOnSignal())
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in [*own, *slots]):
             from laser_lightning.callbacks import ConsoleProgress
 
@@ -350,6 +353,7 @@ def main(args: Sequence[str] | None = None) -> int:
             args=args,
         )
     except Stopped as stop:
+        atexit.register(gc.freeze)  # at its end the interpreter would look at every object, for some seconds
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             print(f"{PROGRAM}: {stop.sentence}", file=sys.stderr)
         return int(stop.code or 0)

@@ -147,7 +147,8 @@ class EvaluationModule(RolloutModule):
 
     def predict_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> Round | None:
         """Sample each problem k times; callbacks write the solutions."""
-        return self._play_or_take(problems, batch_idx, dataloader_idx)
+        with self.interruption.interruptible(communicates=self.engine.collective):
+            return self._play_or_take(problems, batch_idx, dataloader_idx)
 
     def metrics_of(self, dataset: str) -> EvaluationMetrics:
         """The metrics of one evaluation set."""

@@ -33,16 +33,13 @@ class Stopped(SystemExit):
 
     Args:
         number: of the signal.
-        step: optimizer steps behind the weights that are saved.
+        what: where it ends, and how it goes on; ends the sentence ``stopped by <signal> ...``.
     """
 
-    def __init__(self, number: int, step: int) -> None:
+    def __init__(self, number: int, what: str) -> None:
         super().__init__(128 + number)
         self.number = number
-        self.sentence = (
-            f"stopped by {signal.Signals(number).name} behind step {step}, with a checkpoint; the same command with "
-            "--ckpt_path last (and this --run_dir) goes on from there"
-        )
+        self.sentence = f"stopped by {signal.Signals(number).name} {what}"
 
 
 class BrokenOffError(KeyboardInterrupt):
@@ -68,7 +65,7 @@ class Interruption:
     def __init__(self) -> None:
         self._numbers: Sequence[int] = ()  # the last one that was heard counts
         self._strategy: Strategy | None = None
-        self._step: Callable[[], int] = lambda: 0
+        self._where: Callable[[], str] = str
         self._heard = -1  # place in `_numbers`
         self._open = False  # whether a signal breaks off what is going on
         self._held = False
@@ -77,17 +74,17 @@ class Interruption:
 
     # ------------------------------------------------------ the thread that trains
 
-    def listen(self, numbers: Sequence[int], strategy: Strategy, step: Callable[[], int]) -> None:
+    def listen(self, numbers: Sequence[int], strategy: Strategy, where: Callable[[], str]) -> None:
         """Take over signals, from the main thread.
 
         Args:
             numbers: the signals, the most important last.
             strategy: by which the processes agree.
-            step: says how many optimizer steps were taken.
+            where: says where the run ends, for ``Stopped``.
         """
         if self._thread is not None:
             return
-        self._numbers, self._strategy, self._step = tuple(numbers), strategy, step
+        self._numbers, self._strategy, self._where = tuple(numbers), strategy, where
         self._heard, self._open, self._held, self._closed = -1, False, False, False
         self._store = _store()
         self._own_signals = 0  # that the thread has sent to this process
@@ -101,8 +98,13 @@ class Interruption:
         self._thread = threading.Thread(target=self._watch, name="interruption", daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
-        """Give the signals back."""
+    def close(self, hears_on: bool = False) -> None:
+        """Give the signals back.
+
+        Args:
+            hears_on: only note signals from now on, until somebody else takes them: the run is about to end, and what
+                came before may not be fit for it (Lightning's handler of SIGTERM waits for the other processes).
+        """
         if self._thread is None:
             return
         self._closed = True
@@ -110,7 +112,7 @@ class Interruption:
         self._thread, self._open = None, False
         signal.set_wakeup_fd(self._earlier_fd)
         for number, handler in self._handlers.items():
-            if signal.getsignal(number) == self._handle:
+            if not hears_on and signal.getsignal(number) == self._handle:
                 signal.signal(number, handler)  # type: ignore[arg-type]
         self._reader.close()
         self._writer.close()
@@ -180,8 +182,13 @@ class Interruption:
         return self._store is None
 
     def _leave_if_told(self) -> None:
-        if (number := self.agreed()) is not None:
-            raise Stopped(number, self._step())
+        if (stopped := self.stopped()) is not None:
+            raise stopped
+
+    def stopped(self) -> Stopped | None:
+        """What ends the run, if any process was told to stop; all ask together."""
+        number = self.agreed()
+        return None if number is None else Stopped(number, self._where())
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._hear(number)

@@ -6,7 +6,7 @@ import subprocess
 from copy import deepcopy
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loops import _FitLoop
 from lightning.pytorch.plugins.environments import SLURMEnvironment
@@ -74,7 +74,14 @@ class StopOnSignal(Checkpoint):
         if isinstance(module, PolicyModule):
             self._interruption = module.interruption
         numbers = (signal.SIGINT, signal.SIGTERM, self._warning_signal(trainer))
-        self._interruption.listen(numbers, trainer.strategy, lambda: trainer.global_step)
+        self._interruption.listen(
+            numbers,
+            trainer.strategy,
+            lambda: (
+                f"behind step {trainer.global_step}, with a checkpoint; the same command with --ckpt_path last (and "
+                "this --run_dir) goes on from there"
+            ),
+        )
 
     def _warning_signal(self, trainer: Trainer) -> int:
         environment = getattr(trainer.strategy, "cluster_environment", None)
@@ -127,17 +134,18 @@ class StopOnSignal(Checkpoint):
     # ----------------------------------------------------------------------- the end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save what a broken step or evaluation began from."""
+        """Save what a broken step or evaluation of ``fit`` began from."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
         if isinstance(exception, BrokenOffError):  # at the very border of a part
-            number = self._interruption.agreed()
-            assert number is not None
-            exception = Stopped(number, trainer.global_step)
-            self._save_behind_round(trainer, pl_module, exception)
-            self._interruption.close()
-            raise exception
+            stops = self._interruption.stopped()
+            assert stops is not None
+            self._save_behind_round(trainer, pl_module, stops)
+            self._interruption.close(hears_on=True)
+            raise stops
         if isinstance(exception, Stopped) and self._stops is None:
             self._save_behind_round(trainer, pl_module, exception)
-        self._interruption.close()
+        self._interruption.close(hears_on=isinstance(exception, Stopped))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back."""
@@ -153,10 +161,9 @@ class StopOnSignal(Checkpoint):
         self._requeue_if_warned(trainer, stops)
 
     def _save_if_told(self, trainer: Trainer) -> None:
-        if self._stops is None and (number := self._interruption.agreed()) is not None:
-            self._save(trainer, Stopped(number, trainer.global_step))
-            assert self._stops is not None
-            self._requeue_if_warned(trainer, self._stops)
+        if self._stops is None and (stops := self._interruption.stopped()) is not None:
+            self._save(trainer, stops)
+            self._requeue_if_warned(trainer, stops)
 
     def _save(self, trainer: Trainer, stops: Stopped) -> None:
         self._stops = stops
@@ -182,6 +189,34 @@ class StopOnSignal(Checkpoint):
             trainer.strategy.barrier("laser_lightning.stop")
             if trainer.is_global_zero:
                 requeue()
+
+
+class LeaveOnSignal(Callback):
+    """Ends ``validate``, ``test`` and ``predict`` when Ctrl-C or SIGTERM arrives: there is nothing to save but the
+    solutions, which are kept batch by batch (``evaluation.keep``)."""
+
+    def __init__(self) -> None:
+        self._interruption: Interruption | None = None
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over the signals, in an evaluation that stands alone."""
+        if trainer.state.fn != TrainerFn.FITTING and isinstance(pl_module, PolicyModule):
+            self._interruption = pl_module.interruption
+            where = "in the evaluation; the same command (and this --run_dir) goes on with the batch that it was in"
+            self._interruption.listen((signal.SIGINT, signal.SIGTERM), trainer.strategy, lambda: where)
+
+    on_test_start = on_validation_start
+    on_predict_start = on_validation_start
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the signals back, or only note further ones where the run is about to end."""
+        if self._interruption is not None:
+            self._interruption.close(hears_on=isinstance(exception, Stopped))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        if self._interruption is not None:
+            self._interruption.close()
 
 
 def requeue() -> None:

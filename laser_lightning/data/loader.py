@@ -20,7 +20,7 @@ class PromptLoader:
     each ``iter()`` hands out ``len(self)`` more batches, from where the last one stopped. So Lightning's
     epochs, cut short by ``limit_train_batches`` or not, go through the data in turn, and the position is all
     there is to save. It counts the batches handed out: checkpoints between steps resume exactly; in a
-    checkpoint taken in the middle of a step (an exception, a signal) the unfinished batch counts as used.
+    checkpoint taken in the middle of a step (an exception) the unfinished batch counts as used.
 
     Without ``drop_last`` (evaluation) every ``iter()`` starts at the beginning, all problems come, and the
     sizes of the batches differ by at most one over batches and ranks. Where there are too few problems for
