@@ -165,7 +165,7 @@ class LaSeRCLI(LightningCLI):
         """Whether it is given where the run's checkpoints are."""
         config = self.config[self.config.subcommand]
         own = config.run_dir, config.trainer.default_root_dir, config.trainer.callbacks
-        return any(own) or bool(config.checkpoint and config.checkpoint.init_args.get("dirpath"))
+        return any(own) or bool(config.checkpoint and config.checkpoint.get("init_args", {}).get("dirpath"))
 
     def before_instantiate_classes(self) -> None:
         """Settings of the process."""
