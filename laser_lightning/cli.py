@@ -8,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -182,12 +183,13 @@ class LaSeRCLI(LightningCLI):
         if self.files is not None:
             refuse_mixing(self.files.config.parent, self.trainer, given, checkpoint)
         if checkpoint is not None and Path(checkpoint).exists():
-            check_settings(settings_in(checkpoint, SAVED_SETTINGS), self._resolved(), self.config.fit.allow_changes)
+            check_settings(settings_in(checkpoint, SAVED_SETTINGS), self._resolved, self.config.fit.allow_changes)
         if self.trainer.checkpoint_callbacks:
             check_writable(checkpoint_directory(self.trainer))
         if self.files is not None:
-            keep_earlier_files(self.files, self._resolved(), resumes=checkpoint is not None)
+            keep_earlier_files(self.files, self._resolved, resumes=checkpoint is not None)
 
+    @cached_property
     def _resolved(self) -> str:
         """The config of this run with every default, as YAML."""
         return str(self._parser(self.subcommand).dump(self.config[self.config.subcommand], skip_none=False))
@@ -198,7 +200,7 @@ class LaSeRCLI(LightningCLI):
         if given == "last":
             self.config_init[self.config.subcommand].ckpt_path = find_checkpoint(given, self.trainer)
         if self.files is not None:
-            keep_earlier_files(self.files, self._resolved(), resumes=False)
+            keep_earlier_files(self.files, self._resolved, resumes=False)
 
     before_validate = before_test = before_evaluation
 
@@ -251,7 +253,7 @@ class LaSeRCLI(LightningCLI):
             if given is not None and config["default_root_dir"] is None:
                 config["default_root_dir"] = str(given)  # what callbacks write; such a run has no loggers
             return []
-        settings = SettingsInCheckpoints(self._resolved())
+        settings = SettingsInCheckpoints(self._resolved)
         if own_logger:
             return [settings]
         directory = Path(given) if given is not None else claim_directory(Path("runs"))
