@@ -51,12 +51,15 @@ data:
     train: {class_path: laser_lightning.data.ArithmeticSource, init_args: {split: train, size: 20}}
     prompts_per_step: 8
 trainer: {accelerator: cpu, devices: 1, enable_progress_bar: false, callbacks: [{class_path: notes.Notes}]}
-calibration:
-  class_path: laser_lightning.callbacks.ReferenceConstantCalibration
-  init_args: {prompts: 20, group_size: 8, max_emission_rate: 1.0}
+calibration: {prompts: 20, group_size: 8, max_emission_rate: 1.0}
 checkpoint:
   class_path: lightning.pytorch.callbacks.ModelCheckpoint
   init_args: {every_n_train_steps: 4, save_top_k: -1, filename: "{step}"}
+export: null
+solution_log: null
+figures: null
+report: null
+summary: null
 """
 NOTES = """
 import os

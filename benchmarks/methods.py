@@ -13,6 +13,7 @@ import argparse
 import csv
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -59,6 +60,7 @@ class Run:
         """Train, unless that was done, and note what it took."""
         if self._resources.exists():
             return
+        shutil.rmtree(self.directory, ignore_errors=True)  # of a run that was cut short: what it took is not known
         overlay = OVERLAYS[self.method]
         command = [sys.executable, "-m", "laser_lightning", "fit", "--config", "quickstart"]
         command += [] if overlay is None else ["--config", overlay]

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ class LaSeRCLI(LightningCLI):
         """Whether it is given where the run's checkpoints are."""
         config = self.config[self.config.subcommand]
         own = config.run_dir, config.trainer.default_root_dir, config.trainer.callbacks
-        return any(own) or bool(config.checkpoint and config.checkpoint.init_args.get("dirpath"))
+        return any(own) or bool(config.checkpoint and config.checkpoint.get("init_args", {}).get("dirpath"))
 
     def before_instantiate_classes(self) -> None:
         """Settings of the process."""
@@ -184,12 +185,13 @@ class LaSeRCLI(LightningCLI):
         if self.files is not None:
             refuse_mixing(self.files.config.parent, self.trainer, given, checkpoint)
         if checkpoint is not None and Path(checkpoint).exists():
-            check_settings(settings_in(checkpoint, SAVED_SETTINGS), self._resolved(), self.config.fit.allow_changes)
+            check_settings(settings_in(checkpoint, SAVED_SETTINGS), self._resolved, self.config.fit.allow_changes)
         if self.trainer.checkpoint_callbacks:
             check_writable(checkpoint_directory(self.trainer))
         if self.files is not None:
-            keep_earlier_files(self.files, self._resolved(), resumes=checkpoint is not None)
+            keep_earlier_files(self.files, self._resolved, resumes=checkpoint is not None)
 
+    @cached_property
     def _resolved(self) -> str:
         """The config of this run with every default, as YAML."""
         return str(self._parser(self.subcommand).dump(self.config[self.config.subcommand], skip_none=False))
@@ -200,7 +202,7 @@ class LaSeRCLI(LightningCLI):
         if given == "last":
             self.config_init[self.config.subcommand].ckpt_path = find_checkpoint(given, self.trainer)
         if self.files is not None:
-            keep_earlier_files(self.files, self._resolved(), resumes=False)
+            keep_earlier_files(self.files, self._resolved, resumes=False)
 
     def before_validate(self) -> None:
         """Leaves out Lightning's table of the results, unless it is asked for: callbacks show them."""
@@ -278,7 +280,7 @@ class LaSeRCLI(LightningCLI):
         self.save_config_kwargs["config_filename"] = self.files.config.name
         if config["default_root_dir"] is None:
             config["default_root_dir"] = str(directory)
-        settings = SettingsInCheckpoints(self._resolved())
+        settings = SettingsInCheckpoints(self._resolved)
         if config["logger"] is False:
             return [settings]
         metrics = MetricsFile(directory, self.files.metrics.name)

@@ -151,8 +151,10 @@ def _harmless(key: str, ours: Mapping[str, Any]) -> bool:
 
 def _schedule(config: Mapping[str, Any]) -> Any:
     """What the learning rate does behind its warm-up, as far as the config of the model says."""
-    model = config.get("model") or {}
-    return model.get("init_args", model).get("optimizer", {}).get("schedule", "constant")
+    value: Any = config
+    for name in ("model", "init_args", "optimizer", "schedule"):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value or "constant"
 
 
 def _is_below(key: str, keys: Sequence[str]) -> bool:

@@ -89,8 +89,9 @@ def error_of(capsys: pytest.CaptureFixture[str], *args: str) -> str:
         ),
         (
             "export: {every: 3}",
-            "export.every (overlay.yaml, line 1): "
-            "unknown key of lightning.Callback, which takes none; is the class_path missing?",
+            "export.init_args.every (overlay.yaml, line 1): "
+            "unknown key of laser_lightning.callbacks.HuggingFaceExport; "
+            "known are adapter, at_end, dirname, mode, monitor",
         ),
         (
             "export: {class_path: no_such_file.Export}",
