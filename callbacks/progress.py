@@ -91,7 +91,9 @@ class ConsoleProgress(ProgressBar):
         self._total = last_step(trainer, pl_module)
         self._began, self._first = None, trainer.global_step
         goes_on = f", going on behind step {trainer.global_step}" if trainer.global_step else ""
-        show(f"{describe_parameters(pl_module)} on {trainer.strategy.root_device}{goes_on}.")
+        device = trainer.strategy.root_device
+        where = f"{device}" if trainer.world_size == 1 else f"{trainer.world_size} processes ({device.type})"
+        show(f"{describe_parameters(pl_module)} on {where}{goes_on}.")
         if self.draws_bar:
             self._bar = StepBar(self._counter(trainer), trainer.global_step, self._total)
 

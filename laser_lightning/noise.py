@@ -14,8 +14,11 @@ LOG_MESSAGES = {
         "TPU available: False",
         "Restoring states from the checkpoint",  # said again when it is done
         "`Trainer(val_check_interval=1",
+        "-" * 100 + "\ndistributed_backend=",  # ConsoleProgress says how many processes there are
         "`Trainer.fit` stopped: `max_steps=",  # the run's end, and not a stop
     ),
+    "lightning.pytorch.strategies.deepspeed": ("initializing deepspeed distributed: ",),
+    "lightning.fabric.utilities.distributed": ("Initializing distributed: ",),
     "lightning.fabric.utilities.seed": ("Seed set to", "[rank: "),  # it is in the run's config.yaml
     # Of every process without a GPU whose export lets accelerate ask what a DeepSpeed engine is.
     "DeepSpeed": ("Setting accelerator to CPU",),
@@ -31,8 +34,11 @@ WARNINGS = (
     "Checkpoint directory .* exists and is not empty",
     # Said of every evaluation in a directory of its own.
     "The dirpath has changed from",
+    # torch's older releases have no other name for it.
+    "`broadcast_buffers` is deprecated",
     # Lightning's own use of torch.
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"torch\.distributed\.nn\.functional\.all_gather is deprecated",
     # MLflow's names have no @, as the page on watching a run says.
     "MLFlow only allows",
 )
