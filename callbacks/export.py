@@ -11,7 +11,7 @@ from torch import Tensor
 from laser_lightning.callbacks.base import RunCallback, fits
 from laser_lightning.errors import UserError
 from laser_lightning.export import check_adapter, write_export
-from laser_lightning.model_card import write_card
+from laser_lightning.model_card import evaluation_values, write_card
 from laser_lightning.policy_module import PolicyModule
 from laser_lightning.strategies import whole_weights
 
@@ -119,8 +119,7 @@ class HuggingFaceExport(RunCallback):
         """The values of the evaluation of the present weights; none where there was none."""
         if self._evaluated_step != trainer.global_step:
             return {}
-        values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        return {name: value for name, value in values.items() if math.isfinite(value)}
+        return evaluation_values({name: float(value) for name, value in trainer.callback_metrics.items()})
 
     def _score(self, trainer: Trainer, monitor: str) -> float:
         metrics = trainer.callback_metrics

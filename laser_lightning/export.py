@@ -15,7 +15,7 @@ from laser_lightning.checkpoints import put_in_place, read_checkpoint
 from laser_lightning.config_files import load_configs
 from laser_lightning.errors import UserError
 from laser_lightning.lora import merged_weights, save_adapter
-from laser_lightning.model_card import write_card
+from laser_lightning.model_card import metrics_of_run, write_card
 from laser_lightning.module import LaSeRModule
 from laser_lightning.policy_module import PolicyModule
 from laser_lightning.program import DEFAULT_MODEL
@@ -95,7 +95,8 @@ def export_checkpoint(checkpoint: Path, out: Path, configs: Sequence[str] = (), 
         module.self_reward.bind(module.tokenizer, module.policy.eos_token_ids)
     module.on_load_checkpoint(saved)
     module.load_state_dict(saved["state_dict"], strict=False)
-    write_export(module, module.policy.lm.state_dict(), out, saved["global_step"], adapter)
+    step = saved["global_step"]
+    write_export(module, module.policy.lm.state_dict(), out, step, adapter, metrics_of_run(checkpoint, step))
 
 
 def _saved_config(checkpoint: Path) -> Path:

@@ -1,5 +1,7 @@
 """The model card of an export: its ``README.md``, with what it is, how it was trained, and how to score with it."""
 
+import csv
+import math
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from importlib import import_module
@@ -32,6 +34,27 @@ def write_card(
     partial = directory / f".{CARD_FILE}.partial"
     partial.write_text(model_card(module, step, adapter, metrics), encoding="utf-8")
     partial.replace(directory / CARD_FILE)
+
+
+def metrics_of_run(checkpoint: Path, step: int) -> dict[str, float]:
+    """The evaluation of a checkpoint's weights in the ``metrics.csv`` of the run that it lies in; empty without one.
+
+    Args:
+        checkpoint: file or directory in ``<run>/checkpoints``, or in the run's directory.
+        step: optimizer steps behind its weights.
+    """
+    directory = checkpoint.absolute().parent
+    for path in (directory.parent / "metrics.csv", directory / "metrics.csv"):
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.DictReader(file) if row.get("step") and float(row["step"]) == step]
+            return evaluation_values({name: float(text) for row in rows for name, text in row.items() if text})
+    return {}
+
+
+def evaluation_values(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Of all metrics those of the validation sets that are defined, by name."""
+    return {name: metrics[name] for name in sorted(metrics) if name.startswith("val/") and math.isfinite(metrics[name])}
 
 
 def model_card(

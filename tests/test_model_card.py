@@ -12,7 +12,7 @@ import yaml
 from laser_lightning import LaSeRModule, LastTokenSelfReward, RISEModule, SupervisedModule, YesNoSelfReward
 from laser_lightning.export import write_export
 from laser_lightning.lora import LoRASettings
-from laser_lightning.model_card import model_card
+from laser_lightning.model_card import metrics_of_run, model_card
 from laser_lightning.policy import PolicySettings
 from laser_lightning.policy_module import PolicyModule
 from laser_lightning.rollout_module import VerificationSettings
@@ -138,3 +138,19 @@ def test_arguments_without_a_plain_form_are_named(trained: Callable[..., PolicyM
     other = LaSeRModule(module.policy_settings, module.self_reward, Local("(.*)"), verification=in_process)
     other.policy = module.policy
     assert "# verifier: Local, a class within a function\n```" in model_card(other, 1)
+
+
+def test_the_evaluation_of_a_checkpoint_in_its_run(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "metrics.csv").write_text(
+        "step,train/reward,val/sums/auroc,val/sums/pass@1\n"
+        "0,,nan,0.25\n"  # all solutions wrong: undefined
+        "4.0,0.5,,\n"  # of the training step, in a row of its own
+        "4.0,,0.75,0.5\n"
+        "5.0,0.5,,\n"
+    )
+    checkpoint = tmp_path / "checkpoints/step=4.ckpt"
+    assert metrics_of_run(checkpoint, 4) == {"val/sums/auroc": 0.75, "val/sums/pass@1": 0.5}
+    assert metrics_of_run(tmp_path / "stopped.ckpt", 0) == {"val/sums/pass@1": 0.25}
+    assert metrics_of_run(checkpoint, 5) == {}  # no evaluation of these weights
+    assert metrics_of_run(tmp_path / "elsewhere/checkpoints/last.ckpt", 4) == {}

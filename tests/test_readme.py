@@ -36,6 +36,22 @@ def test_the_config_for_another_model_and_data_is_valid(
     assert "precision: bf16-mixed" in printed
 
 
+def test_the_overlay_of_the_hyper_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs/hyperparameters.md").read_text()
+    (overlay,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "small.yaml").write_text(overlay)
+    (tmp_path / "gsm8k.yaml").write_text(block("yaml", "openai/gsm8k"))
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--config", "gsm8k.yaml", "--config", "small.yaml", "--print_config"])
+    assert exit_.value.code == 0
+    printed = capsys.readouterr().out
+    for line in ("path: Qwen/Qwen2.5-1.5B-Instruct", "dtype: float32", "max_cached_tokens: 200000", "group_size: 8"):
+        assert f" {line}\n" in printed
+
+
 def test_the_use_of_a_trained_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

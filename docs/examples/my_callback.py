@@ -25,7 +25,7 @@ class ConfidentMistakes(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        round_ = pl_module.last_round
+        round_ = pl_module.last_rollout
         wrong = round_.rewards < 0.5
         believed = wrong & (round_.self_rewards > self.threshold)
         pl_module.log("train/confident_mistakes", believed.float().mean(), sync_dist=True)

@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from laser_lightning import LaSeRModule
 from laser_lightning.checkpoints import whole_state_dict
 from laser_lightning.policy import model_path
 
@@ -32,6 +33,7 @@ def test_resume_evaluate_and_export(
     command: Callable[..., str],
     experiment: Path,
     difference: Callable[[Path, Path], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tmp_path = experiment
     configs = ["--config", f"strategy/{strategy}", "--config", "run.yaml"]
@@ -65,6 +67,12 @@ def test_resume_evaluate_and_export(
     assert {f"policy.lm.{name}" for name in exported} <= trained.keys()
     for name, value in exported.items():
         assert torch.equal(value, trained[f"policy.lm.{name}"]), name
+
+    # So does the module that Python loads of the shards.
+    monkeypatch.syspath_prepend(experiment)
+    module = LaSeRModule.load_from_checkpoint(checkpoints / "step=8.ckpt")
+    for name, value in module.policy.lm.state_dict().items():
+        assert torch.equal(value, exported[name]), name
 
     # So does an export of that checkpoint, by one process behind the run.
     command(tmp_path, "export", str(checkpoints / "step=8.ckpt"), "out", processes=1)
