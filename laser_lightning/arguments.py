@@ -22,14 +22,20 @@ class Part:
 
     The form is taken when the part is made: numbers, texts, lists and mappings as they are, settings (dataclasses) and
     other parts as a class path with arguments. What else there is, such as a function, has no plain form.
-
-    Attributes:
-        plain_arguments: the arguments that were given and have a plain form, by name.
-        other_arguments: of the rest, by name, what they are.
     """
 
-    plain_arguments: dict[str, Any]
-    other_arguments: dict[str, str]
+    _plain_arguments: dict[str, Any]
+    _other_arguments: dict[str, str]
+
+    @property
+    def plain_arguments(self) -> dict[str, Any]:
+        """The arguments that were given and have a plain form, by name."""
+        return self._plain_arguments
+
+    @property
+    def other_arguments(self) -> dict[str, str]:
+        """Of the rest, by name, what they are."""
+        return self._other_arguments
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Take down the arguments, and make the object as usual."""
@@ -41,7 +47,7 @@ class Part:
                 plain[name] = plain_form(value)
             except NotPlain as error:
                 other[name] = str(error)
-        part.__dict__.update(plain_arguments=plain, other_arguments=other)
+        part.__dict__.update(_plain_arguments=plain, _other_arguments=other)
         return part
 
 
@@ -75,7 +81,7 @@ def plain_form(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         arguments = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
         return _object(type(value), {name: plain_form(item) for name, item in arguments.items()})
-    if isinstance(value, Part) and hasattr(value, "plain_arguments"):
+    if isinstance(value, Part) and hasattr(value, "_plain_arguments"):
         for name, what in value.other_arguments.items():
             raise NotPlain(f"{type(value).__name__} with {name} = {what}")
         return _object(type(value), value.plain_arguments)

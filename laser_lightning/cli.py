@@ -194,7 +194,7 @@ class LaSeRCLI(LightningCLI):
     @cached_property
     def _resolved(self) -> str:
         """The config of this run with every default, as YAML."""
-        return str(self._parser(self.subcommand).dump(self.config[self.config.subcommand], skip_none=False))
+        return str(self._parser(self.subcommand).dump(self.config[self.config.subcommand], skip_unset=False))
 
     def before_evaluation(self) -> None:
         """Finds the checkpoint to evaluate."""

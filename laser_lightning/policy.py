@@ -141,7 +141,7 @@ class Policy(nn.Module):
             add_adapters(self.lm, settings.lora)
         self.lm.train()  # from_pretrained leaves evaluation mode on
         if settings.gradient_checkpointing:
-            self.lm.gradient_checkpointing_enable({"use_reentrant": False})
+            _recompute_activations(self.lm)
         if settings.liger:
             _apply_liger(self.lm)
         self._decode = torch.compile(self._run_decoder, dynamic=True) if settings.compile else self._run_decoder
@@ -332,6 +332,12 @@ def _load(settings: PolicySettings) -> PreTrainedModel:
     if "num_hidden_layers" in settings.config_overrides and hasattr(config, "layer_types"):
         config.layer_types = (list(config.layer_types) * config.num_hidden_layers)[: config.num_hidden_layers]
     return AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
+
+
+def _recompute_activations(lm: PreTrainedModel) -> None:
+    # transformers 5.24 has another name for it, which it had not before.
+    enable = getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def _apply_liger(lm: PreTrainedModel) -> None:

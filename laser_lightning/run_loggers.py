@@ -36,9 +36,11 @@ class RunConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Hand the config over; only the first process is asked to."""
-        text = self.parser.dump(self.config, skip_none=False)
+        text = self.parser.dump(self.config, skip_unset=False)
         config = yaml.safe_load(text)
         for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                continue  # its directory has the config itself
             logger.log_hyperparams(_not_yet_in(logger, config) if isinstance(logger, MLFlowLogger) else config)
             if isinstance(logger, TensorBoardLogger):  # which shows hyper-parameters only beside one metric of a run
                 logger.experiment.add_text("config", f"```yaml\n{text}\n```")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from laser_lightning.cli import main
+from laser_lightning.command_line import main
 
 BASELINES = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "baselines").glob("*.yaml"))
 

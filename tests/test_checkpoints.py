@@ -13,7 +13,7 @@ import torch
 
 from laser_lightning import checkpoints
 from laser_lightning.checkpoints import WholeFiles, check_writable, newest_complete, put_in_place, read_checkpoint
-from laser_lightning.cli import main
+from laser_lightning.command_line import main
 from laser_lightning.errors import UserError
 
 

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from laser_lightning.callbacks import EvaluationReport, RunCheckpoint, SelfRewardFigures
-from laser_lightning.cli import main
 from laser_lightning.cli_errors import COMMAND_LINE
+from laser_lightning.command_line import main
 from laser_lightning.config_files import Origin
 from laser_lightning.default_callbacks import CALLBACK_SLOTS, left_out, repeated
 

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from transformers import AutoModelForCausalLM
 
 from laser_lightning import LaSeRModule, LastTokenSelfReward, RISEModule, SupervisedModule
-from laser_lightning.cli import main
+from laser_lightning.command_line import main
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.errors import UserError
 from laser_lightning.optimization import OptimizerSettings

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from laser_lightning.batching import Rollouts, micro_batches
-from laser_lightning.cli import main
+from laser_lightning.command_line import main
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.errors import UserError
 from laser_lightning.lora import LoRASettings, adapters_off, merged_weights, save_adapter

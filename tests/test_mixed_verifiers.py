@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from laser_lightning.cli import main
+from laser_lightning.command_line import main
 
 CONFIG = """
 torch_threads: 1

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from laser_lightning.batching import MicroBatch
-from laser_lightning.cli import main
+from laser_lightning.command_line import main
 from laser_lightning.module import LaSeRModule
 from laser_lightning.objective import Objective, Targets
 from laser_lightning.phases import Phase

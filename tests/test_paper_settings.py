@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from laser_lightning.cli import main
+from laser_lightning.command_line import main
 
 MODELS = ["qwen2.5_7b", "open_reasoner_zero_7b", "octothinker_3b_short"]
 FORMS: dict[str, list[str]] = {

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, GenerationConfig, MambaConfig, Pretraine
 
 from laser_lightning.batching import Rollouts, micro_batches
 from laser_lightning.character_tokenizer import character_tokenizer
-from laser_lightning.cli import main
+from laser_lightning.command_line import main
 from laser_lightning.errors import UserError
 from laser_lightning.policy import EMBEDDED, FrozenPolicy, Policy, PolicyOutputs, PolicySettings, load_tokenizer
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from laser_lightning.cli import main
+from laser_lightning.command_line import main
 from laser_lightning.errors import UserError
 from laser_lightning.policy import PolicySettings, load_tokenizer
 from laser_lightning.prompts import check_vocabulary

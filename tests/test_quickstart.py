@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from laser_lightning.cli import main
+from laser_lightning.command_line import main
 
 SHORT = [
     "--config=quickstart",

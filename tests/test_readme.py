@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from laser_lightning.cli import main
+from laser_lightning.command_line import main
 from laser_lightning.policy import model_path
 from laser_lightning.self_reward_settings import SelfRewardSettings
 

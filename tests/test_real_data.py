@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from laser_lightning.cli import main
+from laser_lightning.command_line import main
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from laser_lightning.cli import main
+from laser_lightning.command_line import main
 
 CONFIG = """
 torch_threads: 1

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from laser_lightning import config_files
-from laser_lightning.cli import main
+from laser_lightning.command_line import main
 from laser_lightning.run_directory import holds_training
 
 STAND_INS = Path(__file__).parent / "stand_ins"

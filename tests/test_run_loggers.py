@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from laser_lightning import config_files
-from laser_lightning.cli import main
+from laser_lightning.command_line import main
+from laser_lightning.metrics_file import MetricsFile
 from laser_lightning.run_loggers import run_loggers, sentence_of_logger
 
 STAND_INS = Path(__file__).parent / "stand_ins"
@@ -22,13 +23,16 @@ def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_which_loggers(tmp_path: Path) -> None:
-    csv, tensorboard = run_loggers(tmp_path / "run", None)
+    csv, tensorboard = run_loggers(MetricsFile(tmp_path / "run"), tmp_path / "run", None)
     assert (type(csv), csv.log_dir) == (CSVLogger, str(tmp_path / "run"))
     assert (type(tensorboard), tensorboard.log_dir) == (TensorBoardLogger, str(tmp_path / "run"))
-    assert [type(logger) for logger in run_loggers(tmp_path, True)] == [CSVLogger, TensorBoardLogger]
+    assert [type(logger) for logger in run_loggers(MetricsFile(tmp_path), tmp_path, True)] == [
+        MetricsFile,
+        TensorBoardLogger,
+    ]
     own = TensorBoardLogger(tmp_path / "other")
     for given in (own, [own]):
-        first, second = run_loggers(tmp_path, given)
+        first, second = run_loggers(MetricsFile(tmp_path), tmp_path, given)
         assert type(first) is CSVLogger
         assert second is own
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from laser_lightning.cli import main
+from laser_lightning.command_line import main
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.seeds import seed_or_global
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from laser_lightning.cli import main
+from laser_lightning.command_line import main
 
 TELLER = """
 import os

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from laser_lightning.cli import main
+from laser_lightning.command_line import main
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
 from laser_lightning.policy import EMBEDDED, PolicySettings

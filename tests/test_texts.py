@@ -9,7 +9,7 @@ from jsonargparse import set_dumper
 from jsonargparse._loaders_dumpers import yaml_dump
 
 from laser_lightning import config_files
-from laser_lightning.cli import main
+from laser_lightning.command_line import main
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 

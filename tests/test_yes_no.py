@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from laser_lightning.batching import Rollouts, micro_batches
 from laser_lightning.callbacks import ReferenceConstantCalibration
-from laser_lightning.cli import main
+from laser_lightning.command_line import main
 from laser_lightning.errors import UserError
 from laser_lightning.policy import Policy
 from laser_lightning.rollout import Sampling, TransformersEngine
