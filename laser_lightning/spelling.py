@@ -127,10 +127,14 @@ class Keys:
 
 
 def _classes(origins: Mapping[Key, Origin]) -> dict[Key, str]:
-    """The class that each key names, by ``class_path`` or, in short, by its value."""
+    """The class that each key names, by ``class_path`` or, in short, by its value.
+
+    One that is named without its module, as the parser allows, cannot be found in the files, and its keys are left to
+    the parser.
+    """
     short = {_bare(key): origin.value for key, origin in origins.items() if key[-1] not in CLASS_KEYS}
     long = {_bare(key): origin.value for key, origin in origins.items() if key[-1] == "class_path"}
-    return {key: value for key, value in (short | long).items() if value is not None and "." in value}
+    return {key: value for key, value in (short | long).items() if value is not None}
 
 
 def _bare(key: Key) -> Key:

@@ -102,8 +102,8 @@ def test_a_text_is_saved_as_it_was_given_and_read_again(text: str) -> None:
         [text, [text], "1e5"]
     )
     Path("again.yaml").write_text(Path("1e5/config.yaml").read_text())
-    assert main(["fit", "--config", "again.yaml"]) == 0
-    assert yaml.safe_load(Path("1e5/config.yaml").read_text()) == saved
+    assert main(["fit", "--config", "again.yaml", "--run_dir", "yes"]) == 0
+    assert yaml.safe_load(Path("yes/config.yaml").read_text()) == saved | {"run_dir": "yes"}
 
 
 @pytest.mark.parametrize(
