@@ -21,19 +21,19 @@ import torch
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from laser_lightning.character_tokenizer import EOS_TOKEN, PAD_TOKEN, REWARD_TOKEN, UNKNOWN_TOKEN
 from laser_lightning.data import ArithmeticSource, PromptDataModule, PromptTemplate
 from laser_lightning.data.problem import Problem
-from laser_lightning.evaluation_module import EvaluationSettings
-from laser_lightning.module import LaSeRModule
-from laser_lightning.objective import Targets, UpdateSettings
-from laser_lightning.optimization import OptimizerSettings
-from laser_lightning.policy import PolicySettings
+from laser_lightning.distributed.strategies import LaSeRDDPStrategy
+from laser_lightning.modules.evaluation import EvaluationSettings
+from laser_lightning.modules.laser import LaSeRModule
+from laser_lightning.modules.optimization import OptimizerSettings
+from laser_lightning.modules.rollouts import VerificationSettings
+from laser_lightning.objective.objective import Targets, UpdateSettings
+from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+from laser_lightning.policy.character_tokenizer import EOS_TOKEN, PAD_TOKEN, REWARD_TOKEN, UNKNOWN_TOKEN
+from laser_lightning.policy.model import PolicySettings
+from laser_lightning.records.rounds import Round
 from laser_lightning.rollout import Sampling
-from laser_lightning.rollout_module import VerificationSettings
-from laser_lightning.rounds import Round
-from laser_lightning.self_reward import LastTokenSelfReward
-from laser_lightning.strategies import LaSeRDDPStrategy
 from laser_lightning.verifiers import Verifier
 
 SIZES = {  # parameters without embeddings and head: (layers, width, width of the MLP)

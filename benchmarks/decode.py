@@ -24,11 +24,11 @@ from unittest import mock
 import torch
 import transformers
 
-from laser_lightning.batching import pad_rows
-from laser_lightning.character_tokenizer import character_tokenizer
-from laser_lightning.policy import EMBEDDED, Policy, PolicySettings
+from laser_lightning.policy.character_tokenizer import character_tokenizer
+from laser_lightning.policy.model import EMBEDDED, Policy, PolicySettings
+from laser_lightning.records.batching import pad_rows
 from laser_lightning.rollout import Sampling, TransformersEngine
-from laser_lightning.rollout.cache import GrowingCache
+from laser_lightning.rollout.transformers.cache import GrowingCache
 
 GROUP_SIZE = 8
 MODELS = {

@@ -25,9 +25,9 @@ from common import machine, table
 
 from laser_lightning import LaSeRScorer
 from laser_lightning.data import ArithmeticSource
-from laser_lightning.early_stop import EarlyStop
+from laser_lightning.inference.early_stop import EarlyStop
+from laser_lightning.inference.solve import Draw, Solution, Solved, solve
 from laser_lightning.rollout import Sampling
-from laser_lightning.solve import Draw, Solution, Solved, solve
 from laser_lightning.verifiers import ExactVerifier, VerifierPool
 
 N = 32

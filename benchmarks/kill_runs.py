@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
-from laser_lightning.checkpoints import newest_complete
-from laser_lightning.metrics_file import SAVED_METRICS
-from laser_lightning.resume_settings import SAVED_SETTINGS
+from laser_lightning.cli.resume_settings import SAVED_SETTINGS
+from laser_lightning.runs.checkpoints import newest_complete
+from laser_lightning.runs.metrics_file import SAVED_METRICS
 
 EVERY, MOMENTS = 4, ("rollout", "update", "save")
 CONFIG = """

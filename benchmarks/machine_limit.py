@@ -29,7 +29,7 @@ import lightning
 import torch
 from common import Case, TimedModule, clock, fit, machine, problems_of, table, write_model
 
-from laser_lightning.policy import Policy
+from laser_lightning.policy.model import Policy
 from laser_lightning.rollout import Sampling
 
 PREFILL_PROMPTS, PREFILL_TOKENS, DECODED = 16, 128, 64

@@ -21,15 +21,15 @@ import torch
 
 from laser_lightning.data import ArithmeticSource, PromptDataModule, PromptTemplate
 from laser_lightning.data.problem import Problem
-from laser_lightning.evaluation_module import EvaluationSettings
-from laser_lightning.module import LaSeRModule
-from laser_lightning.objective import UpdateSettings
-from laser_lightning.optimization import OptimizerSettings
-from laser_lightning.policy import EMBEDDED, Policy, PolicySettings
+from laser_lightning.modules.evaluation import EvaluationSettings
+from laser_lightning.modules.laser import LaSeRModule
+from laser_lightning.modules.optimization import OptimizerSettings
+from laser_lightning.modules.rollouts import VerificationSettings
+from laser_lightning.objective.objective import UpdateSettings
+from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+from laser_lightning.policy.model import EMBEDDED, Policy, PolicySettings
+from laser_lightning.records.rounds import Round
 from laser_lightning.rollout import Sampling, TransformersEngine
-from laser_lightning.rollout_module import VerificationSettings
-from laser_lightning.rounds import Round
-from laser_lightning.self_reward import LastTokenSelfReward
 from laser_lightning.verifiers import ExactVerifier
 
 

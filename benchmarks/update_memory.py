@@ -22,9 +22,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from laser_lightning.batching import MicroBatch
-from laser_lightning.logprobs import reward_token_log_probs
-from laser_lightning.policy import EMBEDDED, Policy, PolicyOutputs, PolicySettings, load_tokenizer
+from laser_lightning.policy.logprobs import reward_token_log_probs
+from laser_lightning.policy.model import EMBEDDED, Policy, PolicyOutputs, PolicySettings, load_tokenizer
+from laser_lightning.records.batching import MicroBatch
 
 PROMPT, RESPONSE, REWARD_TOKEN = 16, 240, 3
 

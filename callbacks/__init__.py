@@ -9,7 +9,7 @@ from laser_lightning.callbacks.progress import ConsoleProgress
 from laser_lightning.callbacks.report import EvaluationReport
 from laser_lightning.callbacks.solution_log import SolutionLog
 from laser_lightning.callbacks.summary import RunSummary
-from laser_lightning.export import SelfRewardSettings
+from laser_lightning.modules.export import SelfRewardSettings
 
 __all__ = [
     "Calibration",

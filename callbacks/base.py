@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from tqdm import tqdm
 
 from laser_lightning.errors import UserError
-from laser_lightning.module import LaSeRModule
+from laser_lightning.modules.laser import LaSeRModule
 
 
 class RunCallback(Callback):

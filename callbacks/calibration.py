@@ -8,8 +8,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from laser_lightning.errors import UserError
-from laser_lightning.module import LaSeRModule
-from laser_lightning.self_reward import LastTokenSelfReward
+from laser_lightning.modules.laser import LaSeRModule
+from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from laser_lightning.callbacks.base import RunCallback, fits
+from laser_lightning.distributed.strategies import whole_weights
 from laser_lightning.errors import UserError
-from laser_lightning.export import check_adapter, write_export
-from laser_lightning.model_card import evaluation_values, write_card
-from laser_lightning.policy_module import PolicyModule
-from laser_lightning.strategies import whole_weights
+from laser_lightning.modules.export import check_adapter, write_export
+from laser_lightning.modules.model_card import evaluation_values, write_card
+from laser_lightning.modules.training import PolicyModule
 
 
 class HuggingFaceExport(RunCallback):
@@ -143,7 +143,7 @@ class HuggingFaceExport(RunCallback):
         if trainer.is_global_zero:
             metrics = self._evaluation(trainer)
             write_export(module, weights, self.directory / name, trainer.global_step, self.adapter, metrics)
-        trainer.strategy.barrier("laser_lightning.export")
+        trainer.strategy.barrier("laser_lightning.modules.export")
 
 
 def policy_weights(module: PolicyModule) -> dict[str, Tensor]:

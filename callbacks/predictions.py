@@ -12,11 +12,11 @@ from lightning.pytorch import LightningModule, Trainer
 
 from laser_lightning.callbacks.base import RunCallback
 from laser_lightning.errors import UserError
-from laser_lightning.files import set_aside
-from laser_lightning.rounds import Round
-from laser_lightning.self_reward import CORRECT_THRESHOLD
+from laser_lightning.inference.vote import alike, count
+from laser_lightning.objective.self_reward.last_token import CORRECT_THRESHOLD
+from laser_lightning.records.rounds import Round
+from laser_lightning.runs.files import set_aside
 from laser_lightning.verifiers import VerifierPool
-from laser_lightning.vote import alike, count
 
 SOLUTION = pa.struct(
     [
@@ -57,7 +57,7 @@ class Predictions(RunCallback):
       the verifier's ``reward``, the ``self_reward`` (0 if truncated, null if not finite), the ``verdict`` (whether the
       model takes it for correct), ``finished``, and its length in ``tokens``.
     - ``majority``, ``weighted_majority``, ``best``: the answers that the solutions give together (see
-      ``laser_lightning.vote.Vote``).
+      ``laser_lightning.inference.vote.Vote``).
 
     Records are written batch by batch (a row group each in Parquet), to ``<set>.jsonl.partial``; a file has its name
     once it is complete. A killed run that is repeated in its directory begins that file anew, from the solutions that

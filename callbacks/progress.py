@@ -15,8 +15,8 @@ from tqdm import tqdm
 from laser_lightning.callbacks.bar import StepBar
 from laser_lightning.callbacks.base import fits, show, values_by_set
 from laser_lightning.callbacks.names import number, row_order
-from laser_lightning.module import LaSeRModule
-from laser_lightning.rollout_module import RolloutModule
+from laser_lightning.modules.laser import LaSeRModule
+from laser_lightning.modules.rollouts import RolloutModule
 
 EVALUATED = {
     "pass@1": "pass@1",

@@ -12,8 +12,8 @@ from rich.text import Text
 from laser_lightning.callbacks.base import RunCallback, finite, fits, show
 from laser_lightning.callbacks.publish import publish_table
 from laser_lightning.errors import UserError
-from laser_lightning.files import set_aside
-from laser_lightning.rounds import Round
+from laser_lightning.records.rounds import Round
+from laser_lightning.runs.files import set_aside
 from laser_lightning.verifiers import Verification
 
 T = TypeVar("T")

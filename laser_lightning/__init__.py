@@ -8,26 +8,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from laser_lightning.batching import Rollouts
     from laser_lightning.data import PromptDataModule
-    from laser_lightning.module import LaSeRModule
-    from laser_lightning.rise import RISEModule
-    from laser_lightning.scorer import LaSeRScorer
-    from laser_lightning.self_reward import LastTokenSelfReward
-    from laser_lightning.supervised import SupervisedModule
-    from laser_lightning.yes_no import YesNoSelfReward
+    from laser_lightning.inference.scorer import LaSeRScorer
+    from laser_lightning.modules.laser import LaSeRModule
+    from laser_lightning.modules.rise import RISEModule
+    from laser_lightning.modules.supervised import SupervisedModule
+    from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+    from laser_lightning.objective.self_reward.yes_no import YesNoSelfReward
+    from laser_lightning.records.batching import Rollouts
 
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "LaSeRModule": "laser_lightning.module",
-    "RISEModule": "laser_lightning.rise",
-    "SupervisedModule": "laser_lightning.supervised",
-    "LastTokenSelfReward": "laser_lightning.self_reward",
-    "YesNoSelfReward": "laser_lightning.yes_no",
-    "LaSeRScorer": "laser_lightning.scorer",
+    "LaSeRModule": "laser_lightning.modules.laser",
+    "RISEModule": "laser_lightning.modules.rise",
+    "SupervisedModule": "laser_lightning.modules.supervised",
+    "LastTokenSelfReward": "laser_lightning.objective.self_reward.last_token",
+    "YesNoSelfReward": "laser_lightning.objective.self_reward.yes_no",
+    "LaSeRScorer": "laser_lightning.inference.scorer",
     "PromptDataModule": "laser_lightning.data",
-    "Rollouts": "laser_lightning.batching",
+    "Rollouts": "laser_lightning.records.batching",
 }
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 import sys
 
-from laser_lightning.command_line import main
+from laser_lightning.cli.command_line import main
 
 if __name__ == "__main__":
     sys.exit(main())

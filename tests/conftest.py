@@ -27,9 +27,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from laser_lightning.batching import Rollouts
-from laser_lightning.character_tokenizer import character_tokenizer
-from laser_lightning.policy import Policy, PolicySettings, load_tokenizer
+from laser_lightning.policy.character_tokenizer import character_tokenizer
+from laser_lightning.policy.model import Policy, PolicySettings, load_tokenizer
+from laser_lightning.records.batching import Rollouts
 
 torch.set_num_threads(1)  # tiny models are faster so, and rounding is the same on every machine and under xdist
 

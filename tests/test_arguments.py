@@ -8,11 +8,11 @@ import pytest
 
 from laser_lightning.arguments import NotPlain, Part, made_from, plain_form
 from laser_lightning.errors import UserError
-from laser_lightning.lora import LoRASettings
 from laser_lightning.losses import ClippedPolicyLoss
-from laser_lightning.optimization import OptimizerSettings
-from laser_lightning.policy import PolicySettings
-from laser_lightning.self_reward import LastTokenSelfReward
+from laser_lightning.modules.optimization import OptimizerSettings
+from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+from laser_lightning.policy.lora import LoRASettings
+from laser_lightning.policy.model import PolicySettings
 from laser_lightning.verifiers import ExactVerifier, MixedVerifier, Verifier
 
 
@@ -57,7 +57,7 @@ def test_copies_remember_them() -> None:
 
 def test_the_plain_form_of_settings_and_parts() -> None:
     assert plain_form(LoRASettings(rank=4)) == {
-        "class_path": "laser_lightning.lora.LoRASettings",
+        "class_path": "laser_lightning.policy.lora.LoRASettings",
         "init_args": {name: getattr(LoRASettings(rank=4), name) for name in LoRASettings.__dataclass_fields__},
     }
     # numbers, texts that look like others, and tuples stay what they are

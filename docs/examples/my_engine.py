@@ -2,7 +2,7 @@
 
 from torch.nn.functional import pad
 
-from laser_lightning.batching import Rollouts
+from laser_lightning.records.batching import Rollouts
 from laser_lightning.rollout import RolloutEngine
 
 OF_RESPONSES = ("response_ids", "response_lengths", "finished", "sampling_log_probs", "reward_token_log_probs")

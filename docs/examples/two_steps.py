@@ -5,8 +5,8 @@ from lightning.pytorch import Trainer
 from laser_lightning import LaSeRModule, LastTokenSelfReward, PromptDataModule
 from laser_lightning.callbacks import ReferenceConstantCalibration
 from laser_lightning.data import ArithmeticSource, PromptTemplate
-from laser_lightning.optimization import OptimizerSettings
-from laser_lightning.policy import PolicySettings
+from laser_lightning.modules.optimization import OptimizerSettings
+from laser_lightning.policy.model import PolicySettings
 from laser_lightning.rollout import Sampling
 from laser_lightning.verifiers import ExactVerifier
 

@@ -11,9 +11,9 @@ from typing import Literal
 
 from datasets import Dataset
 
+from laser_lightning.data.seeds import seed_or_global
 from laser_lightning.data.sources import ProblemSource
 from laser_lightning.errors import UserError
-from laser_lightning.seeds import seed_or_global
 
 Split = Literal["train", "val", "test"]
 

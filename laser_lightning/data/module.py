@@ -13,11 +13,11 @@ from transformers import PreTrainedTokenizerBase
 from laser_lightning.data.checks import check_indices, judgeable
 from laser_lightning.data.loader import PromptLoader
 from laser_lightning.data.problem import Problem
+from laser_lightning.data.prompts import check_vocabulary
+from laser_lightning.data.seeds import seed_or_global
 from laser_lightning.data.sources import FileSource, HubSource, ProblemSource
 from laser_lightning.data.templates import PromptTemplate
 from laser_lightning.errors import UserError
-from laser_lightning.prompts import check_vocabulary
-from laser_lightning.seeds import seed_or_global
 
 TRAIN = "train"
 PROBLEM_AS_IT_IS = PromptTemplate()

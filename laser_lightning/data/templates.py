@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from laser_lightning.data.cells import Message
+from laser_lightning.data.prompts import encode_prompt, render_chat
 from laser_lightning.errors import UserError
-from laser_lightning.prompts import encode_prompt, render_chat
 
 _PLACE = "{problem}"
 

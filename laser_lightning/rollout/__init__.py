@@ -2,7 +2,7 @@
 
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
 from laser_lightning.rollout.recorded import RecordedSolutions
-from laser_lightning.rollout.transformers_engine import TransformersEngine
-from laser_lightning.rollout.vllm_engine import VLLMEngine
+from laser_lightning.rollout.transformers.engine import TransformersEngine
+from laser_lightning.rollout.vllm.engine import VLLMEngine
 
 __all__ = ["RecordedSolutions", "RolloutEngine", "Sampling", "TransformersEngine", "VLLMEngine"]

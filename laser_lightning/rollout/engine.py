@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from laser_lightning.arguments import Part
-from laser_lightning.batching import Rollouts
 from laser_lightning.errors import UserError
-from laser_lightning.policy import Policy
+from laser_lightning.policy.model import Policy
+from laser_lightning.records.batching import Rollouts
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from laser_lightning.batching import Rollouts
 from laser_lightning.errors import UserError
-from laser_lightning.fingerprints import prompt_fingerprint, weights_fingerprint
-from laser_lightning.policy import Policy
+from laser_lightning.policy.model import Policy
+from laser_lightning.records.batching import Rollouts
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
-from laser_lightning.solution_store import (
+from laser_lightning.rollout.fingerprints import prompt_fingerprint, weights_fingerprint
+from laser_lightning.rollout.solution_store import (
     Header,
     KeptSolution,
     as_rollouts,

@@ -11,18 +11,18 @@ from datasets import Dataset
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from laser_lightning.batching import Rollouts, pad_rows
-from laser_lightning.character_tokenizer import REWARD_TOKEN, character_tokenizer
 from laser_lightning.data import PromptDataModule
 from laser_lightning.data.sources import ProblemSource
-from laser_lightning.evaluation_module import EvaluationSettings
-from laser_lightning.module import LaSeRModule
-from laser_lightning.optimization import OptimizerSettings
-from laser_lightning.policy import Policy, PolicySettings
-from laser_lightning.policy_module import PolicyModule
+from laser_lightning.modules.evaluation import EvaluationSettings
+from laser_lightning.modules.laser import LaSeRModule
+from laser_lightning.modules.optimization import OptimizerSettings
+from laser_lightning.modules.rollouts import VerificationSettings
+from laser_lightning.modules.training import PolicyModule
+from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+from laser_lightning.policy.character_tokenizer import REWARD_TOKEN, character_tokenizer
+from laser_lightning.policy.model import Policy, PolicySettings
+from laser_lightning.records.batching import Rollouts, pad_rows
 from laser_lightning.rollout import RolloutEngine, Sampling
-from laser_lightning.rollout_module import VerificationSettings
-from laser_lightning.self_reward import LastTokenSelfReward
 from laser_lightning.verifiers import ExactVerifier
 
 PROMPTS, GROUP = 2, 4

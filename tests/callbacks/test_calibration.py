@@ -10,12 +10,12 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from laser_lightning.callbacks import Calibration, ReferenceConstantCalibration
-from laser_lightning.character_tokenizer import REWARD_TOKEN
 from laser_lightning.errors import UserError
-from laser_lightning.policy import PolicySettings
+from laser_lightning.modules.supervised import SupervisedModule
+from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+from laser_lightning.policy.character_tokenizer import REWARD_TOKEN
+from laser_lightning.policy.model import PolicySettings
 from laser_lightning.rollout import Sampling, TransformersEngine
-from laser_lightning.self_reward import LastTokenSelfReward
-from laser_lightning.supervised import SupervisedModule
 
 # 2 prompts give each of the three finished solutions twice. Mean of -20, -22, -24: -22; sample variance
 # (2 * 2^2 + 2 * 0 + 2 * 2^2) / (6 - 1) = 3.2.

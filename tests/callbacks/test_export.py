@@ -14,14 +14,14 @@ from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 
 from laser_lightning.callbacks import HuggingFaceExport, SelfRewardSettings
-from laser_lightning.character_tokenizer import CHAT_TEMPLATE, REWARD_TOKEN
-from laser_lightning.checkpoints import put_in_place
 from laser_lightning.errors import UserError
-from laser_lightning.evaluation_module import EvaluationSettings
-from laser_lightning.policy import PolicySettings
+from laser_lightning.modules.evaluation import EvaluationSettings
+from laser_lightning.modules.supervised import SupervisedModule
+from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+from laser_lightning.policy.character_tokenizer import CHAT_TEMPLATE, REWARD_TOKEN
+from laser_lightning.policy.model import PolicySettings
 from laser_lightning.rollout import Sampling, TransformersEngine
-from laser_lightning.self_reward import LastTokenSelfReward
-from laser_lightning.supervised import SupervisedModule
+from laser_lightning.runs.checkpoints import put_in_place
 
 PASS_AT_1 = "val/sums/pass@1"
 

@@ -12,9 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from laser_lightning.callbacks import SelfRewardFigures, figures
 from laser_lightning.errors import UserError
-from laser_lightning.phases import Phases
-from laser_lightning.policy import PolicySettings
-from laser_lightning.supervised import SupervisedModule
+from laser_lightning.modules.supervised import SupervisedModule
+from laser_lightning.objective.phases import Phases
+from laser_lightning.policy.model import PolicySettings
 
 
 class Drawn:

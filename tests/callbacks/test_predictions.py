@@ -13,9 +13,9 @@ from laser_lightning.callbacks import Predictions
 from laser_lightning.callbacks.predictions import SCHEMA, records
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
-from laser_lightning.policy import PolicySettings
-from laser_lightning.rounds import Round
-from laser_lightning.supervised import SupervisedModule
+from laser_lightning.modules.supervised import SupervisedModule
+from laser_lightning.policy.model import PolicySettings
+from laser_lightning.records.rounds import Round
 from laser_lightning.verifiers import ExactVerifier, Verification, VerifierPool
 
 

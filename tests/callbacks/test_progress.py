@@ -17,10 +17,10 @@ from torch import nn
 from laser_lightning.callbacks import ConsoleProgress
 from laser_lightning.callbacks.bar import StepBar
 from laser_lightning.callbacks.progress import describe_parameters, evaluation_line
-from laser_lightning.objective import UpdateSettings
-from laser_lightning.policy import PolicySettings
-from laser_lightning.progress import Progress
-from laser_lightning.supervised import SupervisedModule
+from laser_lightning.distributed.progress import Progress
+from laser_lightning.modules.supervised import SupervisedModule
+from laser_lightning.objective.objective import UpdateSettings
+from laser_lightning.policy.model import PolicySettings
 
 SHOWN: dict[str, Any] = {"enable_progress_bar": True}
 

@@ -15,9 +15,9 @@ from laser_lightning.callbacks import EvaluationReport
 from laser_lightning.callbacks.report import tables
 from laser_lightning.callbacks.results import Estimate, EvaluationResult, SetResult
 from laser_lightning.errors import UserError
-from laser_lightning.evaluation_module import EvaluationSettings
-from laser_lightning.policy import PolicySettings
-from laser_lightning.supervised import SupervisedModule
+from laser_lightning.modules.evaluation import EvaluationSettings
+from laser_lightning.modules.supervised import SupervisedModule
+from laser_lightning.policy.model import PolicySettings
 
 
 def row_of(text: str, name: str, number: int) -> list[str]:

@@ -17,10 +17,10 @@ from laser_lightning.callbacks import SolutionLog
 from laser_lightning.callbacks.solution_log import drop_steps_from, rows, set_aside, shortened, solution_table
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
-from laser_lightning.objective import UpdateSettings
-from laser_lightning.policy import PolicySettings
-from laser_lightning.rounds import Round
-from laser_lightning.supervised import SupervisedModule
+from laser_lightning.modules.supervised import SupervisedModule
+from laser_lightning.objective.objective import UpdateSettings
+from laser_lightning.policy.model import PolicySettings
+from laser_lightning.records.rounds import Round
 from laser_lightning.verifiers import Verification
 
 

@@ -11,8 +11,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from laser_lightning.callbacks import EvaluationReport, HuggingFaceExport, RunSummary, SelfRewardFigures, SolutionLog
-from laser_lightning.policy import PolicySettings
-from laser_lightning.supervised import SupervisedModule
+from laser_lightning.modules.supervised import SupervisedModule
+from laser_lightning.policy.model import PolicySettings
 
 
 def table(text: str) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 from transformers import PreTrainedTokenizerFast
 
-from laser_lightning.config_files import yaml_value
+from laser_lightning.cli.config_files import yaml_value
 from laser_lightning.data.arithmetic import ArithmeticSource
 from laser_lightning.data.module import PromptDataModule
 from laser_lightning.data.problem import Problem

@@ -17,8 +17,8 @@ import pytest
 import torch
 import yaml
 
-from laser_lightning.metrics_file import SAVED_METRICS
-from laser_lightning.resume_settings import SAVED_SETTINGS
+from laser_lightning.cli.resume_settings import SAVED_SETTINGS
+from laser_lightning.runs.metrics_file import SAVED_METRICS
 
 TINY_RUN = Path(__file__).parents[1] / "tiny_run"
 

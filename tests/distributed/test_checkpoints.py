@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from laser_lightning import LaSeRModule
-from laser_lightning.checkpoints import whole_state_dict
-from laser_lightning.policy import model_path
+from laser_lightning.policy.model import model_path
+from laser_lightning.runs.checkpoints import whole_state_dict
 
 pytestmark = pytest.mark.distributed
 

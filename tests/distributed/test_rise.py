@@ -15,7 +15,7 @@ import zlib
 from dataclasses import fields
 import torch
 from laser_lightning import Rollouts
-from laser_lightning.batching import stacked
+from laser_lightning.records.batching import stacked
 from laser_lightning.rollout import TransformersEngine
 
 class SeededEngine(TransformersEngine):

@@ -20,22 +20,22 @@ import lightning
 import torch
 from lightning.pytorch.strategies import Strategy
 
-from laser_lightning import policy as policy_module
-from laser_lightning.advantages import AdvantageSettings
-from laser_lightning.batching import Rollouts
-from laser_lightning.checkpoints import WholeFiles
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.data.loader import PromptLoader
-from laser_lightning.evaluation_module import EvaluationSettings
-from laser_lightning.lora import LoRASettings
-from laser_lightning.module import LaSeRModule
-from laser_lightning.objective import UpdateSettings
-from laser_lightning.optimization import OptimizerSettings
-from laser_lightning.policy import Policy, PolicySettings
+from laser_lightning.distributed.strategies import LaSeRDDPStrategy, LaSeRDeepSpeedStrategy, gathered
+from laser_lightning.modules.evaluation import EvaluationSettings
+from laser_lightning.modules.laser import LaSeRModule
+from laser_lightning.modules.optimization import OptimizerSettings
+from laser_lightning.modules.rollouts import VerificationSettings
+from laser_lightning.objective.advantages import AdvantageSettings
+from laser_lightning.objective.objective import UpdateSettings
+from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+from laser_lightning.policy import model as policy_module
+from laser_lightning.policy.lora import LoRASettings
+from laser_lightning.policy.model import Policy, PolicySettings
+from laser_lightning.records.batching import Rollouts
 from laser_lightning.rollout import RolloutEngine, Sampling
-from laser_lightning.rollout_module import VerificationSettings
-from laser_lightning.self_reward import LastTokenSelfReward
-from laser_lightning.strategies import LaSeRDDPStrategy, LaSeRDeepSpeedStrategy, gathered
+from laser_lightning.runs.checkpoints import WholeFiles
 from laser_lightning.verifiers import Verifier
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from laser_lightning.batching import Rollouts
 from laser_lightning.errors import UserError
-from laser_lightning.fingerprints import prompt_fingerprint, weights_fingerprint
-from laser_lightning.policy import Policy
+from laser_lightning.policy.model import Policy
+from laser_lightning.records.batching import Rollouts
 from laser_lightning.rollout import RecordedSolutions, Sampling, TransformersEngine
-from laser_lightning.solution_store import KeptBatch, KeptSolution, SolutionFile
+from laser_lightning.rollout.fingerprints import prompt_fingerprint, weights_fingerprint
+from laser_lightning.rollout.solution_store import KeptBatch, KeptSolution, SolutionFile
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
 REWARD_TOKEN_ID = 3

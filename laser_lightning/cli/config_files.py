@@ -1,0 +1,262 @@
+"""Config files: found by name or path, overlaid in order, and remembered line by line for error messages.
+
+Files are merged as YAML nodes, before any value is interpreted, so every scalar reaches the parser as it was
+written and every key knows the file and the line it came from.
+"""
+
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from inspect import isclass, signature
+from pathlib import Path
+from pydoc import ErrorDuringImport, locate
+from typing import Any, NamedTuple
+
+import yaml
+from jsonargparse import get_loader
+from yaml import MappingNode, Node, ScalarNode, SequenceNode
+
+from laser_lightning.cli.source_classes import Sources
+from laser_lightning.errors import UserError
+
+Key = tuple[str, ...]
+Entries = dict[str, tuple[Node, Node]]
+
+_JSONARGPARSE_YAML = get_loader("yaml")
+CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
+
+
+class Origin(NamedTuple):
+    """Where a key was given (nowhere, if it is a default), and its value if that is a scalar."""
+
+    where: str
+    value: str | None
+
+
+class Config(NamedTuple):
+    """Several config files in one: the YAML text, and the origin of each key (list items by their index)."""
+
+    text: str
+    origins: dict[Key, Origin]
+
+
+def packaged_root() -> Traversable:
+    """The folder of the configs that ship with the package."""
+    return files("laser_lightning.configs")
+
+
+def packaged_names() -> list[str]:
+    """Names of the packaged configs, such as `quickstart` and `baselines/grpo`, sorted."""
+    return sorted(_yaml_names(packaged_root(), ""))
+
+
+def load_configs(names: Sequence[str], base: str = "") -> Config:
+    """Reads config files and overlays them in order.
+
+    Mappings merge by key, at any depth, and everything else is replaced. An overlay of a class may leave out
+    `class_path`, `init_args`, or both; another `class_path` starts afresh, without the arguments of the class
+    before, unless it is a subclass that passes them on (`**`, or no `__init__` of its own). `key+` appends to the
+    list at `key`.
+
+    Args:
+        names: Paths of files, or names of packaged configs. A path that exists wins.
+        base: YAML text below the first file.
+
+    Returns:
+        The merged config.
+
+    Raises:
+        UserError: A name is unknown, or a file is not a YAML mapping.
+    """
+    merged: Node = MappingNode("tag:yaml.org,2002:map", [])
+    for name, text in [("", base), *((name, read_config(name)) for name in names)]:
+        node = _compose(name, text)
+        if node is not None:
+            merged = _merge(merged, node, ())
+    origins = {key: _origin(node) for key, node in _walk(merged, ())}
+    return Config(yaml.serialize(merged, Dumper=yaml.SafeDumper, allow_unicode=True), origins)
+
+
+def read_config(name: str) -> str:
+    """The text of one config.
+
+    Args:
+        name: Path of a file, or name of a packaged config.
+
+    Returns:
+        The text of the file.
+
+    Raises:
+        UserError: There is neither a file nor a packaged config of this name.
+    """
+    if Path(name).is_file():
+        try:
+            return Path(name).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            found = f"{error.object[error.start]:#04x} at byte {error.start}"
+            raise UserError(
+                f"{name}: a config is text in UTF-8, and this is not ({found}): save it as UTF-8"
+            ) from error
+        except OSError as error:
+            raise UserError(f"{name}: cannot be read: {error.strerror}") from error
+    known = packaged_names()
+    if name.removesuffix(".yaml") in known:
+        return packaged_root().joinpath(name.removesuffix(".yaml") + ".yaml").read_text(encoding="utf-8")
+    close = get_close_matches(name, known, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    raise UserError(
+        f"config {name!r}: there is no file at this path and no packaged config of this name{hint}; "
+        f"packaged are: {', '.join(known)}"
+    )
+
+
+def yaml_value(text: str) -> Any:
+    """Reads one value, and keeps what YAML takes for nothing, such as `#(.+)` or a space, as the text it is.
+
+    The parser of jsonargparse 4.53 reads strings a second time and turns these into null, in silence, where both
+    a string and null are allowed.
+
+    Args:
+        text: the value, as YAML.
+
+    Returns:
+        The value.
+    """
+    value = _JSONARGPARSE_YAML(text)
+    return text if value is None and text.strip().lower() not in ("null", "~") else value
+
+
+def _yaml_names(folder: Traversable, prefix: str) -> Iterator[str]:
+    for item in folder.iterdir():
+        if item.is_dir():
+            yield from _yaml_names(item, f"{prefix}{item.name}/")
+        elif item.name.endswith(".yaml"):
+            yield prefix + item.name.removesuffix(".yaml")
+
+
+def _compose(name: str, text: str) -> Node | None:
+    """Parses a file to a mapping node whose marks carry the file's name; None for an empty file."""
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(f"{name}, line {line}: the character {error.character:#06x} cannot stand in YAML") from error
+    loader.name = name
+    try:
+        node = loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{name}, line {line}: not valid YAML: {error.problem}") from error
+    finally:
+        loader.dispose()
+    if node is not None and not isinstance(node, MappingNode):
+        raise UserError(f"{name}: a config is a YAML mapping of keys to values, not {_shown(node)!r}")
+    return node
+
+
+def _merge(base: Node, overlay: Node, key: Key) -> Node:
+    """Overlays one node on another; neither is changed, because anchors may share them."""
+    if not isinstance(overlay, MappingNode):
+        return overlay
+    above = _entries(overlay, key)
+    below = _entries(base, key) if isinstance(base, MappingNode) else {}
+    if CLASS_KEYS & (above.keys() | below.keys()):
+        below, above = _spelled_out(below, key), _spelled_out(above, key)
+        if _class_changes(below, above):
+            below = {}
+    merged = dict(below)
+    for name, (key_node, value) in above.items():
+        target = name.removesuffix("+") if name.removesuffix("+") in merged else name
+        if name.endswith("+"):
+            older = _items(merged[target][1]) if target in merged else []
+            value = SequenceNode("tag:yaml.org,2002:seq", older + _items(value), value.start_mark)
+            merged[target] = (merged.get(target, (key_node,))[0], value)
+        else:
+            merged.pop(f"{name}+", None)
+            empty = MappingNode("tag:yaml.org,2002:map", [], value.start_mark)
+            merged[name] = (key_node, _merge(merged.get(name, (None, empty))[1], value, (*key, name)))
+    return MappingNode(overlay.tag, list(merged.values()), overlay.start_mark, flow_style=False)
+
+
+def _entries(node: MappingNode, key: Key) -> Entries:
+    entries: Entries = {}
+    inherited: Entries = {}
+    for key_node, value in node.value:
+        where, name = _where(key_node), _shown(key_node)
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            for source in reversed(_items(value)):
+                inherited |= _entries(source, key)
+            continue
+        if not isinstance(key_node, ScalarNode):
+            raise UserError(f"{'.'.join(key) or 'config'} ({where}): a key must be a word, not {name!r}")
+        if name in entries:
+            raise UserError(f"{'.'.join((*key, name))} ({where}): the key is given twice in one mapping")
+        entries[name] = (key_node, value)
+    return inherited | entries
+
+
+def _spelled_out(entries: Entries, key: Key) -> Entries:
+    """A class with its arguments under `init_args`, where the short form has them beside each other."""
+    if not CLASS_KEYS & entries.keys():
+        if not entries:
+            return {}
+        pairs = list(entries.values())
+        arguments = MappingNode("tag:yaml.org,2002:map", pairs, pairs[0][0].start_mark)
+        return {"init_args": (ScalarNode("tag:yaml.org,2002:str", "init_args", arguments.start_mark), arguments)}
+    for name in entries.keys() - CLASS_KEYS:
+        raise UserError(
+            f"{'.'.join((*key, name))} ({_where(entries[name][0])}): unknown key beside class_path; "
+            "arguments of the class go under init_args"
+        )
+    return entries
+
+
+def _class_changes(below: Entries, above: Entries) -> bool:
+    if "class_path" not in below or "class_path" not in above:
+        return False
+    old, new = _shown(below["class_path"][1]), _shown(above["class_path"][1])
+    if old == new:
+        return False
+    takes = Sources().takes_arguments_of(new, old)
+    if takes is not None:
+        return not takes
+    try:
+        return not _takes_arguments_of(locate(new), locate(old))
+    except ErrorDuringImport:
+        return True  # the parser imports it again, and says what is wrong with it
+
+
+def _takes_arguments_of(new: object, old: object) -> bool:
+    """Whether a class is another one (there can be two import paths), or a subclass that passes all arguments on."""
+    if not isclass(new) or not isclass(old) or not issubclass(new, old):
+        return new is old and old is not None
+    passes_on = any(argument.kind is argument.VAR_KEYWORD for argument in signature(new.__init__).parameters.values())
+    return new is old or new.__init__ is old.__init__ or passes_on
+
+
+def _items(node: Node) -> list[Any]:
+    return list(node.value) if isinstance(node, SequenceNode) else [node]
+
+
+def _walk(node: Node, key: Key) -> Iterator[tuple[Key, Node]]:
+    if key:
+        yield key, node
+    if isinstance(node, MappingNode):
+        for key_node, value in node.value:
+            yield from _walk(value, (*key, key_node.value))
+    elif isinstance(node, SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _walk(item, (*key, str(index)))
+
+
+def _origin(node: Node) -> Origin:
+    return Origin(_where(node), node.value if isinstance(node, ScalarNode) else None)
+
+
+def _where(node: Node) -> str:
+    return f"{node.start_mark.name}, line {node.start_mark.line + 1}" if node.start_mark.name else ""
+
+
+def _shown(node: Node) -> str:
+    return str(node.value) if isinstance(node, ScalarNode) else f"a {node.id}"

@@ -1,0 +1,81 @@
+"""Which rank updates on which solutions: those of all ranks are dealt out anew, so that no rank waits for another."""
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+
+import torch
+from torch import Tensor, nn
+
+from laser_lightning.objective.objective import Targets
+from laser_lightning.records.batching import Rollouts
+
+Gather = Callable[[Tensor], Tensor]
+"""Stacks tensors of one shape [...] of all ranks: [ranks, ...], on every rank."""
+
+
+def dealt(lengths: Sequence[int], ranks: int) -> list[list[int]]:
+    """Deal solutions out to ranks, so that their tokens are as even as can be told at once.
+
+    The longest solution comes first, and each goes to the rank with the fewest tokens so far (longest processing time
+    first: the heaviest rank has at most 4/3 of what the best deal would give it).
+
+    Args:
+        lengths: tokens of each solution, prompt and response.
+        ranks: number of ranks.
+
+    Returns:
+        The solutions of each rank, ascending.
+    """
+    loads = [(0, rank) for rank in range(ranks)]
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    for number in sorted(range(len(lengths)), key=lambda number: (-lengths[number], number)):
+        load, rank = heapq.heappop(loads)
+        shares[rank].append(number)
+        heapq.heappush(loads, (load + lengths[number], rank))
+    return [sorted(share) for share in shares]
+
+
+def balanced(
+    rollouts: Rollouts, targets: Targets, rows: Tensor, gather: Gather, rank: int, ranks: int
+) -> tuple[Rollouts, Targets, Tensor]:
+    """This rank's share of an optimizer step on the solutions of all ranks.
+
+    Weights and advantages are of the whole step already, so who computes a solution's gradient changes only rounding.
+
+    Args:
+        rollouts: this rank's N solutions.
+        targets: theirs.
+        rows: [M] int64, those that have a gradient.
+        gather: collective over the ranks.
+        rank: this one.
+        ranks: how many there are.
+
+    Returns:
+        The solutions of the share, each with its prompt (G = 1), their targets, and [M'] int64, which of them count:
+        all, or none where there are fewer solutions than ranks; then one is there to fill a pass.
+    """
+    mine = rollouts.ungrouped().select(rows)
+    known = {f.name: value for f in fields(Targets) if (value := getattr(targets, f.name)) is not None}
+    sizes = gather(rows.new_tensor([len(rows), mine.prompt_ids.shape[1], mine.response_ids.shape[1]]))
+    counts = sizes[:, 0].tolist()
+    prompt_width, response_width = sizes[:, 1:].amax(dim=0).tolist()
+
+    def of_all_ranks(name: str, value: Tensor) -> Tensor:
+        """The rows of every rank below each other."""
+        width = prompt_width if name == "prompt_ids" else response_width
+        columns_missing = (0, width - value.shape[1]) if value.ndim == 2 else ()
+        sent = value.byte() if value.dtype == torch.bool else value  # gloo sends no bools
+        padded = nn.functional.pad(sent, (*columns_missing, 0, max(counts) - len(value)))
+        gathered = gather(padded)
+        return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)]).to(value.dtype)
+
+    everything = {f.name: of_all_ranks(f.name, getattr(mine, f.name)) for f in fields(Rollouts)}
+    lengths = (everything["prompt_lengths"] + everything["response_lengths"]).tolist()
+    share = dealt(lengths, ranks)[rank]
+    chosen = torch.tensor(share or [0], device=rows.device)
+    return (
+        Rollouts(**{name: value[chosen] for name, value in everything.items()}),
+        Targets(**{name: of_all_ranks(name, value[rows])[chosen] for name, value in known.items()}),
+        torch.arange(len(share), device=rows.device),
+    )

@@ -1,0 +1,125 @@
+"""The supervised stage before RL: next-token training on worked solutions."""
+
+import time
+
+import torch
+from torch import Tensor
+
+from laser_lightning.data.problem import Problem
+from laser_lightning.data.prompts import check_vocabulary
+from laser_lightning.distributed.watchdog import part
+from laser_lightning.errors import UserError
+from laser_lightning.modules.optimization import OptimizerSettings
+from laser_lightning.modules.training import PolicyModule
+from laser_lightning.policy.logprobs import token_statistics
+from laser_lightning.policy.model import PolicySettings
+from laser_lightning.policy.precision import float32_by_default
+from laser_lightning.records.batching import length_mask, pad_rows
+
+
+class SupervisedModule(PolicyModule):
+    """Trains a causal LM to write the worked solution of each problem, and then ``<eos>``.
+
+    The position behind ``<eos>`` is trained too, with ``<eos>`` as its target. Language models see the next document
+    there; one whose distribution at that place was never trained gives every solution another log pi(z_c), and no
+    constant could stand for it.
+
+    Args:
+        policy: which model is trained.
+        micro_batch_sequences: sequences of like length in a forward pass; it changes memory and speed, not results.
+        optimizer: how gradients change weights.
+        max_skipped_steps: stop after this many optimizer steps in a row without a usable gradient.
+        seed: seed of all randomness. Default: that of ``seed_everything``.
+    """
+
+    def __init__(
+        self,
+        policy: PolicySettings,
+        micro_batch_sequences: int = 16,
+        optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1e-3),
+        max_skipped_steps: int = 10,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(policy, optimizer, max_skipped_steps, seed)
+        if micro_batch_sequences < 1:
+            raise UserError(f"micro_batch_sequences is {micro_batch_sequences}, and must be at least 1.")
+        self.micro_batch_sequences = micro_batch_sequences
+
+    @float32_by_default()
+    def training_step(self, problems: list[Problem], batch_idx: int) -> None:
+        """One optimizer step: the mean loss over all target tokens of the step on all ranks."""
+        started = time.perf_counter()
+        # Sequences of like length share a forward pass, so that little is padded.
+        prompts, targets = self.encode(sorted(problems, key=lambda p: len(p.prompt_ids) + len(p.solution or "")))
+        local_tokens = torch.tensor(sum(len(target) for target in targets), device=self.device)
+        tokens = self.trainer.strategy.reduce(local_tokens, reduce_op="sum")
+        loss = torch.zeros((), device=self.device)
+        for start in range(0, len(problems), self.micro_batch_sequences):
+            rows = slice(start, start + self.micro_batch_sequences)
+            # All ranks have the same number of sequences, and so of micro-batches.
+            breakable = self.interruption.interruptible(communicates=True)
+            with breakable, part(self.strategy, "update"), self.micro_step(last=rows.stop >= len(problems)):
+                share = self.differentiable(prompts[rows], targets[rows]).sum() / tokens
+                self.backward_share(share)
+            loss += share.detach()
+        norm = self.apply_gradients(loss)
+        loss = self.trainer.strategy.reduce(loss, reduce_op="sum")
+        seconds = time.perf_counter() - started
+        self.log_dict({"train/loss": loss, "train/tokens_per_second": float(tokens) / seconds}, prog_bar=True)
+        self.log("step", float(self.trainer.global_step))
+        if norm is not None:
+            self.log("train/gradient_norm", norm)
+
+    @float32_by_default()
+    def validation_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """The mean loss over the target tokens of all ranks."""
+        # A rank without problems gathers weights and sums for those that have some.
+        total = torch.zeros(2, device=self.device)  # of losses, and their number
+        breakable = self.interruption.interruptible()
+        with breakable, part(self.strategy, "evaluation"), self.gathered_weights(self.policy):
+            if problems:
+                losses = self(*self.encode(problems))
+                total += torch.stack((losses.sum(), torch.tensor(float(len(losses)), device=self.device)))
+        total = self.trainer.strategy.reduce(total, reduce_op="sum")
+        name = list(self.trainer.datamodule.evaluation_problems)[dataloader_idx]  # type: ignore[attr-defined]
+        self.log(
+            f"val/{name}/loss",
+            total[0] / total[1],
+            batch_size=int(total[1]),
+            prog_bar=True,
+            add_dataloader_idx=False,
+            sync_dist=True,
+        )
+
+    def encode(self, problems: list[Problem]) -> tuple[list[list[int]], list[list[int]]]:
+        """Token ids of the prompts, and of what is to follow: solution, ``<eos>``, and ``<eos>`` once more."""
+        missing = next((problem for problem in problems if problem.solution is None), None)
+        if missing is not None:
+            raise UserError(
+                f"Row {missing.index} of the set '{missing.dataset}' has no worked solution: "
+                "name the column that holds it (solution_column)."
+            )
+        eos = self.tokenizer.eos_token_id
+        solutions = self.tokenizer([problem.solution for problem in problems], add_special_tokens=False)["input_ids"]
+        for problem, ids in zip(problems, solutions, strict=True):
+            where = f"The worked solution in row {problem.index} of the set '{problem.dataset}'"
+            check_vocabulary(ids, self.tokenizer, self.policy.vocabulary_size, where)
+        return [problem.prompt_ids for problem in problems], [[*ids, eos, eos] for ids in solutions]
+
+    def forward(self, prompts: list[list[int]], targets: list[list[int]]) -> Tensor:
+        """[T] losses (nats) of all target tokens, given the prompt and the targets before them."""
+        rows = [prompt + target[:-1] for prompt, target in zip(prompts, targets, strict=True)]
+        input_ids, lengths = (t.to(self.device) for t in pad_rows(rows, self.policy.pad_token_id))
+        target_ids, target_lengths = (t.to(self.device) for t in pad_rows(targets, self.policy.pad_token_id))
+        hidden = self.policy.hidden_states(input_ids)
+        target_mask = length_mask(target_lengths, target_ids.shape[1])
+        places = torch.arange(input_ids.shape[1], device=self.device)
+        predicts = (places >= (lengths - target_lengths)[:, None]) & (places < lengths[:, None])
+        statistics = token_statistics(
+            hidden[predicts],
+            target_ids[target_mask],
+            self.policy.head,
+            temperature=1.0,
+            chunk_size=self.policy.chunk_size,
+        )
+        return -statistics.log_probs

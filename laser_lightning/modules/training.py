@@ -1,0 +1,282 @@
+"""What the RL and the supervised module share: a policy, its optimizer, guarded steps, and exact resume."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+import lightning
+import torch
+from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+
+from laser_lightning.arguments import Part, made_from
+from laser_lightning.data.module import PromptDataModule
+from laser_lightning.data.seeds import seed_or_global
+from laser_lightning.distributed.strategies import (
+    LaSeRDeepSpeedStrategy,
+    check_strategy,
+    gathered,
+    gathers,
+    micro_step,
+    steps_on_host,
+)
+from laser_lightning.errors import UserError
+from laser_lightning.modules.guarded_step import step_if_finite
+from laser_lightning.modules.optimization import OptimizerSettings, build_optimizer, build_schedule
+from laser_lightning.policy.model import AdaptersOff, Policy, PolicySettings, load_tokenizer
+from laser_lightning.runs.checkpoints import read_checkpoint
+from laser_lightning.runs.interruption import Interruption
+from laser_lightning.runs.random_state import random_state, restore_random_state
+
+
+class PolicyModule(Part, lightning.LightningModule):
+    """A LightningModule that trains a causal LM with manual optimization.
+
+    Args:
+        policy: which model.
+        optimizer: how gradients change weights.
+        max_skipped_steps: stop the run after this many optimizer steps in a row without a usable gradient.
+        seed: seed of all sampling; each rank adds its own number. Default: that of ``seed_everything``.
+
+    Attributes:
+        tokenizer: the policy's tokenizer.
+        policy: the model, from ``configure_model`` on.
+        generator: the source of all training randomness of this rank, saved in checkpoints.
+        interruption: breaks off what may be broken off when the run is told to stop.
+    """
+
+    policy: Policy
+    generator: torch.Generator
+
+    def __init__(
+        self, policy: PolicySettings, optimizer: OptimizerSettings, max_skipped_steps: int = 10, seed: int | None = None
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.policy_settings, self.optimizer_settings = policy, optimizer
+        self.max_skipped_steps, self.seed = max_skipped_steps, seed_or_global(seed)
+        self.tokenizer = load_tokenizer(policy)
+        self.strict_loading = policy.lora is None  # with LoRA checkpoints lack the frozen weights, see saved_weights
+        self.interruption = Interruption()
+        self._skipped_in_a_row = 0
+        self._restored_random_states: list[dict[str, Any]] | None = None
+
+    def configure_model(self) -> None:
+        """Load the weights (once, whichever of fit and validate comes first)."""
+        check_strategy(self.strategy)
+        if self.policy_settings.compile and getattr(self.strategy, "zero_stage_3", False):
+            raise UserError("policy.compile does not work under ZeRO-3, which gathers weights layer by layer.")
+        if not hasattr(self, "policy"):
+            self.policy = Policy(self.policy_settings, self.tokenizer)
+            with self.gathered_weights(self.policy):
+                self.policy.check_head()
+        data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+        if isinstance(data, PromptDataModule):
+            data.check_vocabulary(self.policy.vocabulary_size)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The optimizer of the policy, and its schedule in optimizer steps."""
+        optimizer = build_optimizer(
+            self.policy.parameters(),
+            self.optimizer_settings,
+            on_host=steps_on_host(self.strategy),
+            strategy_copies=isinstance(self.strategy, LaSeRDeepSpeedStrategy),
+        )
+        schedule = build_schedule(optimizer, self.optimizer_settings, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_fit_start(self) -> None:
+        """Create this rank's generator, on the policy's device."""
+        self.generator = torch.Generator(self.device).manual_seed(self.seed * 100_003 + self.global_rank)
+
+    def on_train_start(self) -> None:
+        """Continue the random streams of a resumed run."""
+        if self._restored_random_states is not None:
+            states = self._restored_random_states
+            if len(states) != self.trainer.world_size:
+                rank_zero_warn(
+                    f"The checkpoint was written by {len(states)} processes and {self.trainer.world_size} resume it: "
+                    "weights and step carry over, the random streams start anew."
+                )
+            else:
+                restore_random_state(states[self.global_rank], self.generator)
+            self._restored_random_states = None
+
+    @property
+    def strategy(self) -> Strategy | None:
+        """The trainer's strategy; None without a trainer."""
+        return None if self._trainer is None else self._trainer.strategy
+
+    @contextmanager
+    def gathered_weights(self, *models: Policy | AdaptersOff | None) -> Iterator[None]:
+        """Around any use of a model outside of ``differentiable``; all ranks enter it together."""
+        holders = [model.policy if isinstance(model, AdaptersOff) else model for model in models]
+        if not gathers(self.strategy, *holders):
+            yield
+            return
+        with ExitStack() as stack:
+            with self.interruption.together():
+                stack.enter_context(gathered(self.strategy, *holders))
+            yield
+
+    def micro_step(self, last: bool) -> AbstractContextManager[None]:
+        """Around ``differentiable`` and ``backward_share`` of each micro-batch; all ranks have the same number."""
+        return micro_step(self.trainer.strategy, last)
+
+    def differentiable(self, *inputs: Any) -> Any:
+        """``forward`` through the strategy's wrapper, which gradients must pass."""
+        assert self.trainer.strategy.model is not None
+        return self.trainer.strategy.model(*inputs)
+
+    def backward_share(self, share: Tensor) -> None:
+        """Add the gradients of a micro-batch's share of the step's loss.
+
+        Strategies average gradients over ranks, and shares of one loss are to be added up. A share that is not finite
+        makes the gradients NaN, and with them their sum on all ranks, so that all ranks skip the step.
+        """
+        self.manual_backward(share * torch.where(share.detach().isfinite(), self.trainer.world_size, torch.nan))
+
+    def apply_gradients(self, loss: Tensor) -> float | None:
+        """Clip the gradients and take one optimizer step, unless the loss or a gradient is not finite on any rank.
+
+        Args:
+            loss: scalar, this rank's share of the loss that was differentiated.
+
+        Returns:
+            The gradient norm before clipping, or None if the step was skipped.
+        """
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        norm, stepped = step_if_finite(self.trainer.strategy, optimizer, self.optimizer_settings.max_grad_norm)
+        if not stepped:
+            total = self.trainer.strategy.reduce(loss, reduce_op="sum")
+            self.skip_step(f"the loss is {float(total):.4g} and the gradient norm {norm:.4g}")
+            return None
+        self.interruption.hold()
+        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+        schedule = self.lr_schedulers()
+        assert not isinstance(schedule, list | None)
+        schedule.step()
+        self._skipped_in_a_row = 0
+        return norm
+
+    def skip_step(self, reason: str) -> None:
+        """Count a step that changed nothing; stop the run after too many in a row, with a checkpoint."""
+        self._skipped_in_a_row += 1
+        step = self.trainer.global_step
+        rank_zero_warn(f"Optimizer step {step} is skipped and no weight changed: {reason}.")
+        if self._skipped_in_a_row >= self.max_skipped_steps:
+            self.stop(
+                f"{self._skipped_in_a_row} optimizer steps in a row were skipped (max_skipped_steps), "
+                f"the last one because {reason}"
+            )
+
+    def stop(self, why: str) -> NoReturn:
+        """End the run with a checkpoint; all processes must call it together.
+
+        Args:
+            why: the reason, as a part of a sentence.
+        """
+        path = f"{self.trainer.default_root_dir if self.trainer.log_dir is None else self.trainer.log_dir}/stopped.ckpt"
+        self.trainer.save_checkpoint(path)
+        raise UserError(f"Stopped: {why}. The last good state is in {path}.")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the random states of all ranks, and what the model is, so that another one is refused."""
+        states: list[Any] = [random_state(self.generator)] if hasattr(self, "generator") else []
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            gathered: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(gathered, states)
+            states = [state for rank_states in gathered for state in rank_states]
+        checkpoint["laser_random_states"] = states
+        checkpoint["laser_fingerprint"] = self.fingerprint()
+        checkpoint["laser_arguments"] = {"plain": self.plain_arguments, "other": self.other_arguments}
+        if "state_dict" in checkpoint:
+            checkpoint["state_dict"] = self.saved_weights(checkpoint["state_dict"])
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another model, and keep the random states for the start of training."""
+        theirs, ours = checkpoint.get("laser_fingerprint"), self.fingerprint()
+        if theirs is None:
+            raise UserError("This checkpoint was not written by laser-lightning: it says nothing about its model.")
+        for key, value in ours.items():
+            if theirs.get(key) != value:
+                raise UserError(
+                    f"The checkpoint is of another model: its {key.replace('_', ' ')} is {theirs.get(key)!r}, and the "
+                    f"configured one is {value!r}. Set model.policy and model.self_reward to those of the checkpoint."
+                )
+        if "state_dict" in checkpoint:
+            missing = sorted(self.saved_weights(self.state_dict()).keys() - checkpoint["state_dict"].keys())
+            if missing:
+                raise UserError(f"The checkpoint lacks {len(missing)} of the model's tensors, such as {missing[0]}.")
+        self._restored_random_states = checkpoint["laser_random_states"] or None
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, **arguments: Any) -> Self:  # type: ignore[override]
+        """The module of a checkpoint, with its weights, for ``validate``, ``test``, ``predict``, or a new ``fit``.
+
+        The module is made with the arguments of the run that wrote the checkpoint, from the command line or from
+        Python. Its weights are on the CPU; a trainer moves them. To resume the run itself give the checkpoint to the
+        trainer: ``trainer.fit(module, datamodule=data, ckpt_path=...)``.
+
+        Args:
+            checkpoint_path: file, or directory of DeepSpeed.
+            arguments: arguments of the class that take the place of the run's, such as another ``engine``.
+
+        Raises:
+            UserError: if the checkpoint is incomplete, of another class or model, or does not hold an argument that is
+                not given.
+        """
+        saved = read_checkpoint(Path(checkpoint_path))
+        module = cls(**_arguments_of(cls, saved, arguments))
+        module.configure_model()
+        module.on_load_checkpoint(saved)
+        module.load_state_dict(saved["state_dict"], strict=False)
+        module.forget_position()
+        return module
+
+    def forget_position(self) -> None:
+        """Let the next ``fit`` be a run of its own, with random streams from their beginning."""
+        self._restored_random_states = None
+
+    def saved_weights(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The part of a state dict that belongs into checkpoints: with LoRA without the frozen weights, which a resumed
+        run loads from ``policy.path`` as the first run did."""
+        if self.policy_settings.lora is None:
+            return state
+        frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        return {name: value for name, value in state.items() if name not in frozen}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a checkpoint's model must have in common with the configured one."""
+        config = self.policy.lm.config.get_text_config()
+        return {
+            "module": type(self).__name__,
+            "architecture": type(self.policy.lm).__name__,
+            "vocabulary_size": config.vocab_size,
+            "hidden_size": config.hidden_size,
+            "number_of_layers": config.num_hidden_layers,
+            "lora": None if self.policy_settings.lora is None else asdict(self.policy_settings.lora),
+        }
+
+
+def _arguments_of(cls: type[PolicyModule], saved: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a checkpoint's module, those that are given in the place of its own."""
+    if (written_by := saved.get("laser_fingerprint", {}).get("module", cls.__name__)) != cls.__name__:
+        raise UserError(f"The checkpoint is of a {written_by}: {written_by}.load_from_checkpoint loads it.")
+    if "laser_arguments" not in saved and not given:
+        raise UserError(
+            "This checkpoint does not hold the arguments of its module, as those of earlier releases: give them, "
+            f"{cls.__name__}.load_from_checkpoint(path, policy=..., ...)."
+        )
+    held = saved.get("laser_arguments", {"plain": {}, "other": {}})
+    if missing := {name: what for name, what in held["other"].items() if name not in given}:
+        raise UserError(
+            f"The checkpoint holds plain values only, and lacks {', '.join(f'{k} ({v})' for k, v in missing.items())}: "
+            f"give it again, {cls.__name__}.load_from_checkpoint(path, {next(iter(missing))}=...)."
+        )
+    return {name: made_from(value) for name, value in held["plain"].items() if name not in given} | given

@@ -1,0 +1,161 @@
+"""What a training step reports: the ``train/...`` metrics, right over all ranks and micro-batches."""
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from laser_lightning.objective.advantages import AllSum
+from laser_lightning.objective.phases import Phase
+from laser_lightning.objective.self_reward.last_token import SelfRewardHead
+from laser_lightning.policy.model import PolicyOutputs
+from laser_lightning.records.batching import MicroBatch, Rollouts
+from laser_lightning.records.rounds import Round
+
+TERMS = ("loss", "policy_loss", "self_reward_loss", "kl", "entropy", "clip_fraction")
+
+
+def mismatch_terms(outputs: PolicyOutputs, batch: MicroBatch, rollouts: Rollouts, scored: Tensor) -> dict[str, Tensor]:
+    """How far the engine's log-probs are from the trainer's own of the same tokens and weights, as sums and counts.
+
+    Args:
+        outputs: of the trainer.
+        batch: B solutions.
+        rollouts: what the engine said of them, among others.
+        scored: [B] bool, where ``outputs`` has the token that the engine read behind ``<eos>``.
+    """
+    rows, mask = batch.rows, batch.response_mask
+    tokens = (outputs.log_probs.detach() - rollouts.sampling_log_probs[rows, : mask.shape[1]]).abs()
+    scores = (outputs.reward_token_log_probs.detach() - rollouts.reward_token_log_probs[rows]).abs()
+    finished = rollouts.finished[rows] & scored
+    return {
+        "mismatch_tokens": tokens.where(mask, 0.0).sum(),
+        "compared_tokens": mask.sum(),
+        "mismatch_scores": scores.where(finished, 0.0).sum(),
+        "compared_scores": finished.sum(),
+    }
+
+
+class StepWarnings:
+    """Says what a user should know of a step and might not look for in the metrics.
+
+    Args:
+        max_response_tokens: where responses are cut.
+        reward_token: the token that no response should contain; that some do is said once.
+    """
+
+    def __init__(self, max_response_tokens: int, reward_token: str) -> None:
+        self.max_response_tokens, self.reward_token = max_response_tokens, reward_token
+        self._told_emission = False
+
+    def tell(self, values: Mapping[str, float | Tensor], step: int, verifier_errors: Sequence[str]) -> None:
+        """Warn of one step.
+
+        Args:
+            values: its metrics.
+            step: its number.
+            verifier_errors: the latest ones on this rank.
+        """
+        if values["train/truncation_rate"] == 1:
+            rank_zero_warn(
+                f"All responses of step {step} were cut at sampling.max_response_tokens = "
+                f"{self.max_response_tokens}: none has a self-reward to learn from."
+            )
+        if values["train/reward_token_emitted"] and not self._told_emission:
+            self._told_emission = True
+            rank_zero_warn(
+                f"In step {step} {values['train/reward_token_emitted']:.2%} of the responses contain the reward token "
+                f"'{self.reward_token}', which normal text should not; the metric train/reward_token_emitted "
+                "says how many do from here on."
+            )
+        if values["train/verifier_failures"]:
+            errors = verifier_errors or ["on another rank"]
+            rank_zero_warn(
+                f"The verifier failed on {values['train/verifier_failures']:.0f} responses of step {step}, which get "
+                f"reward 0; the last one here: {errors[-1]}."
+            )
+
+
+class TrainingLog:
+    """Gathers what happens in one training step, which begins with it.
+
+    Args:
+        all_sum: sums a tensor over the ranks.
+
+    Attributes:
+        seconds: time spent in each part of the step.
+    """
+
+    def __init__(self, all_sum: AllSum) -> None:
+        self.all_sum = all_sum
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._began = time.perf_counter()
+        self._updates: list[dict[str, float]] = []
+
+    def add_update(self, terms: dict[str, Tensor], gradient_norm: float) -> None:
+        """Count an optimizer step: the shares of its loss on this rank, summed over micro-batches."""
+        totals = self.all_sum(torch.stack([value.double() for value in terms.values()])).tolist()
+        sums = dict(zip(terms, totals, strict=True))
+        values = {name: sums[name] for name in TERMS} | {"gradient_norm": gradient_norm}
+        if "compared_tokens" in sums:
+            values["mismatch/token_log_prob"] = sums["mismatch_tokens"] / max(sums["compared_tokens"], 1)
+            values["mismatch/reward_token_log_prob"] = sums["mismatch_scores"] / max(sums["compared_scores"], 1)
+        if "weighted_tokens" in sums:
+            values["importance_weight"] = sums["importance_weights"] / max(sums["weighted_tokens"], 1)
+            values["importance_capped"] = sums["capped_tokens"] / max(sums["weighted_tokens"], 1)
+        self._updates.append(values)
+
+    def update_values(self) -> dict[str, float]:
+        """Means over the optimizer steps of the round; nothing when all were skipped."""
+        names = {name for values in self._updates for name in values}
+        found = {name: [values[name] for values in self._updates if name in values] for name in sorted(names)}
+        return {f"train/{name}": sum(values) / len(values) for name, values in found.items()}
+
+    def round_values(
+        self, round_: Round, head: SelfRewardHead, phase: Phase, mixed_groups: Tensor
+    ) -> dict[str, float | Tensor]:
+        """What was sampled, and how well the model judged it."""
+        rollouts = round_.rollouts
+        judged = ~round_.self_rewards.isnan()
+        head.metrics.update(round_.self_rewards[judged], round_.rewards[judged])
+        verification = head.metrics.compute()
+        head.metrics.reset()
+        counts: dict[str, Tensor | int] = {
+            "tokens": rollouts.response_lengths.sum(),
+            "solutions": len(rollouts),
+            "finished": rollouts.finished.sum(),
+            "emitted": rollouts.contains(head.token_id).sum(),
+            "groups": len(round_.problems),
+            "signal": round_.has_signal.sum(),
+            "trained": len(mixed_groups),
+            "mixed": mixed_groups.sum(),
+            "failed": sum(verification.error is not None for verification in round_.verifications),
+            "rewards": round_.rewards.sum(),
+            "judged": judged.sum(),
+            "self_rewards": round_.self_rewards[judged].sum(),
+        }
+        row = torch.tensor([float(value) for value in counts.values()], dtype=torch.float64)
+        total = dict(zip(counts, self.all_sum(row.to(round_.rewards.device)).tolist(), strict=True))
+        names = ("f1", "accuracy_on_correct", "accuracy_on_incorrect", "auroc", "ece")
+        return {f"train/self_reward/{name}": verification[name] for name in names} | {
+            "train/self_reward/mean": total["self_rewards"] / total["judged"],
+            "train/reward": total["rewards"] / total["solutions"],
+            "train/response_length_tokens": total["tokens"] / total["solutions"],
+            "train/response_tokens": total["tokens"],
+            "train/generated_tokens": total["tokens"],
+            "train/truncation_rate": 1 - total["finished"] / total["solutions"],
+            "train/reward_token_emitted": total["emitted"] / total["solutions"],
+            "train/groups_with_signal": total["signal"] / total["groups"],
+            "train/mixed_groups": total["mixed"] / total["trained"],
+            "train/verifier_failures": total["failed"],
+            "train/phase": float(phase),
+        }
+
+    def time_values(self, tokens: float) -> dict[str, float]:
+        """Seconds of the step and of its parts, and response tokens per second of the whole step."""
+        seconds = time.perf_counter() - self._began
+        parts = {f"train/{name}_seconds": value for name, value in self.seconds.items()}
+        return {"train/step_seconds": seconds, "train/tokens_per_second": tokens / seconds, **parts}

@@ -1,0 +1,395 @@
+"""The policy: a causal language model with its tokenizer, loaded from a path, and its optional frozen reference."""
+
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from laser_lightning.errors import UserError
+from laser_lightning.policy.logprobs import reward_token_log_probs, token_statistics
+from laser_lightning.policy.lora import LoRASettings, adapters_off, add_adapters
+from laser_lightning.records.batching import MicroBatch, Rollouts, length_mask, micro_batches
+
+EMBEDDED = "embedded"
+
+LOGITS_AT_ONCE = 2**26
+"""Logits that the update holds at a time: 256 MiB in float32."""
+
+
+@dataclass
+class PolicySettings:
+    """Which model is trained, and how it is loaded.
+
+    Args:
+        path: directory or hub name of a transformers causal LM; ``embedded`` is the small arithmetic model
+            that ships with this package.
+        random_init: start from random weights of the same architecture (the supervised stage from nothing).
+        config_overrides: fields of the model's config to replace, e.g. ``{num_hidden_layers: 2}``; only with
+            ``random_init``, since pretrained weights have their shapes.
+        dtype: type of the weights.
+        attention: attention implementation of transformers (``sdpa``, ``eager``, ``flash_attention_2``, ...);
+            by default transformers chooses.
+        packing: join the sequences of a forward pass of the update to one row, without padding: ``auto`` does so with
+            flash attention, which then computes no more than each sequence needs; ``always`` with any
+            implementation, whose masks then cover the square of the row's length; ``never`` pads.
+        gradient_checkpointing: recompute activations in the backward pass, for less memory and more time.
+        compile: run the forward and backward passes of the update through ``torch.compile``; the first ones then take a
+            minute or more. Rollouts are not compiled. Tried on CPU only, and refused under ZeRO-3.
+        liger: replace norms, rotary embeddings and MLPs by Liger kernels (needs CUDA, and ``pip install
+            laser-lightning[liger]``); never tried on CUDA by this project.
+        trust_remote_code: run model code that comes with the weights.
+        lora: train adapters beside the frozen weights (needs the extra ``lora``); null trains all weights.
+    """
+
+    path: str
+    random_init: bool = False
+    config_overrides: dict[str, Any] = field(default_factory=dict)
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attention: str | None = None
+    packing: Literal["auto", "always", "never"] = "auto"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    liger: bool = False
+    trust_remote_code: bool = False
+    lora: LoRASettings | None = None
+
+
+def model_path(path: str) -> str:
+    """The directory or hub name behind ``path`` (resolves ``embedded``)."""
+    if path == EMBEDDED:
+        return str(files("laser_lightning") / "assets" / "arithmetic")
+    return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
+def load_tokenizer(settings: PolicySettings) -> PreTrainedTokenizerBase:
+    """Load the tokenizer; one without a pad token pads with ``<eos>``, since masks never look at token values."""
+    path = model_path(settings.path)
+    _refuse_missing_directory(settings.path, path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UserError(f"The tokenizer of policy.path '{settings.path}' cannot be loaded: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"The tokenizer of '{settings.path}' has no <eos> token, so no response could ever finish.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _refuse_missing_directory(name: str, path: str) -> None:
+    looks_local = path.startswith((".", "/")) or path.count("/") > 1
+    if looks_local and not Path(path).is_dir():
+        raise UserError(f"policy.path is '{name}', and there is no such directory.")
+
+
+_PAD_INSTEAD = "set policy.packing to never."
+
+
+class PolicyOutputs(NamedTuple):
+    """What one forward pass over a micro-batch yields.
+
+    Attributes:
+        log_probs: [B, R] float32, of the response tokens at the sampling temperature; 0 outside the responses.
+        entropy: [B, R] float32, of the tempered distributions (nats); 0 where not asked for.
+        reward_token_log_probs: [B] float32, log pi(z_c) behind each response's last token, at temperature 1 (of the
+            token that was asked for); only meaningful for finished responses.
+    """
+
+    log_probs: Tensor
+    entropy: Tensor
+    reward_token_log_probs: Tensor
+
+
+class Policy(nn.Module):
+    """A causal LM split into its two halves: the decoder (token ids to hidden states) and the head (to logits).
+
+    The split lets the update put only the positions that need logits through the head.
+
+    Args:
+        settings: which model, and how to load it.
+
+    Attributes:
+        lm: the transformers model.
+        eos_token_ids: sorted ids that end a response: those of the generation config, else the tokenizer's.
+        pad_token_id: id that fills unused places; never used to tell what a place holds.
+        packs: whether micro-batches are run as one row without padding.
+    """
+
+    def __init__(self, settings: PolicySettings, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
+        if settings.config_overrides and not settings.random_init:
+            raise UserError("policy.config_overrides needs policy.random_init: pretrained weights have their shapes.")
+        if settings.lora is not None and settings.random_init:
+            raise UserError(
+                "policy.lora adapts pretrained weights, and policy.random_init has none: drop one of the two."
+            )
+        try:
+            self.lm: PreTrainedModel = _load(settings)
+        except OSError as error:
+            raise UserError(f"The model of policy.path '{settings.path}' cannot be loaded: {error}") from error
+        if settings.lora is not None:
+            add_adapters(self.lm, settings.lora)
+        self.lm.train()  # from_pretrained leaves evaluation mode on
+        if settings.gradient_checkpointing:
+            _recompute_activations(self.lm)
+        if settings.liger:
+            _apply_liger(self.lm)
+        self._decode = torch.compile(self._run_decoder, dynamic=True) if settings.compile else self._run_decoder
+        flash = "flash" in str(self.lm.config.get_text_config()._attn_implementation)
+        self.packs = settings.packing == "always" or (settings.packing == "auto" and flash)
+        self.eos_token_ids = eos_token_ids(self.lm, tokenizer)
+        self.pad_token_id: int = tokenizer.pad_token_id
+        self.lm.generation_config.eos_token_id = list(self.eos_token_ids)
+        self.lm.generation_config.pad_token_id = self.pad_token_id
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.lm.device
+
+    def forward(
+        self, batch: MicroBatch, reward_token_id: int | Tensor, temperature: float = 1.0, entropy: bool = False
+    ) -> PolicyOutputs:
+        """Log-probs of the response tokens and of the reward token, from one pass.
+
+        Args:
+            batch: B solutions.
+            reward_token_id: id of z_c, one for all solutions or [B].
+            temperature: the one that the responses were sampled at.
+            entropy: compute entropies too.
+        """
+        lengths = batch.prompt_lengths + batch.response_lengths
+        hidden, starts = self.flat_hidden_states(batch.input_ids, lengths)
+        mask = batch.response_mask
+        rows, places = mask.nonzero(as_tuple=True)
+        places = batch.prompt_lengths[rows] + places
+        last = lengths - 1
+        tokens, solutions = len(rows), len(last)
+        # The hidden state at a place predicts the token at the next one; behind the last one that is the reward token.
+        statistics = token_statistics(
+            hidden[torch.cat((starts[rows] + places - 1, starts + last))],
+            torch.cat((batch.input_ids[rows, places], torch.zeros_like(last) + reward_token_id)),
+            self.head,
+            torch.cat((hidden.new_full((tokens,), temperature, dtype=torch.float64), hidden.new_ones(solutions))),
+            entropy,
+            self.chunk_size,
+        )
+        empty = torch.zeros(mask.shape, device=hidden.device)
+        return PolicyOutputs(
+            empty.masked_scatter(mask, statistics.log_probs[:tokens]),
+            empty.masked_scatter(mask, statistics.entropy[:tokens]),
+            statistics.log_probs[tokens:],
+        )
+
+    def scores(self, batch: MicroBatch, reward_token_id: int) -> Tensor:
+        """[B] log pi(z_c) behind each response's last token, as in ``forward``, without those of the responses."""
+        lengths = batch.prompt_lengths + batch.response_lengths
+        hidden, starts = self.flat_hidden_states(batch.input_ids, lengths)
+        return reward_token_log_probs(self.head(hidden[starts + lengths - 1]), reward_token_id)
+
+    def scores_of(self, rollouts: Rollouts, reward_token_id: int, micro_batch_tokens: int) -> Tensor:
+        """[N] the same of all N solutions, truncated ones too.
+
+        Args:
+            rollouts: the solutions.
+            reward_token_id: id of z_c.
+            micro_batch_tokens: most tokens (padding included) of a forward pass; a sequence that is longer raises it.
+        """
+        lengths = rollouts.prompt_lengths.repeat_interleave(rollouts.group_size) + rollouts.response_lengths
+        budget = max(micro_batch_tokens, int(lengths.max()))
+        found = torch.zeros_like(rollouts.reward_token_log_probs)
+        rows = torch.arange(len(rollouts), device=found.device)
+        for batch in micro_batches(rollouts, rows, budget, self.pad_token_id, self.packs):
+            found[batch.rows] = self.scores(batch, reward_token_id)
+        return found
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens that prompt and response may have together; None for models without a limit."""
+        return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Token ids that the model has rows for."""
+        return int(self.lm.config.get_text_config().vocab_size)
+
+    @property
+    def chunk_size(self) -> int:
+        """Positions that go through the head together in the update."""
+        return max(1, LOGITS_AT_ONCE // self.lm.config.get_text_config().vocab_size)
+
+    def hidden_states(self, input_ids: Tensor) -> Tensor:
+        """Last hidden states of right-padded sequences.
+
+        No attention mask is needed: with causal attention a real token never looks at the padding to its right.
+
+        Args:
+            input_ids: [B, L] token ids.
+
+        Returns:
+            [B, L, D]; rows' places behind their last token hold no meaning.
+        """
+        return self._decode(input_ids, None)
+
+    def _run_decoder(self, input_ids: Tensor, positions: Tensor | None) -> Tensor:
+        return self.lm.get_decoder()(input_ids=input_ids, position_ids=positions, use_cache=False).last_hidden_state
+
+    def flat_hidden_states(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Last hidden states of right-padded sequences, packed without their padding where ``packs`` says so.
+
+        Args:
+            input_ids: [B, L] token ids.
+            lengths: [B] int64.
+
+        Returns:
+            [T, D] hidden states, and [B] places in them where the sequences begin.
+        """
+        if not self.packs:
+            hidden = self.hidden_states(input_ids)
+            return hidden.flatten(0, 1), torch.arange(len(hidden), device=hidden.device) * hidden.shape[1]
+        mask = length_mask(lengths, input_ids.shape[1])
+        positions = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
+        # Where positions begin anew, transformers keeps attention from looking across.
+        hidden = self._decode(input_ids[mask][None], positions[mask][None])
+        return hidden[0], lengths.cumsum(0) - lengths
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Float32 logits [..., V] of hidden states [..., D], as the model's own forward computes them."""
+        # Not called as a module: ZeRO-3 would gather its weights for each chunk, and ranks differ in their numbers of
+        # chunks. The strategy has them gathered for the whole pass.
+        logits = self.lm.get_output_embeddings().forward(hidden)
+        config = self.lm.config.get_text_config()
+        if scale := getattr(config, "logit_scale", None):
+            logits = logits * scale
+        if scaling := getattr(config, "logits_scaling", None):
+            logits = logits / scaling
+        if cap := getattr(config, "final_logit_softcapping", None):
+            logits = torch.tanh(logits / cap) * cap
+        return logits.float()
+
+    @torch.no_grad()
+    @torch.compiler.set_stance("force_eager")  # the probe's shapes are not worth compiling for
+    def check_head(self) -> None:
+        """Compare ``head(hidden_states(.))`` with the model's own logits, and refuse a model where they differ."""
+        probe = torch.arange(4, device=self.device)[None] % self.lm.config.get_text_config().vocab_size
+        ours, theirs = (
+            self.head(self.hidden_states(probe)),
+            self.lm(input_ids=probe, use_cache=False).logits.float(),
+        )
+        if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
+            raise UserError(
+                f"{type(self.lm).__name__} changes its logits after the output embedding in a way that is not known "
+                f"here (they differ by up to {(ours - theirs).abs().max():.3g}), so scores would be wrong."
+            )
+        if self.packs:
+            self._check_packing()
+
+    def _check_packing(self) -> None:
+        """Refuse a model in which packed sequences see each other, or do not begin at the first position."""
+        lengths = torch.tensor([5, 1, 4], device=self.device)
+        tokens = torch.arange(15, device=self.device).view(3, 5) % self.lm.config.get_text_config().vocab_size
+        try:
+            packed, starts = self.flat_hidden_states(tokens, lengths)
+        except TypeError as error:
+            raise UserError(f"{type(self.lm).__name__} cannot pack sequences ({error}): {_PAD_INSTEAD}") from error
+        for ids, start, length in zip(tokens, starts.tolist(), lengths.tolist(), strict=True):
+            alone = self.hidden_states(ids[None, :length])[0].float()
+            distance = (packed[start : start + length].float() - alone).norm() / alone.norm()
+            if distance > torch.finfo(packed.dtype).eps ** 0.5:  # half of the digits
+                raise UserError(
+                    f"In {type(self.lm).__name__} packed sequences disturb each other (their hidden states differ by "
+                    f"{float(distance):.2g} of their norm from those of each alone): {_PAD_INSTEAD}"
+                )
+
+
+def _load(settings: PolicySettings) -> PreTrainedModel:
+    """The causal LM, with pretrained or random weights, and without dropout: the policy that is trained is to be the
+    one that was sampled from."""
+    path, dtype = model_path(settings.path), getattr(torch, settings.dtype)
+    options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
+    if settings.attention is not None:
+        options["attn_implementation"] = settings.attention
+    config = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
+    for key, value in config.to_dict().items():
+        if isinstance(value, float) and any(part in key for part in ("drop", "pdrop")):
+            setattr(config, key, 0.0)
+    if not settings.random_init:
+        return AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, **options)
+    for key, value in settings.config_overrides.items():
+        if not hasattr(config, key):
+            raise UserError(f"policy.config_overrides has '{key}', which {type(config).__name__} does not know.")
+        setattr(config, key, value)
+    if "num_hidden_layers" in settings.config_overrides and hasattr(config, "layer_types"):
+        config.layer_types = (list(config.layer_types) * config.num_hidden_layers)[: config.num_hidden_layers]
+    return AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
+
+
+def _recompute_activations(lm: PreTrainedModel) -> None:
+    # transformers 5.24 has another name for it, which it had not before.
+    enable = getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def _apply_liger(lm: PreTrainedModel) -> None:
+    if not torch.cuda.is_available():
+        raise UserError("policy.liger needs a CUDA device, and there is none: set policy.liger to false.")
+    try:
+        from liger_kernel.transformers.monkey_patch import (
+            MODEL_TYPE_TO_APPLY_LIGER_FN,
+            _apply_liger_kernel_to_instance,
+        )
+    except ImportError as error:
+        raise UserError(f"policy.liger needs Liger kernels ({error}): pip install 'laser-lightning[liger]'.") from error
+    if lm.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+        raise UserError(f"There are no Liger kernels for {type(lm).__name__}: set policy.liger to false.")
+    # The head and its loss are ours.
+    _apply_liger_kernel_to_instance(model=lm, cross_entropy=False, fused_linear_cross_entropy=False)
+
+
+def eos_token_ids(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The ids that end a response, sorted: the generation config's set, else the tokenizer's one."""
+    ids = getattr(lm.generation_config, "eos_token_id", None)
+    if ids is None:
+        ids = tokenizer.eos_token_id
+    if not isinstance(ids, int) and not ids:
+        raise UserError("The model's generation config has an empty eos_token_id, so no response could ever finish.")
+    return tuple(sorted({ids} if isinstance(ids, int) else set(ids)))
+
+
+class FrozenPolicy(Policy):
+    """A copy of the initial policy that is never trained: the reference of KL terms and of exact scores."""
+
+    def __init__(self, settings: PolicySettings, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(settings, tokenizer)
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "FrozenPolicy":
+        """Stay in evaluation mode: Lightning switches every submodule to training, dropout included."""
+        super().train(False)
+        return self
+
+
+class AdaptersOff:
+    """The initial policy of a policy with LoRA, which is called as a ``FrozenPolicy`` and holds no weights of its own.
+
+    Args:
+        policy: the policy in training.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def __call__(self, *args: Any, **options: Any) -> PolicyOutputs:
+        """The policy's outputs without its adapters (see ``Policy.forward``)."""
+        with adapters_off(self.policy.lm):
+            return self.policy(*args, **options)

@@ -1,0 +1,113 @@
+"""One round: problems, their sampled solutions, and what the verifier and the model itself say of them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from laser_lightning.data.problem import Problem
+from laser_lightning.records.batching import Rollouts, numbers_of, stacked
+from laser_lightning.verifiers import Verification
+
+
+@dataclass
+class Round:
+    """What a training or evaluation step sampled; callbacks read it as ``module.last_round``.
+
+    P problems with G solutions each, N = P * G.
+
+    Attributes:
+        problems: P problems.
+        rollouts: their N solutions.
+        texts: N responses as text, without special tokens.
+        verifications: N verdicts of the verifier.
+        rewards: [N] float32 verifier rewards.
+        references: [N] log pi_ref(z_c given x, y) with an exact reference, else None.
+        self_rewards: [N] float32, 0 for truncated solutions; NaN where the model was not asked for its judgement.
+        reference_log_probs: [N, R] log-probs of the response tokens under the reference, with an exact one, else None.
+        seconds: wall time of sampling and judging, on this rank; 0 where it was not measured.
+    """
+
+    problems: Sequence[Problem]
+    rollouts: Rollouts
+    texts: list[str]
+    verifications: list[Verification]
+    rewards: Tensor
+    references: Tensor | None
+    self_rewards: Tensor
+    reference_log_probs: Tensor | None = None
+    seconds: float = 0.0
+
+    def problem_of(self, row: int) -> Problem:
+        """The problem that solution ``row`` answers."""
+        return self.problems[row // self.rollouts.group_size]
+
+    def grouped(self, values: Tensor) -> Tensor:
+        """[N] values as [P, G], a row per problem."""
+        return values.view(len(self.problems), -1)
+
+    @property
+    def policy_rewards(self) -> Tensor:
+        """[N] rewards that the policy is trained on: the verifier's, or their weighted sum where there are several."""
+        given = [verification.policy_reward for verification in self.verifications]
+        found = [math.nan if reward is None else reward for reward in given]
+        several = torch.tensor(found, dtype=torch.float32, device=self.rewards.device)
+        return several.where(~several.isnan(), self.rewards)
+
+    @property
+    def has_signal(self) -> Tensor:
+        """[P] bool: groups whose rewards are not all equal."""
+        rewards = self.grouped(self.policy_rewards)
+        return (rewards != rewards[:, :1]).any(dim=1)
+
+    def select(self, problems: Tensor) -> "Round":
+        """The round of some problems alone, in their order.
+
+        Args:
+            problems: [M] their numbers, or [P] bool: a mask of them.
+        """
+        problems = numbers_of(problems, len(self.problems))
+        rows = self.rows_of(problems)
+        return Round(
+            [self.problems[number] for number in problems.tolist()],
+            self.rollouts.select(problems),
+            [self.texts[row] for row in rows.tolist()],
+            [self.verifications[row] for row in rows.tolist()],
+            self.rewards[rows],
+            None if self.references is None else self.references[rows],
+            self.self_rewards[rows],
+            None if self.reference_log_probs is None else self.reference_log_probs[rows],
+        )
+
+    def ungrouped(self) -> "Round":
+        """The same N solutions as a round of N problems with one solution each."""
+        problems = [self.problem_of(row) for row in range(len(self.rollouts))]
+        return replace(self, problems=problems, rollouts=self.rollouts.ungrouped())
+
+    def rows_of(self, problems: Tensor) -> Tensor:
+        """[M * G] solutions of the given problems: [M] their numbers, or [P] bool."""
+        problems = numbers_of(problems, len(self.problems))
+        group = torch.arange(self.rollouts.group_size, device=problems.device)
+        return (problems[:, None] * self.rollouts.group_size + group).flatten()
+
+
+def joined(first: Round, second: Round) -> Round:
+    """Two rounds of the same module as one, the problems of the first in front."""
+
+    def both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+        return None if one is None or other is None else stacked((one, other))
+
+    parts = [(getattr(first.rollouts, f.name), getattr(second.rollouts, f.name)) for f in fields(Rollouts)]
+    return Round(
+        [*first.problems, *second.problems],
+        Rollouts(*(stacked(pair) for pair in parts)),
+        first.texts + second.texts,
+        first.verifications + second.verifications,
+        stacked((first.rewards, second.rewards)),
+        both(first.references, second.references),
+        stacked((first.self_rewards, second.self_rewards)),
+        both(first.reference_log_probs, second.reference_log_probs),
+        first.seconds + second.seconds,
+    )

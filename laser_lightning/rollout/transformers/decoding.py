@@ -1,0 +1,244 @@
+"""The running batch of the transformers engine: rows that end make place for prompts that wait."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from laser_lightning.errors import UserError
+from laser_lightning.policy.logprobs import reward_token_log_probs
+from laser_lightning.policy.model import Policy
+from laser_lightning.records.batching import Rollouts, length_mask, pad_rows
+from laser_lightning.rollout.engine import Sampling
+from laser_lightning.rollout.transformers.cache import LEAST_ROOM, GrowingCache, Room, cache_argument
+from laser_lightning.rollout.transformers.sampling import sample
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """How large a running batch is and what it does with ended rows (see ``TransformersEngine``)."""
+
+    max_batch_size: int
+    max_cached_tokens: int | None
+    drop_fraction: float
+    scores: bool
+
+
+class Decoding:
+    """Decode one round in a running batch, which prompts that wait join when places are free.
+
+    Rows stand in a common space of columns and end in the same one, that of the token fed last. A prompt that joins
+    therefore begins as many columns before it as it is long; the keys in the cache hold its own positions. Columns in
+    which no row has a token any more are cut off on the left.
+
+    Args:
+        policy: the model, in evaluation mode.
+        prompts: of the whole round. The shortest are decoded first, so that those of like length come together.
+        out: the record to fill. Its responses have room for one token more than they can be long.
+        sampling: how to draw.
+        reward_token_id: id of z_c.
+        generator: the source of all randomness.
+        settings: how many rows there are at a time.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        prompts: Sequence[Sequence[int]],
+        out: Rollouts,
+        sampling: Sampling,
+        reward_token_id: int,
+        generator: torch.Generator,
+        settings: BatchSettings,
+    ) -> None:
+        self.policy, self.out, self.sampling = policy, out, sampling
+        self.reward_token_id, self.generator, self.settings = reward_token_id, generator, settings
+        self.prompts, self.group_size = prompts, out.group_size
+        self.eos = torch.tensor(policy.eos_token_ids, device=policy.device)
+        self.waiting = deque(sorted(range(len(prompts)), key=lambda prompt: len(prompts[prompt])))
+        self.cache_argument = cache_argument(policy.lm.get_decoder())
+        self.room = Room(columns=0)
+        self.cache = self._new_cache(rows=0)
+        self.mask_is_ready = _takes_finished_masks(policy, self.cache)
+        self.refills = False  # a round that fits needs no spare columns
+        self.refills = self._fitting(rows=0) < len(prompts) and self.cache.only_attention
+        # Of each row of the batch: the solution that it is, its prompt, its response up to now, its tokens in the
+        # cache, and whether it is still being sampled.
+        self.slots, self.prompt_lengths, self.places, self.lengths = self.eos.new_empty(4, 0)
+        self.live = torch.empty_like(self.slots, dtype=torch.bool)
+        self.width = 0  # columns of the cache
+        self.padded = False
+
+    def run(self) -> None:
+        """Decode until every response has ended or reached the length limit."""
+        logits = self._join(self._fitting(rows=0))
+        while True:
+            tokens, log_probs = sample(logits, self.sampling, self.generator)
+            ended = self.live & torch.isin(tokens, self.eos)
+            self._record(tokens, log_probs, ended)
+            unscored = ended & self.settings.scores  # the next step's logits hold their scores
+            # The one synchronisation with the device per token.
+            live, needed = torch.stack((self.live.sum(), (self.live | unscored).sum())).tolist()
+            if needed:
+                done = len(self.slots) - needed
+                if done and (live == 0 or done >= self.settings.drop_fraction * len(self.slots)):
+                    rows = self._keep(self.live | unscored, needed)
+                    tokens, unscored = tokens[rows], unscored[rows]
+                if self.width == self.room.columns:
+                    self._cut(self.live | unscored)
+                logits = self._step(tokens)
+            if needed > live:
+                self._score(logits, unscored)
+            if joining := self._joining(live):
+                rows = self._keep(self.live, live)
+                logits = torch.cat((logits[rows], self._join(joining)))
+            elif live == 0:
+                return
+
+    # ------------------------------------------------------ prompts that join
+
+    def _capacity(self, prompt_length: int) -> tuple[int, int]:
+        """Most rows, and columns, of a batch whose longest prompt is this one."""
+        columns = prompt_length + self.sampling.max_response_tokens
+        if self.refills:  # spare ones, since moving the cache to the left, when they are used up, copies it
+            columns += min(LEAST_ROOM, columns // 8)
+        rows, budget = self.settings.max_batch_size, self.settings.max_cached_tokens
+        if budget is not None:
+            rows = min(rows, max(budget // columns, self.group_size))
+            columns = min(columns, budget // rows)
+        return rows, columns
+
+    def _fitting(self, rows: int) -> int:
+        """How many of the waiting prompts fit beside this many rows."""
+        count = 0
+        for prompt in self.waiting:
+            rows += self.group_size
+            if rows > self._capacity(len(self.prompts[prompt]))[0]:
+                break
+            count += 1
+        return count
+
+    def _joining(self, live: int) -> int:
+        """How many prompts join now: none if places are few, since each pass over prompts has a cost of its own."""
+        if not self.waiting or (live and not self.refills):
+            return 0
+        count = self._fitting(live)
+        most = self._capacity(len(self.prompts[self.waiting[0]]))[0]
+        few = count < len(self.waiting) and count * self.group_size < self.settings.drop_fraction * most
+        return 0 if live and few else count
+
+    def _join(self, count: int) -> Tensor:
+        """Run waiting prompts once and put their groups behind the rows; return the logits [B, V] of these groups."""
+        chosen = [self.waiting.popleft() for _ in range(count)]
+        ids, lengths = pad_rows([self.prompts[prompt] for prompt in chosen], self.policy.pad_token_id, left=True)
+        padded, width = int(lengths.min()) < ids.shape[1], ids.shape[1]
+        rows, self.room.columns = self._capacity(width)
+        self.room.rows = rows if self.refills and self.waiting else 0
+        ids, lengths = ids.to(self.policy.device), lengths.to(self.policy.device)
+        mask = length_mask(lengths, width).flip(1)
+        cache = self._new_cache(count)
+        hidden = self._forward(cache, ids, mask if padded else None, (mask.cumsum(1) - 1).clamp(min=0))
+        logits = self.policy.head(hidden)
+        if not bool(logits.isfinite().all()):
+            raise UserError("The policy's logits are not finite: its weights are damaged, or overflow in their dtype.")
+        self._place(cache, padded, width)
+        first = torch.tensor(chosen, device=ids.device) * self.group_size
+        slots = (first[:, None] + torch.arange(self.group_size, device=ids.device)).flatten()
+        lengths = lengths.repeat_interleave(self.group_size)
+        self.slots = torch.cat((self.slots, slots))
+        self.prompt_lengths = torch.cat((self.prompt_lengths, lengths))
+        self.lengths = torch.cat((self.lengths, lengths))
+        self.places = torch.cat((self.places, torch.zeros_like(slots)))
+        self.live = torch.cat((self.live, torch.ones_like(slots, dtype=torch.bool)))
+        return logits.repeat_interleave(self.group_size, 0)
+
+    def _place(self, cache: GrowingCache, padded: bool, width: int) -> None:
+        """Put the rows of another cache, as wide as said, behind those of the batch, each for a whole group."""
+        if len(self.slots):
+            self.padded = self.padded or padded or width != self.width
+            self.cache.add_rows(cache, self.group_size)
+        else:
+            self.padded, self.width = padded, width
+            self.cache = cache
+            self.cache.batch_repeat_interleave(self.group_size)
+        self.width = max(self.width, width)
+
+    def _new_cache(self, rows: int) -> GrowingCache:
+        return GrowingCache(self.policy.lm.config, rows, self.room)
+
+    # ------------------------------------------------------------- one token
+
+    def _record(self, tokens: Tensor, log_probs: Tensor, ended: Tensor) -> None:
+        # Written for all rows with masks, since picking the live ones would wait for the device. Rows that have ended
+        # write padding behind their response, hence the room for one token more.
+        out, slots, live = self.out, self.slots, self.live
+        out.response_ids[slots, self.places] = tokens.where(live, self.policy.pad_token_id)
+        out.sampling_log_probs[slots, self.places] = log_probs.where(live, 0.0)
+        out.finished[slots] |= ended
+        self.places = self.places + live
+        out.response_lengths[slots] = self.places
+        self.live = live & ~ended & (self.places < self.sampling.max_response_tokens)
+
+    def _step(self, tokens: Tensor) -> Tensor:
+        """Feed the tokens [B] drawn last; return the logits [B, V] of the next ones."""
+        self.lengths = self.prompt_lengths + self.places  # rows that have ended stay as long as they were
+        mask = None
+        if self.padded:
+            mask = torch.arange(self.width, -1, -1, device=tokens.device) < self.lengths[:, None]
+            if self.mask_is_ready:
+                mask = mask[:, None, None]
+        self.width += 1
+        return self.policy.head(self._forward(self.cache, tokens[:, None], mask, self.lengths[:, None] - 1))
+
+    def _forward(self, cache: GrowingCache, ids: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
+        """[B, D] hidden states of the last place."""
+        decoder = self.policy.lm.get_decoder()
+        past = {self.cache_argument: cache}
+        output = decoder(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **past)
+        return output.last_hidden_state[:, -1]
+
+    def _score(self, logits: Tensor, rows: Tensor) -> None:
+        chosen = rows.nonzero().squeeze(-1)
+        scores = reward_token_log_probs(logits.index_select(0, chosen), self.reward_token_id)
+        self.out.reward_token_log_probs.index_copy_(0, self.slots.index_select(0, chosen), scores)
+
+    # ------------------------------------------------- rows and columns that go
+
+    def _keep(self, needed: Tensor, count: int) -> Tensor:
+        """Drop all but the ``count`` rows that are needed; return which one each of those left was, [count].
+
+        Rows from the end take the places of those dropped, so that few have to move.
+        """
+        rows = torch.arange(count, device=needed.device)
+        rows[~needed[:count]] = count + needed[count:].nonzero().squeeze(-1)
+        self.slots, self.prompt_lengths = self.slots[rows], self.prompt_lengths[rows]
+        self.places, self.lengths, self.live = self.places[rows], self.lengths[rows], self.live[rows]
+        if count:
+            self._move(rows)
+        return rows
+
+    def _move(self, rows: Tensor) -> None:
+        """Make row ``rows[i]`` of the cache row i, and drop the others."""
+        self.cache.batch_select_indices(rows)
+        self._cut(torch.ones_like(self.live))
+
+    def _cut(self, needed: Tensor) -> None:
+        """Cut off the columns in which no needed row has a token."""
+        if self.cache.only_attention:
+            self.width = int(self.lengths.where(needed, 0).max())
+            self.cache.cut(self.width)
+
+
+def _takes_finished_masks(policy: Policy, cache: GrowingCache) -> bool:
+    """Whether a step of decoding may be given its [B, 1, 1, L] mask as attention uses it.
+
+    From a [B, L] mask transformers makes the same one anew in every step, and waits for the device to see whether any
+    place is padding at all. Models of other packages, windows and other attentions get the [B, L] mask.
+    """
+    lm = policy.lm
+    ours = (
+        type(lm).__module__.startswith("transformers.") and lm.config.get_text_config()._attn_implementation == "sdpa"
+    )
+    return ours and cache.only_full_attention

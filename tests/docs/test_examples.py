@@ -1,0 +1,163 @@
+"""The files that the documentation shows run as they stand there: from another directory, through the command line."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
+EXAMPLES = sorted((DOCS / "examples").glob("*.py"))
+SHORT = [
+    "--trainer.enable_progress_bar=false",
+    "--trainer.max_steps=2",
+    "--trainer.limit_val_batches=0",
+    "--data.train.init_args.size=64",
+    "--data.prompts_per_step=8",
+    "--calibration.prompts=8",
+    "--figures=null",
+    "--export.at_end=false",
+    "--run_dir=run",
+]
+
+
+def command(*words: str, directory: Path) -> str:
+    """What a command prints on standard output that is run in a directory and succeeds."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=directory, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def fit(example: str, *options: str, directory: Path) -> str:
+    """What two steps of the quickstart print, with an example beside them in a directory."""
+    shutil.copy(DOCS / "examples" / example, directory)
+    return command("-m", "laser_lightning", "fit", "--config=quickstart", *SHORT, *options, directory=directory)
+
+
+def steps(run: Path) -> list[dict[str, str]]:
+    """The metrics of the training steps."""
+    return [row for row in csv.DictReader((run / "metrics.csv").open()) if row["train/reward"]]
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.open(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_each_file_is_short_and_shown(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < 40
+    pages = [page.read_text() for page in DOCS.glob("*.md")]
+    assert any(f'--8<-- "docs/examples/{path.name}"' in page for page in pages)
+
+
+def test_a_callback(tmp_path: Path) -> None:
+    # -5: every solution is "believed in", so the share is that of the wrong ones.
+    fit(
+        "my_callback.py",
+        "--trainer.callbacks+=my_callback.ConfidentMistakes",
+        "--trainer.callbacks.threshold=-5",
+        directory=tmp_path,
+    )
+    solutions = lines(tmp_path / "run/solutions/train.jsonl")
+    mistakes = lines(tmp_path / "run/mistakes.jsonl")
+    assert len(steps(tmp_path / "run")) == len(mistakes) == 2
+    for number, (row, mistake) in enumerate(zip(steps(tmp_path / "run"), mistakes, strict=True)):
+        wrong = [line for line in solutions if line["step"] == number and line["reward"] == 0]
+        assert float(row["train/confident_mistakes"]) == pytest.approx(len(wrong) / 64)
+        assert mistake["self_reward"] == pytest.approx(max(line["self_reward"] for line in wrong))
+        assert mistake["response"] in [line["response"] for line in wrong if line["problem"] == mistake["problem"]]
+
+
+def test_a_verifier(tmp_path: Path) -> None:
+    options = ["--model.verifier=my_verifier.LastNumber", "--model.verifier.tolerance=0.1"]
+    fit("my_verifier.py", *options, directory=tmp_path)
+    solutions = lines(tmp_path / "run/solutions/train.jsonl")
+    assert len(solutions) == 2 * 64
+    for line in solutions:
+        number = int(re.findall(r"\d+", line["response"])[-1])
+        assert line["answer"] == f"{number:.12g}"
+        assert line["reward"] == float(abs(number - int(line["gold"])) <= 0.1 * int(line["gold"]))
+    assert any(line["reward"] and line["answer"] != line["gold"] for line in solutions), "nothing was forgiven"
+
+
+def test_a_reward_function_among_several(tmp_path: Path) -> None:
+    page = (DOCS / "your_model_and_data.md").read_text()
+    (tmp_path / "rewards.yaml").write_text(page.split("# rewards.yaml:")[1].split("\n", 1)[1].split("```")[0])
+    fit("my_reward.py", "--config=rewards.yaml", directory=tmp_path)
+    for row in steps(tmp_path / "run"):
+        assert float(row["train/reward/short"]) == 1.0  # no response of the embedded model has 20 words
+        assert float(row["train/policy_reward"]) == pytest.approx(float(row["train/reward/right"]) + 0.1, abs=1e-6)
+        assert float(row["train/reward"]) == float(row["train/reward/right"]) > 0
+
+
+def test_a_policy_loss(tmp_path: Path) -> None:
+    options = ["--model.policy_loss=my_loss.WeightedReinforce", "--model.policy_loss.positive_weight=0.25"]
+    # Without mixing, so that the log of solutions says all that the loss depends on.
+    fit("my_loss.py", *options, "--model.advantage.self_reward_mix=0", directory=tmp_path)
+    solutions = lines(tmp_path / "run/solutions/train.jsonl")
+    for number, row in enumerate(steps(tmp_path / "run")):
+        of_step = [line for line in solutions if line["step"] == number]
+        total, tokens = 0.0, 0
+        for start in range(0, 64, 8):
+            group = of_step[start : start + 8]
+            rewards = [line["reward"] for line in group]
+            mean, deviation = statistics.mean(rewards), statistics.stdev(rewards)
+            for line in group:
+                advantage = (line["reward"] - mean) / (deviation + 1e-6)
+                # In the only update of a rollout the ratios are 1: -w A at each of the solution's tokens.
+                total -= (0.25 if advantage > 0 else 1.0) * advantage * line["response_tokens"]
+                tokens += line["response_tokens"]
+        assert total / tokens > 0.01, "mistakes outweigh successes"
+        assert float(row["train/policy_loss"]) == pytest.approx(total / tokens, rel=1e-4)
+
+
+def test_a_rollout_engine(tmp_path: Path) -> None:
+    # 20 tokens: some additions need just this many, and many need more.
+    options = ["--model.engine=my_engine.SecondChance", "--model.engine.engine=TransformersEngine"]
+    sizes = ["--model.sampling.max_response_tokens=20", "--data.prompts_per_step=24"]
+    printed = fit("my_engine.py", *options, *sizes, directory=tmp_path)
+    found = re.findall(r"drew (\d+) of 192 responses again, (\d+) ended", printed)
+    counts = [(int(cut), int(ended)) for cut, ended in found]
+    rows = steps(tmp_path / "run")
+    assert len(rows) == len(counts) == 2
+    for row, (cut, ended) in zip(rows, counts, strict=True):
+        assert cut > 0
+        assert float(row["train/truncation_rate"]) == pytest.approx((cut - ended) / 192)
+        # The trainer's own pass agrees with what came back: the rows of the second draw are in their places.
+        assert float(row["train/mismatch/token_log_prob"]) < 1e-4
+        assert float(row["train/mismatch/reward_token_log_prob"]) < 1e-4
+    assert sum(ended for _, ended in counts) > 0
+
+
+def test_a_source(tmp_path: Path) -> None:
+    equations = {f"{left}+{right}": left + right for left in (3, 14, 27, 58) for right in (5, 16, 98, 21)}
+    (tmp_path / "sums.txt").write_text("".join(f"{problem} = {answer}\n" for problem, answer in equations.items()))
+    # The options of SHORT are for the source of the quickstart.
+    shutil.copy(DOCS / "examples" / "my_source.py", tmp_path)
+    options = [option for option in SHORT if "size" not in option]
+    source = ["--data.train=my_source.EquationFile", "--data.train.path=sums.txt"]
+    command("-m", "laser_lightning", "fit", "--config=quickstart", *options, *source, directory=tmp_path)
+    solutions = lines(tmp_path / "run/solutions/train.jsonl")
+    assert {line["problem"]: int(line["gold"]) for line in solutions} == equations, "two steps of 8 are all problems"
+    assert {line["kind"] for line in solutions} == {"sum"}
+
+
+def test_the_use_of_an_export(tmp_path: Path) -> None:
+    from laser_lightning.objective.self_reward.settings import SelfRewardSettings
+    from laser_lightning.policy.model import model_path
+
+    export = shutil.copytree(model_path("embedded"), tmp_path / "export")
+    SelfRewardSettings("<|reward|>", 3, beta=0.25, reference_constant=-16.8, step=0).save(export)
+    printed = command(str(DOCS / "examples/vote.py"), "export", "2+5", "27+58", directory=tmp_path).splitlines()
+    assert re.fullmatch(r"2\+5 = 7 \([1-8] of 8 solutions\)", printed[0])
+    assert [bool(line.startswith("    ")) for line in printed] == [False, True, True] * 2

@@ -1,0 +1,116 @@
+"""Evaluation metrics fed from rounds."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from laser_lightning.data.problem import Problem
+from laser_lightning.evaluation.metrics import EvaluationMetrics, MetricsOfSets
+from laser_lightning.metrics import MajorityVote
+from laser_lightning.records.batching import Rollouts
+from laser_lightning.records.rounds import Round
+from laser_lightning.verifiers import Verification
+
+
+def compare_numbers(pairs: object) -> list[bool]:
+    return [float(one) == float(other) for one, other in pairs]  # type: ignore[attr-defined]
+
+
+def round_of(rewards: list[float], self_rewards: list[float], answers: list[str | None]) -> Round:
+    size = len(rewards)
+    zeros = torch.zeros(size, 1, dtype=torch.long)
+    rollouts = Rollouts(
+        zeros[:2],
+        torch.ones(2).long(),
+        zeros,
+        torch.arange(size),
+        torch.ones(size).bool(),
+        zeros.float(),
+        torch.zeros(size),
+    )
+    problems = [Problem("set", row, "", "", [1], "", kind) for row, kind in enumerate(["easy", "hard"])]
+    verifications = [Verification(r, a) for r, a in zip(rewards, answers, strict=True)]
+    return Round(
+        problems,
+        rollouts,
+        [""] * size,
+        verifications,
+        torch.tensor(rewards),
+        None,
+        torch.tensor(self_rewards),
+        seconds=1.5,
+    )
+
+
+def test_values_by_hand() -> None:
+    # Problem 0: answers 4, 4.0, 5, 7: with the verifier's equivalence two votes for 4 (correct), one each for 5 and 7.
+    # Problem 1: answers 1, 1, 1, 2, and only 2 is correct, with the highest score.
+    round_ = round_of(
+        [1, 1, 0, 0, 0, 0, 0, 1], [0.2, 0.1, 0.9, 0.0, 0.1, 0.1, 0.1, 0.8], ["4", "4.0", "5", "7", "1", "1", "1", "2"]
+    )
+    metrics = EvaluationMetrics(4, ["easy", "hard"])
+    metrics.update(round_, compare_numbers)
+    values = {name: float(value) for name, value in metrics.compute().items()}
+    assert values["pass@1"] == (0.5 + 0.25) / 2
+    assert values["pass@4"] == 1.0
+    assert values["maj@4"] == 0.5  # problem 0 right (2 votes), problem 1 wrong (3 votes for 1)
+    # Weights: problem 0: 4 -> 0.3, 5 -> 0.9: wrong. Problem 1: 1 -> 0.3, 2 -> 0.8: right.
+    assert values["weighted_maj@4"] == 0.5
+    assert values["best_of@4"] == 0.5
+    assert values["pass@1/easy"] == 0.5
+    assert values["pass@1/hard"] == 0.25
+    # Verdicts: 1 of 3 correct ones accepted (0.8), 4 of 5 incorrect ones rejected: F1 = 2 * 1/3 * 4/5 / (1/3 + 4/5).
+    assert abs(values["self_verification/f1"] - 8 / 17) < 1e-6
+    assert values["response/length_tokens"] == 3.5
+    assert values["response/tokens"] == 28  # 0 + 1 + ... + 7
+    assert values["reward"] == 3 / 8
+    assert values["seconds"] == 1.5
+    assert metrics.sample_groups().problem_ids.tolist() == [0, 1]
+
+    metrics.reset()
+    metrics.update(round_, None)  # by strings alone all of problem 0's answers differ: four classes tie
+    assert float(metrics.compute()["maj@4"]) == 0.25  # (2 of 4 classes correct + 0) / 2
+
+
+def test_each_of_several_rewards() -> None:
+    round_ = round_of([1, 1, 0, 0, 0, 0, 0, 1], [0.0] * 8, ["4"] * 8)
+    said: list[dict[str, float | None]] = [{"right": 1.0, "short": 0.5}, {"right": 1.0, "short": None}] * 2
+    # Of problem 1 only one of the functions was asked, as in a MixedVerifier.
+    said += [{"right": 0.0}] * 4
+    round_.verifications = [one._replace(rewards=s) for one, s in zip(round_.verifications, said, strict=True)]
+    metrics = EvaluationMetrics(4, [], ["right", "short"])
+    metrics.update(round_, None)
+    values = metrics.compute()
+    assert float(values["reward/right"]) == (1.0 + 0.0) / 2
+    assert float(values["reward/short"]) == (0.5 + 0 + 0.5 + 0) / 4
+    assert float(values["reward"]) == 3 / 8
+    metrics.reset()
+    assert metrics.compute()["reward/right"].isnan()
+
+
+def test_answers_are_compared_by_the_verifier_that_their_problem_names() -> None:
+    def compare(pairs: Any) -> list[bool]:
+        return [pair[2:] == ("numbers",) and "2" not in pair for pair in pairs]
+
+    # For the first problem 1 and 1.0 are one answer, with two of three votes; for the second three answers tie, and one
+    # of them is correct.
+    round_ = round_of([1, 1, 0, 1, 0, 0], [0.0] * 6, ["1", "1.0", "2"] * 2)
+    names = ["numbers", "texts"]
+    round_.problems = [p._replace(verifier=name) for p, name in zip(round_.problems, names, strict=True)]
+    metrics = EvaluationMetrics(3, [])
+    metrics.update(round_, compare)
+    majority = metrics.groups["maj@3"]
+    assert isinstance(majority, MajorityVote)
+    torch.testing.assert_close(majority.per_problem()[1], torch.tensor([1.0, 1 / 3]))
+
+
+@pytest.mark.parametrize("name", ["amc 23", "math-500 v1.5", "type", "keys", "training", "a/b", "ü"])
+def test_a_set_may_have_any_name(name: str) -> None:
+    metrics = MetricsOfSets()
+    metrics["sums"], metrics[name] = EvaluationMetrics(1, []), EvaluationMetrics(2, [])
+    assert list(metrics) == ["sums", name]
+    assert "pass@2" in metrics[name].groups
+    assert "pass@2" not in metrics["sums"].groups
+    assert list(metrics.children())  # they move to other devices with the module
+    assert not metrics.state_dict()  # and are not saved with it

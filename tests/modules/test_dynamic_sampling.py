@@ -1,0 +1,168 @@
+"""Steps that sample until they are full of groups with a signal."""
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from laser_lightning.data import ArithmeticSource, PromptDataModule
+from laser_lightning.data.problem import Problem
+from laser_lightning.errors import UserError
+from laser_lightning.modules.evaluation import EvaluationSettings
+from laser_lightning.modules.laser import LaSeRModule
+from laser_lightning.modules.optimization import OptimizerSettings
+from laser_lightning.modules.rollouts import VerificationSettings
+from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+from laser_lightning.policy.model import EMBEDDED, PolicySettings
+from laser_lightning.records.batching import Rollouts
+from laser_lightning.rollout import Sampling, TransformersEngine
+from laser_lightning.verifiers import Verifier
+
+TINY = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
+
+
+class OddVerifier(Verifier):
+    """Gives the solutions of half of the problems the same reward, and random ones to those of the others."""
+
+    def extract(self, response: str) -> str | None:
+        return response or None
+
+    def equivalent(self, answer: str, gold: str) -> bool:
+        return answer == gold
+
+    def reward(self, response: str, gold: str) -> float:
+        return float(int(gold) % 2 and zlib.crc32(response.encode()) % 2)
+
+
+class UnanimousVerifier(OddVerifier):
+    """Finds every solution wrong."""
+
+    def reward(self, response: str, gold: str) -> float:
+        return 0.0
+
+
+class Watched(LaSeRModule):
+    """Notes the problems of every round, and what was trained on."""
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.played: list[list[int]] = []
+        self.trained: list[tuple[list[int], Rollouts, Tensor]] = []
+
+    def play(self, problems: Sequence[Problem], *args: Any) -> Any:
+        self.played.append([problem.index for problem in problems])
+        return super().play(problems, *args)
+
+    def sample_groups(self, problems: list[Problem]) -> Any:
+        sampled, chosen = super().sample_groups(problems)
+        self.trained.append(([problem.index for problem in chosen.problems], chosen.rollouts, chosen.has_signal))
+        return sampled, chosen
+
+
+def watched(**options: Any) -> Watched:
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {
+        "policy": PolicySettings(EMBEDDED, random_init=True, config_overrides={**TINY, "num_hidden_layers": 1}),
+        "self_reward": LastTokenSelfReward("<|reward|>", beta=0.1, loss_weight=0.0, reference=-20.0),
+        "verifier": OddVerifier(),
+        "engine": TransformersEngine(),
+        "group_size": 4,
+        "sampling": Sampling(max_response_tokens=24),
+        "verification": VerificationSettings(workers=0),
+        "evaluation": EvaluationSettings(samples=2),
+        "optimizer": OptimizerSettings(learning_rate=1e-2, algorithm="sgd", max_grad_norm=None),
+        "sampling_rounds": 10,
+    }
+    return Watched(**{**settings, **options})
+
+
+def fit(tmp_path: Path, model: LaSeRModule, steps: int, **options: Any) -> dict[str, float]:
+    trainer = lightning.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+        default_root_dir=tmp_path,
+        callbacks=[ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)],
+    )
+    # 24 problems are 3 batches of 8: several steps of a few rounds each go through more than one epoch.
+    data = PromptDataModule(train=ArithmeticSource("train", size=24), prompts_per_step=8)
+    trainer.fit(model, datamodule=data, **options)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def test_a_step_is_filled_with_groups_that_have_a_signal(tmp_path: Path) -> None:
+    model = watched()
+    values = fit(tmp_path, model, steps=3)
+    assert len(model.trained) == 3
+    assert len(model.played) > 3
+    for problems, rollouts, has_signal in model.trained:
+        assert len(problems) == 8
+        assert len(rollouts) == 32
+        assert has_signal.all()
+    # The rounds go on in the loader's order: each 3 batches are all of the problems once.
+    for start in range(0, len(model.played) - 2, 3):
+        assert len({index for batch in model.played[start : start + 3] for index in batch}) == 24
+    # Metrics and callbacks see all that was sampled, of which hardly more than half has a signal.
+    assert 0.1 < values["train/groups_with_signal"] < 0.8
+    assert model.last_round is not None
+    assert len(model.last_round.problems) % 8 == 0
+    assert len(model.last_round.problems) > 8
+    assert values["train/reward"] == pytest.approx(float(model.last_round.rewards.mean()))
+
+
+def test_a_rank_that_is_full_samples_on_while_another_one_is_not(tmp_path: Path) -> None:
+    model = watched(sampling_rounds=6)
+    missing = []
+
+    def all_max(number: int) -> int:
+        missing.append(number)
+        return 1  # of the other rank
+
+    model.all_max = all_max  # type: ignore[method-assign]
+    fit(tmp_path, model, steps=1)
+    assert missing[4] <= 0, "this rank was full before its last round"
+    assert len(model.played) == 6
+    assert len(model.trained[0][0]) == 8
+
+
+def test_one_round_takes_the_groups_as_they_come(tmp_path: Path) -> None:
+    model = watched(sampling_rounds=1)
+    fit(tmp_path, model, steps=1)
+    assert [model.trained[0][0]] == model.played
+    assert not model.trained[0][2].all()
+
+
+def test_the_rounds_of_a_step_are_bounded(tmp_path: Path) -> None:
+    model = watched(verifier=UnanimousVerifier(), sampling_rounds=3, max_skipped_steps=1)
+    with pytest.raises(UserError, match="in a row"), pytest.warns(UserWarning, match="no solution has a signal"):
+        fit(tmp_path, model, steps=1)
+    # The places of groups with a signal are filled with the first of the others.
+    assert len(model.played) == 3
+    assert model.trained[0][0] == model.played[0]
+
+
+def test_a_resumed_run_goes_on_with_the_next_problems(tmp_path: Path) -> None:
+    whole, resumed = watched(), watched()
+    fit(tmp_path / "whole", whole, steps=4)
+    fit(tmp_path / "resumed", resumed, steps=4, ckpt_path=tmp_path / "whole" / "step=2.ckpt", weights_only=True)
+    assert resumed.played == whole.played[-len(resumed.played) :]
+    assert 2 < len(resumed.played) < len(whole.played)
+    for ours, theirs in zip(resumed.policy.parameters(), whole.policy.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_no_round_at_all_is_refused() -> None:
+    with pytest.raises(UserError, match="sampling_rounds is 0"):
+        watched(sampling_rounds=0)

@@ -1,0 +1,291 @@
+"""RISE: solutions and their verifications train the policy in one step, and verdicts judge in evaluation."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from torch import Tensor
+
+from laser_lightning.data import ArithmeticSource, PromptDataModule
+from laser_lightning.errors import UserError
+from laser_lightning.modules.evaluation import EvaluationSettings
+from laser_lightning.modules.export import write_export
+from laser_lightning.modules.optimization import OptimizerSettings
+from laser_lightning.modules.rise import RISEModule
+from laser_lightning.modules.rollouts import VerificationSettings
+from laser_lightning.modules.verification_prompts import VerificationPrompts
+from laser_lightning.objective.objective import Targets, UpdateSettings
+from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+from laser_lightning.objective.self_reward.settings import SETTINGS_FILE
+from laser_lightning.policy.model import EMBEDDED, PolicySettings
+from laser_lightning.records.batching import Rollouts, pad_rows
+from laser_lightning.records.rounds import Round
+from laser_lightning.rollout import RolloutEngine, Sampling
+from laser_lightning.verifiers import Verifier
+
+TINY = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
+EOS = 1
+RATE = 1e-2
+PROMPTS = VerificationPrompts("{problem}|{response}?", "^([yn])", "y", "n", max_response_tokens=5)
+
+# Two problems with four solutions each; "+" is right, and "~" is a solution cut at the limit.
+SOLUTIONS = ["+aa", "-b", "+c", "-ddd", "+e", "+f", "+gg", "~hhhhh"]
+VERDICTS = ["y", "?", "no", "n", "yes", "y!", "n", "y"]
+REWARDS = [1.0, 0, 1, 0, 1, 1, 1, 0]
+# Right are: y of a right one, n of a wrong one. "?" is no verdict, which is never right.
+RIGHT = [1.0, 0, 0, 1, 1, 1, 0, 0]
+
+
+class PlusVerifier(Verifier):
+    """Finds solutions right that begin with a plus."""
+
+    def extract(self, response: str) -> str | None:
+        return response or None
+
+    def equivalent(self, answer: str, gold: str) -> bool:
+        return answer == gold
+
+    def reward(self, response: str, gold: str) -> float:
+        return float(response.startswith("+"))
+
+
+class ScriptedEngine(RolloutEngine):
+    """Writes the solutions and verifications of above, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.tokenizer: Any = None
+        self.calls: list[tuple[list[str], int, Sampling]] = []
+
+    def generate(
+        self,
+        policy: Any,
+        prompts: Sequence[Sequence[int]],
+        group_size: int,
+        sampling: Sampling,
+        reward_token_id: int,
+        generator: torch.Generator,
+    ) -> Rollouts:
+        self.calls.append(([self.tokenizer.decode(prompt) for prompt in prompts], group_size, sampling))
+        texts = SOLUTIONS[: len(prompts) * group_size]
+        if group_size == 1:  # each prompt says which solution is to be verified
+            asked = [prompt.split("|")[1].removesuffix("?") for prompt in self.calls[-1][0]]
+            texts = [VERDICTS[SOLUTIONS.index(solution)] for solution in asked]
+        finished = torch.tensor([not text.startswith("~") for text in texts], dtype=torch.bool)
+        rows = [self.tokenizer.encode(text) + [EOS] * (not text.startswith("~")) for text in texts]
+        prompt_ids, prompt_lengths = pad_rows(prompts, 0)
+        response_ids, response_lengths = pad_rows(rows, 0)
+        return Rollouts(
+            prompt_ids=prompt_ids,
+            prompt_lengths=prompt_lengths,
+            response_ids=response_ids,
+            response_lengths=response_lengths,
+            finished=finished,
+            sampling_log_probs=torch.zeros(response_ids.shape),
+            reward_token_log_probs=torch.full((len(rows),), -20.0).where(finished, torch.nan),
+        )
+
+
+class Watched(RISEModule):
+    """Keeps what each optimizer step was made of."""
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.steps: list[tuple[Round, Tensor, Targets]] = []
+
+    def update_policy(self, round_: Round, rows: Tensor, targets: Targets) -> None:
+        self.steps.append((round_, rows, targets))
+        self.before = {name: value.detach().clone() for name, value in self.policy.lm.state_dict().items()}
+        super().update_policy(round_, rows, targets)
+
+
+def rise(**options: Any) -> Watched:
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {
+        "verification_prompts": PROMPTS,
+        "policy": PolicySettings(EMBEDDED, random_init=True, config_overrides={**TINY, "num_hidden_layers": 1}),
+        "self_reward": LastTokenSelfReward("<|reward|>", loss_weight=0.0, reference=-20.0),
+        "verifier": PlusVerifier(),
+        "group_size": 4,
+        "sampling": Sampling(max_response_tokens=6),
+        "engine": ScriptedEngine(),
+        "verification": VerificationSettings(workers=0),
+        "evaluation": EvaluationSettings(samples=4, at_start=False),
+        "optimizer": OptimizerSettings(RATE, algorithm="sgd", weight_decay=0.0, max_grad_norm=None),
+    }
+    model = Watched(**{**settings, **options})
+    if isinstance(model.engine, ScriptedEngine):
+        model.engine.tokenizer = model.tokenizer
+    return model
+
+
+def trained(tmp_path: Path, **options: Any) -> tuple[Watched, dict[str, float]]:
+    model = rise(**options)
+    torch.manual_seed(0)
+    run = lightning.Trainer(
+        max_steps=model.update.mini_batches,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        default_root_dir=tmp_path,
+    )
+    val = {"sums": ArithmeticSource("val", size=2)}
+    data = PromptDataModule(train=ArithmeticSource("train", size=16), val=val, prompts_per_step=2)
+    run.fit(model, datamodule=data)
+    return model, {name: float(value) for name, value in run.callback_metrics.items()}
+
+
+def weights(model: RISEModule) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.policy.parameters()])
+
+
+def advantages() -> list[float]:
+    """By hand, of groups of four: (r - mean) / sample std."""
+    # 1 0 1 0: mean 1/2, std sqrt(4 * 1/4 / 3) = 1/sqrt(3), so +-sqrt(3)/2.
+    # 1 1 1 0: mean 3/4, std sqrt((3 * 1/16 + 9/16) / 3) = 0.5, so 0.5 and -1.5.
+    half = 3**0.5 / 2
+    solutions = [half, -half, half, -half, 0.5, 0.5, 0.5, -1.5]
+    # 1 0 0 1 and 1 1 0 0: +-sqrt(3)/2 again.
+    verifications = [half, -half, -half, half, half, half, -half, -half]
+    return solutions + verifications
+
+
+def test_rewards_and_advantages_of_a_step(tmp_path: Path) -> None:
+    model, values = trained(tmp_path)
+    ((round_, rows, targets),) = model.steps
+    assert round_.texts == SOLUTIONS + VERDICTS
+    assert rows.tolist() == list(range(16))
+    assert round_.rewards.tolist() == REWARDS + RIGHT
+    assert targets.advantages.tolist() == pytest.approx(advantages(), abs=1e-5)
+    # Each solution is asked about behind its own problem, in the words of its text, up to the shorter limit.
+    assert isinstance(model.engine, ScriptedEngine)
+    (_, group_size, sampling), (questions, one, shorter) = model.engine.calls[:2]
+    assert (group_size, one) == (4, 1)
+    assert (sampling.max_response_tokens, shorter.max_response_tokens) == (6, 5)
+    problems = [problem.problem for problem in round_.problems[:8]]
+    assert problems[0] == problems[3] != problems[4]
+    assert questions == [f"{problem}|{text}?" for problem, text in zip(problems, SOLUTIONS, strict=True)]
+    # Solutions: 4 3 3 5 and 3 3 4 6 tokens, the last without <eos>; verifications: 2 2 3 2 and 4 3 2 2.
+    assert values["train/response_tokens"] == 31
+    assert values["train/verification/response_tokens"] == 20
+    assert values["train/generated_tokens"] == 51
+    assert values["train/verification/accuracy"] == pytest.approx(4 / 8)
+    assert values["train/verification/verdict_rate"] == pytest.approx(7 / 8)
+    # Verdicts on the 5 right solutions: y no yes y n. On the wrong ones: none, n, and y of a truncated one count as n.
+    assert values["train/self_reward/accuracy_on_correct"] == pytest.approx(3 / 5)
+    assert values["train/self_reward/accuracy_on_incorrect"] == 1.0
+    assert values["train/reward"] == pytest.approx(5 / 8)
+    assert values["train/groups_with_signal"] == 1.0
+
+
+def test_the_step_is_that_of_single_sequences(tmp_path: Path, plain_pass: Callable[..., Any]) -> None:
+    model, _ = trained(tmp_path)
+    after = weights(model)
+    ((round_, _, _),) = model.steps
+    lm = model.policy.lm
+    lm.load_state_dict(model.before)
+    lm.zero_grad()
+    # The mean over the 51 tokens of solutions and verifications alike; at the first step ratios are 1.
+    loss = torch.zeros(())
+    for row, (advantage, text) in enumerate(zip(advantages(), round_.texts, strict=True)):
+        problem = round_.problems[row].problem
+        prompt = problem if row < 8 else f"{problem}|{SOLUTIONS[row - 8]}?"
+        response = model.tokenizer.encode(text) + [EOS] * (text != "~hhhhh")
+        log_probs = plain_pass(lm, model.tokenizer.encode(prompt), response).log_probs
+        loss = loss - advantage * log_probs.sum() / 51
+    loss.backward()
+    with torch.no_grad():
+        for parameter in model.policy.parameters():
+            parameter -= RATE * parameter.grad
+    twin = weights(model)
+    lm.load_state_dict(model.before)
+    change, expected = after - weights(model), twin - weights(model)
+    # Float32 weights and gradients are rounded to some 1e-6 of the change.
+    assert (change - expected).norm() < 2e-5 * expected.norm()
+
+
+def test_micro_batches_do_not_matter(tmp_path: Path) -> None:
+    whole, _ = trained(tmp_path)
+    single, _ = trained(tmp_path, update=UpdateSettings(micro_batch_tokens=24))
+    torch.testing.assert_close(weights(single), weights(whole), rtol=0, atol=2e-7)
+
+
+def test_a_mini_batch_holds_problems_with_their_verifications(tmp_path: Path) -> None:
+    model, _ = trained(tmp_path, update=UpdateSettings(mini_batches=2))
+    parts = sorted(rows.tolist() for _, rows, _ in model.steps)
+    assert parts == [[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]]
+
+
+def test_a_share_of_the_problems_is_verified(tmp_path: Path) -> None:
+    model, values = trained(tmp_path, verification_prompts=replace(PROMPTS, share=0.5))
+    ((round_, _, targets),) = model.steps
+    first = 4 * int(model._verified)
+    assert round_.texts == SOLUTIONS + VERDICTS[first : first + 4]
+    expected = advantages()
+    expected = expected[:8] + expected[8 + first : 12 + first]
+    assert targets.advantages.tolist() == pytest.approx(expected, abs=1e-5)
+    assert values["train/verification/accuracy"] == pytest.approx(sum(RIGHT[first : first + 4]) / 4)
+    # What was not verified is not judged.
+    judged = ~model._solutions.self_rewards.isnan()
+    assert judged.nonzero().flatten().tolist() == list(range(first, first + 4))
+    assert values["train/self_reward/mean"] == pytest.approx(0.25 if first == 0 else 0.5)
+
+
+def test_a_mini_batch_holds_the_verifications_of_a_share(tmp_path: Path) -> None:
+    update = UpdateSettings(mini_batches=2)
+    model, _ = trained(tmp_path, verification_prompts=replace(PROMPTS, share=0.5), update=update, seed=2)
+    assert model._verified.tolist() == [1], "the seed is one that draws the second problem"
+    parts = sorted(rows.tolist() for _, rows, _ in model.steps)
+    assert parts == [[0, 1, 2, 3], [4, 5, 6, 7, 8, 9, 10, 11]]
+
+
+def test_evaluation_takes_the_verdicts(tmp_path: Path) -> None:
+    model, values = trained(tmp_path)
+    assert model.last_round is not None
+    # "?" is no verdict, and the last solution, truncated, is not found correct whatever is said.
+    assert model.last_round.self_rewards.tolist() == [1, 0, 0, 0, 1, 1, 0, 0]
+    assert model.last_verifications.texts == VERDICTS
+    assert model.last_verifications.rewards.tolist() == RIGHT
+    prefix = "val/sums/self_verification"
+    assert values[f"{prefix}/accuracy_on_correct"] == pytest.approx(3 / 5)
+    assert values[f"{prefix}/accuracy_on_incorrect"] == 1.0
+    # The best of 4 by the verdict is +aa, and +e or +f.
+    assert values["val/sums/best_of@4"] == 1.0
+
+
+def test_a_rank_without_problems_takes_part_in_both_generations(tmp_path: Path) -> None:
+    model, _ = trained(tmp_path)
+    engine = model.engine
+    assert isinstance(engine, ScriptedEngine)
+    engine.collective, engine.calls = True, []
+    assert model.solve([], 4, model.sampling, torch.Generator()) is None
+    assert [(call[0], call[1]) for call in engine.calls] == [([], 4), ([], 1)]
+
+
+def test_a_question_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    shapes = {**TINY, "num_hidden_layers": 1, "max_position_embeddings": 12}
+    policy = PolicySettings(EMBEDDED, random_init=True, config_overrides=shapes)
+    with pytest.raises(UserError, match=r"A verification prompt of \d+ tokens .* the 12 positions"):
+        trained(tmp_path, policy=policy)
+
+
+def test_settings_that_do_not_go_together_are_refused() -> None:
+    with pytest.raises(UserError, match=r"loss_weight is 0\.1, and RISE trains no self-rewards"):
+        rise(self_reward=LastTokenSelfReward("<|reward|>", loss_weight=0.1, reference=-20.0))
+    with pytest.raises(UserError, match="sampling_rounds is 2"):
+        rise(sampling_rounds=2)
+
+
+def test_an_export_does_not_claim_a_score_that_was_not_trained(tmp_path: Path) -> None:
+    model, _ = trained(tmp_path)
+    write_export(model, dict(model.policy.lm.state_dict()), tmp_path / "export", step=1)
+    assert (tmp_path / "export" / "config.json").is_file()
+    assert not (tmp_path / "export" / SETTINGS_FILE).exists()
