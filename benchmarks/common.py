@@ -24,17 +24,18 @@ from transformers.utils.logging import disable_progress_bar
 from laser_lightning.data import ArithmeticSource, PromptDataModule, PromptTemplate
 from laser_lightning.data.problem import Problem
 from laser_lightning.distributed.strategies import LaSeRDDPStrategy
-from laser_lightning.modules.evaluation import EvaluationSettings
+from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.optimization import OptimizerSettings
-from laser_lightning.modules.rollouts import VerificationSettings
-from laser_lightning.objective.objective import Targets, UpdateSettings
+from laser_lightning.objective.objective import UpdateSettings
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.policy.character_tokenizer import EOS_TOKEN, PAD_TOKEN, REWARD_TOKEN, UNKNOWN_TOKEN
 from laser_lightning.policy.model import PolicySettings
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.batching import Rollouts
 from laser_lightning.rollout import Sampling
+from laser_lightning.rollout.sampler import Sampler
 from laser_lightning.verifiers import Verifier
+from laser_lightning.verifiers.settings import VerificationSettings
 
 SIZES = {  # parameters without embeddings and head: (layers, width, width of the MLP)
     "1M": (5, 128, 352),
@@ -168,20 +169,36 @@ class ParityVerifier(Verifier):
         return parity(response)
 
 
+class TimedSampler(Sampler):
+    """Keeps the seconds of the latest rollout, up to the moment when the device is done."""
+
+    seconds = 0.0
+
+    def draw(self, *args: Any, **options: Any) -> Rollouts:
+        """Time it."""
+        started = clock(self.policy.device)
+        rollouts = super().draw(*args, **options)
+        self.seconds = clock(self.policy.device) - started
+        return rollouts
+
+
 class TimedModule(LaSeRModule):
     """Collects the seconds of rollout and update, up to the moment when the device is done."""
 
-    def sample(self, *args: Any, **options: Any) -> Any:
-        """Time the rollout."""
-        started = clock(self.device)
-        rollouts = super().sample(*args, **options)
-        self.rollout_seconds = clock(self.device) - started
-        return rollouts
+    def make_sampler(self) -> Sampler:
+        """A sampler that times the rollout."""
+        return TimedSampler(**vars(super().make_sampler()))
 
-    def update_policy(self, round_: Round, rows: torch.Tensor, targets: Targets) -> None:
+    @property
+    def rollout_seconds(self) -> float:
+        """Of the latest rollout."""
+        assert isinstance(self.sampler, TimedSampler)
+        return self.sampler.seconds
+
+    def update_policy(self, *args: Any) -> None:
         """Time the update."""
         started = clock(self.device)
-        super().update_policy(round_, rows, targets)
+        super().update_policy(*args)
         self.update_seconds = clock(self.device) - started
 
 

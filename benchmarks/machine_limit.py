@@ -27,7 +27,7 @@ from pathlib import Path
 
 import lightning
 import torch
-from common import Case, TimedModule, clock, fit, machine, problems_of, table, write_model
+from common import Case, TimedModule, clock, fit, machine, table, write_model
 
 from laser_lightning.policy.model import Policy
 from laser_lightning.rollout import Sampling
@@ -139,7 +139,7 @@ class Measure(lightning.Callback):
 
     def seconds_of(self, module: TimedModule, ids: list[list[int]], group: int, tokens: int) -> float:
         """Of sampling ``tokens`` tokens."""
-        module.sample(problems_of(ids), group, Sampling(tokens), module.generator)
+        module.sampler.draw(ids, group, Sampling(tokens), module.generator)
         return module.rollout_seconds
 
     def rows(self, name: str) -> list[list[str]]:

@@ -21,26 +21,35 @@ import torch
 
 from laser_lightning.data import ArithmeticSource, PromptDataModule, PromptTemplate
 from laser_lightning.data.problem import Problem
-from laser_lightning.modules.evaluation import EvaluationSettings
+from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.optimization import OptimizerSettings
-from laser_lightning.modules.rollouts import VerificationSettings
 from laser_lightning.objective.objective import UpdateSettings
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.policy.model import EMBEDDED, Policy, PolicySettings
 from laser_lightning.records.rounds import Round
 from laser_lightning.rollout import Sampling, TransformersEngine
+from laser_lightning.rollout.sampler import Sampler
 from laser_lightning.verifiers import ExactVerifier
+from laser_lightning.verifiers.settings import VerificationSettings
+
+
+class AlternatingSampler(Sampler):
+    """Rewards every other solution, whatever it says."""
+
+    def rollout(self, *args: Any, **options: Any) -> Round:
+        """A round with the rewards 0, 1, 0, 1, ..."""
+        round_ = super().rollout(*args, **options)
+        round_.rewards = (torch.arange(len(round_.rewards)) % 2).float()
+        return round_
 
 
 class AlternatingRewards(LaSeRModule):
-    """Rewards every other solution, whatever it says."""
+    """Trains on such rewards."""
 
-    def play(self, *args: Any, **options: Any) -> Round:
-        """A round with the rewards 0, 1, 0, 1, ..."""
-        round_ = super().play(*args, **options)
-        round_.rewards = (torch.arange(len(round_.rewards)) % 2).float()
-        return round_
+    def make_sampler(self) -> Sampler:
+        """What gives them."""
+        return AlternatingSampler(**vars(super().make_sampler()))
 
 
 class Alternate(lightning.Callback):

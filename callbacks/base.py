@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console, RenderableType
 from tqdm import tqdm
 
+from laser_lightning.data.module import data_module
 from laser_lightning.errors import UserError
 from laser_lightning.modules.laser import LaSeRModule
 
@@ -76,7 +77,7 @@ def values_by_set(trainer: Trainer, stage: str) -> dict[str, dict[str, float]]:
     """
     metrics = trainer.callback_metrics
     sets: dict[str, dict[str, float]] = {}
-    for name in trainer.datamodule.evaluation_problems:  # type: ignore[attr-defined]
+    for name in data_module(trainer, "An evaluation").evaluation_problems:
         prefix = f"{stage}/{name}/"
         values = {key.removeprefix(prefix): float(metrics[key]) for key in metrics if key.startswith(prefix)}
         if values:

@@ -86,12 +86,13 @@ class ReferenceConstantCalibration(Callback):
                 "reference constant is not known: load a checkpoint with --ckpt_path, or give "
                 "model.self_reward.reference the number under `reference` in the first line of the kept solutions."
             )
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = module.data
         problems = data.train_problems or next(iter(data.evaluation_problems.values()))
         mine = problems[: self.prompts][trainer.global_rank :: trainer.world_size]
         generator = torch.Generator(module.device).manual_seed(self.seed * 100_003 + trainer.global_rank)
+        prompts = [problem.prompt_ids for problem in mine]
         with module.interruption.interruptible(communicates=module.engine.collective):
-            rollouts = module.sample(mine, self.group_size, module.sampling, generator)
+            rollouts = module.sampler.draw(prompts, self.group_size, module.sampling, generator)
         emitted = rollouts.contains(module.self_reward.token_id)
         log_probs = rollouts.reward_token_log_probs[rollouts.finished].double()
         self.result = self._agree(module, log_probs, emitted, len(rollouts))
@@ -102,7 +103,7 @@ class ReferenceConstantCalibration(Callback):
     def _agree(self, module: LaSeRModule, log_probs: Tensor, emitted: Tensor, solutions: int) -> Calibration:
         """Statistics over all ranks; refuses a model that never finishes, or that writes the reward token."""
         sums = torch.tensor([len(log_probs), solutions, int(emitted.sum())], device=module.device)
-        finished, solutions, count = module.all_sum(sums).tolist()
+        finished, solutions, count = module.ranks.sum(sums).tolist()
         if not finished:
             raise UserError(
                 f"None of {solutions} calibration solutions ended within sampling.max_response_tokens = "
@@ -113,11 +114,9 @@ class ReferenceConstantCalibration(Callback):
                 f"The policy writes the reward token '{module.self_reward.token}' in {count} of {solutions} solutions. "
                 "Choose a token that normal text does not contain, such as an unused special token."
             )
-        mean = float(module.all_sum(log_probs.sum())) / finished
-        variance = float(module.all_sum((log_probs - mean).square().sum())) / max(finished - 1, 1)
-        gathered = module.all_gather(torch.stack((_or(log_probs, torch.inf).min(), _or(log_probs, -torch.inf).max())))
-        assert isinstance(gathered, Tensor)
-        extremes = gathered.view(-1, 2)
+        mean = float(module.ranks.sum(log_probs.sum())) / finished
+        variance = float(module.ranks.sum((log_probs - mean).square().sum())) / max(finished - 1, 1)
+        extremes = module.ranks.stack(torch.stack((_or(log_probs, torch.inf).min(), _or(log_probs, -torch.inf).max())))
         return Calibration(mean, variance**0.5, float(extremes[:, 0].min()), float(extremes[:, 1].max()), finished)
 
     @staticmethod

@@ -13,7 +13,7 @@ from laser_lightning.distributed.strategies import whole_weights
 from laser_lightning.errors import UserError
 from laser_lightning.modules.export import check_adapter, write_export
 from laser_lightning.modules.model_card import evaluation_values, write_card
-from laser_lightning.modules.training import PolicyModule
+from laser_lightning.modules.training import TrainingModule
 
 
 class HuggingFaceExport(RunCallback):
@@ -60,7 +60,7 @@ class HuggingFaceExport(RunCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a module without a policy."""
         super().setup(trainer, pl_module, stage)
-        if not isinstance(pl_module, PolicyModule):
+        if not isinstance(pl_module, TrainingModule):
             raise UserError(
                 f"HuggingFaceExport works with LaSeRModule and SupervisedModule, and the model is "
                 f"{type(pl_module).__name__}: set `export: null`."
@@ -110,7 +110,7 @@ class HuggingFaceExport(RunCallback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the card of the last weights again: their evaluation comes behind their export."""
-        assert isinstance(pl_module, PolicyModule)
+        assert isinstance(pl_module, TrainingModule)
         metrics, directory = self._evaluation(trainer), self.directory / "last"
         if self.at_end and metrics and trainer.is_global_zero and directory.is_dir():
             write_card(pl_module, directory, trainer.global_step, self.adapter, metrics)
@@ -138,7 +138,7 @@ class HuggingFaceExport(RunCallback):
         return score > self.best_score if self.mode == "max" else score < self.best_score
 
     def _export(self, trainer: Trainer, module: LightningModule, name: str) -> None:
-        assert isinstance(module, PolicyModule)
+        assert isinstance(module, TrainingModule)
         weights = policy_weights(module)
         if trainer.is_global_zero:
             metrics = self._evaluation(trainer)
@@ -146,6 +146,6 @@ class HuggingFaceExport(RunCallback):
         trainer.strategy.barrier("laser_lightning.modules.export")
 
 
-def policy_weights(module: PolicyModule) -> dict[str, Tensor]:
+def policy_weights(module: TrainingModule) -> dict[str, Tensor]:
     """The policy's weights, whole, under the names of its transformers model; all ranks call it together."""
     return whole_weights(module.strategy, module.policy.lm)

@@ -13,6 +13,7 @@ from torch import Tensor
 from laser_lightning.callbacks.base import RunCallback, file_name, fits, values_by_set
 from laser_lightning.callbacks.plots import render, self_reward_figure, training_figure
 from laser_lightning.callbacks.publish import publish_figure
+from laser_lightning.data.module import data_module
 from laser_lightning.errors import UserError
 
 TRAINING_CURVES = (
@@ -103,8 +104,8 @@ class SelfRewardFigures(RunCallback):
         if trainer.sanity_checking:
             return
         module = self.needs_laser_module(pl_module, "figures")
-        for name in trainer.datamodule.evaluation_problems:  # type: ignore[attr-defined]
-            scores, correct = module.metrics_of(name).self_verification.curves()
+        for name in data_module(trainer, type(self).__name__).evaluation_problems:
+            scores, correct = module.evaluator.metrics_of(name).self_verification.curves()
             self._latest[name] = (self.step(trainer), scores.cpu(), correct.cpu())
         if self.every_validation or not fits(trainer):
             self._draw_self_rewards(trainer)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from lightning.pytorch import LightningModule, Trainer
 
 from laser_lightning.callbacks.base import RunCallback
+from laser_lightning.data.module import data_module
 from laser_lightning.errors import UserError
 from laser_lightning.inference.vote import alike, count
 from laser_lightning.objective.self_reward.last_token import CORRECT_THRESHOLD
@@ -81,7 +82,7 @@ class Predictions(RunCallback):
         self.needs_laser_module(pl_module, "predictions")
         rank = f".rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         writer = _JsonLines if self.format == "jsonl" else _Parquet
-        for dataset in trainer.datamodule.evaluation_problems:  # type: ignore[attr-defined]
+        for dataset in data_module(trainer, type(self).__name__).evaluation_problems:
             path = self.run_directory / self.filename / f"{dataset}{rank}.{self.format}"
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writers[dataset] = writer(path)

@@ -16,7 +16,7 @@ from laser_lightning.callbacks.bar import StepBar
 from laser_lightning.callbacks.base import fits, show, values_by_set
 from laser_lightning.callbacks.names import number, row_order
 from laser_lightning.modules.laser import LaSeRModule
-from laser_lightning.modules.rollouts import RolloutModule
+from laser_lightning.modules.training import TrainingModule
 
 EVALUATED = {
     "pass@1": "pass@1",
@@ -69,14 +69,14 @@ class ConsoleProgress(ProgressBar):
         super().setup(trainer, pl_module, stage)
         if not trainer.is_global_zero:
             self.disable()
-        if isinstance(pl_module, RolloutModule):
-            pl_module.progress.listener = self._show_part
+        if isinstance(pl_module, TrainingModule):
+            pl_module.parts.progress.listener = self._show_part
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the bar."""
         self._close()
-        if isinstance(pl_module, RolloutModule):
-            pl_module.progress.listener = None
+        if isinstance(pl_module, TrainingModule):
+            pl_module.parts.progress.listener = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the bar as it is, so that the message stands below it."""

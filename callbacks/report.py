@@ -67,8 +67,8 @@ class EvaluationReport(RunCallback):
         """Take the solutions of all ranks, which the module forgets right after this hook."""
         if not fits(trainer):
             module = self.needs_laser_module(pl_module, "report")
-            names = trainer.datamodule.evaluation_problems  # type: ignore[attr-defined]
-            self._groups = {name: module.metrics_of(name).sample_groups() for name in names}
+            names = module.data.evaluation_problems
+            self._groups = {name: module.evaluator.metrics_of(name).sample_groups() for name in names}
 
     on_test_epoch_end = on_validation_epoch_end
 

@@ -4,8 +4,11 @@ The names below are imported on first use, so that light-weight users of the pac
 verifier's worker processes, above all) do not pay for torch and Lightning.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from laser_lightning.moved import OldPlaces
 
 if TYPE_CHECKING:
     from laser_lightning.data import PromptDataModule
@@ -40,6 +43,8 @@ __all__ = [
     "SupervisedModule",
     "YesNoSelfReward",
 ]
+
+sys.meta_path.append(OldPlaces())
 
 
 def __getattr__(name: str) -> Any:

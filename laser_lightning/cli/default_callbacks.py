@@ -87,11 +87,11 @@ def repeated(slots: Mapping[str, Any], own: list[Any]) -> list[str]:
 
 def _suits(slot: Slot, model: object) -> bool:
     from laser_lightning.modules.laser import LaSeRModule
-    from laser_lightning.modules.training import PolicyModule
+    from laser_lightning.modules.training import TrainingModule
 
     if slot.needs == "any" or not isinstance(model, type):  # which the parser refuses, and says why
         return True
-    return issubclass(model, LaSeRModule if slot.needs == "laser" else PolicyModule)
+    return issubclass(model, LaSeRModule if slot.needs == "laser" else TrainingModule)
 
 
 def _is_calibrated(origins: Mapping[Key, Origin]) -> bool:

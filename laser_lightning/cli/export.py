@@ -31,7 +31,7 @@ def command(args: Sequence[str]) -> None:
         help="write LoRA's adapter in peft's form; by default it is merged into a plain model",
     )
     given = parser.parse_args(args)
-    from laser_lightning.modules.export import export_checkpoint  # behind --help: it takes seconds
+    from laser_lightning.cli.export_checkpoint import export_checkpoint  # behind --help: it takes seconds
 
     export_checkpoint(given.checkpoint, given.out, given.config, given.adapter)
     print(f"Exported {given.checkpoint} to {given.out}")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -321,6 +321,22 @@ def _check_name(key: str, name: object) -> None:
         raise UserError(f"data.{key} has a set named {name!r}, which YAML does not read as text: put it in quotes.")
     if any(part.strip() in ("", ".", "..") for part in name.split("/")):
         raise UserError(f"data.{key} has a set named '{name}', which names no metric and no file: rename it.")
+
+
+def data_module(trainer: Trainer, user: str) -> PromptDataModule:
+    """The data module of a trainer.
+
+    Args:
+        trainer: the one that runs.
+        user: who asks, for the message.
+
+    Raises:
+        UserError: if the trainer has no PromptDataModule.
+    """
+    found = getattr(trainer, "datamodule", None)
+    if not isinstance(found, PromptDataModule):
+        raise UserError(f"{user} needs a PromptDataModule: pass the trainer a `datamodule`.")
+    return found
 
 
 def _verifier_column(source: ProblemSource) -> str | None:

@@ -1,0 +1,1 @@
+"""Many processes: strategies, ranks, and who waits for whom."""

@@ -3,15 +3,20 @@
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from laser_lightning.objective.objective import Targets
 from laser_lightning.records.batching import Rollouts
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Gather = Callable[[Tensor], Tensor]
 """Stacks tensors of one shape [...] of all ranks: [ranks, ...], on every rank."""
+
+TargetsT = TypeVar("TargetsT", bound="DataclassInstance")
 
 
 def dealt(lengths: Sequence[int], ranks: int) -> list[list[int]]:
@@ -37,15 +42,15 @@ def dealt(lengths: Sequence[int], ranks: int) -> list[list[int]]:
 
 
 def balanced(
-    rollouts: Rollouts, targets: Targets, rows: Tensor, gather: Gather, rank: int, ranks: int
-) -> tuple[Rollouts, Targets, Tensor]:
+    rollouts: Rollouts, targets: TargetsT, rows: Tensor, gather: Gather, rank: int, ranks: int
+) -> tuple[Rollouts, TargetsT, Tensor]:
     """This rank's share of an optimizer step on the solutions of all ranks.
 
     Weights and advantages are of the whole step already, so who computes a solution's gradient changes only rounding.
 
     Args:
         rollouts: this rank's N solutions.
-        targets: theirs.
+        targets: theirs, a record whose fields are tensors with a row for each of the N solutions, or None.
         rows: [M] int64, those that have a gradient.
         gather: collective over the ranks.
         rank: this one.
@@ -56,7 +61,7 @@ def balanced(
         all, or none where there are fewer solutions than ranks; then one is there to fill a pass.
     """
     mine = rollouts.ungrouped().select(rows)
-    known = {f.name: value for f in fields(Targets) if (value := getattr(targets, f.name)) is not None}
+    known = {f.name: value for f in fields(targets) if (value := getattr(targets, f.name)) is not None}
     sizes = gather(rows.new_tensor([len(rows), mine.prompt_ids.shape[1], mine.response_ids.shape[1]]))
     counts = sizes[:, 0].tolist()
     prompt_width, response_width = sizes[:, 1:].amax(dim=0).tolist()
@@ -76,6 +81,6 @@ def balanced(
     chosen = torch.tensor(share or [0], device=rows.device)
     return (
         Rollouts(**{name: value[chosen] for name, value in everything.items()}),
-        Targets(**{name: of_all_ranks(name, value[rows])[chosen] for name, value in known.items()}),
+        type(targets)(**{name: of_all_ranks(name, value[rows])[chosen] for name, value in known.items()}),
         torch.arange(len(share), device=rows.device),
     )

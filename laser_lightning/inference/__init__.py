@@ -1,0 +1,1 @@
+"""A trained model in use, without the trainer."""

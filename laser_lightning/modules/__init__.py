@@ -1,0 +1,1 @@
+"""What Lightning runs: the algorithms, and the base that trains."""

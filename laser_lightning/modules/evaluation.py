@@ -1,67 +1,64 @@
-"""How a policy is measured: problems of evaluation sets are solved k times each, and the solutions counted."""
+"""When a module in training, or a stand-alone run, evaluates: Lightning's hooks around an ``Evaluator``."""
 
-import time
-import zlib
-from dataclasses import dataclass, field
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
-from laser_lightning.evaluation.metrics import EvaluationMetrics, MetricsOfSets
-from laser_lightning.modules.kept_rounds import KeptRounds, kept_directory
-from laser_lightning.modules.rollouts import RolloutModule
+from laser_lightning.evaluation.evaluator import Evaluator
+from laser_lightning.evaluation.kept_rounds import KeptRounds, kept_directory
+from laser_lightning.modules.training import TrainingModule
+from laser_lightning.policy.model import FrozenPolicy
 from laser_lightning.policy.precision import float32_by_default
 from laser_lightning.records.rounds import Round
-from laser_lightning.rollout import Sampling
+from laser_lightning.rollout import RecordedSolutions, RolloutEngine, Sampling
+from laser_lightning.rollout.fingerprints import described, weights_fingerprint
+from laser_lightning.rollout.sampler import Sampler
+from laser_lightning.rollout.solution_store import Header
+from laser_lightning.verifiers import Verifier
 
 
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """How problems are evaluated in ``validate`` and ``test``, and during ``fit``.
-
-    Args:
-        samples: solutions per problem, k.
-        samples_per_set: k of single sets, by name, where it differs.
-        sampling: how solutions are drawn; null for the training's own.
-        at_start: evaluate before the first step, so that every run shows where it started.
-        at_end: evaluate behind the last step, unless that was just done.
-        keep: keep the solutions of stand-alone evaluations (``validate``, ``test`` and ``predict``) in
-            ``<run>/kept/<stage>/<set>``. The same evaluation in the same run directory then takes them from there and
-            samples only the batches that are missing. A run without a directory of its own (no logger, and
-            ``trainer.default_root_dir`` is the working directory) keeps nothing.
-    """
-
-    samples: int = 8
-    samples_per_set: dict[str, int] = field(default_factory=dict)
-    sampling: Sampling | None = None
-    at_start: bool = True
-    at_end: bool = True
-    keep: bool = True
-
-
-class EvaluationModule(RolloutModule):
-    """A policy that is sampled, judged and measured: everything but the training step.
-
-    Args:
-        evaluation: how problems are evaluated.
-        rollout: arguments of RolloutModule.
+class EvaluationHooks(TrainingModule):
+    """Lightning's hooks of a module whose policy is measured by an ``Evaluator``; nothing of the measuring itself.
 
     Attributes:
-        evaluation_metrics: the metrics of each evaluation set, by its name.
+        evaluator: solves and counts.
+        sampler: draws and judges, from ``configure_model`` on.
+        verifier: judges final answers.
+        engine: draws solutions.
+        last_round: the latest training or evaluation round, for callbacks.
     """
 
-    evaluation_metrics: MetricsOfSets
+    evaluator: Evaluator
+    sampler: Sampler
+    verifier: Verifier
+    engine: RolloutEngine
+    last_round: Round | None
+    _last_evaluated_step = -1
+    _loaded_step = 0
 
-    def __init__(self, evaluation: EvaluationSettings, **rollout: Any) -> None:
-        super().__init__(**rollout)
-        self.evaluation = evaluation
-        self.evaluation_metrics = MetricsOfSets()
-        self._last_evaluated_step = -1
-        self._loaded_step = 0
-        self._kept: KeptRounds | None = None
+    def solve(
+        self, problems: list[Problem], samples: int, sampling: Sampling, generator: torch.Generator
+    ) -> Round | None:
+        """The solutions of an evaluation batch, judged; None for a rank without problems, which takes part in the
+        others' generation where the engine is collective.
+
+        Args:
+            problems: P problems, maybe none.
+            samples: solutions of each.
+            sampling: how they are drawn.
+            generator: the source of randomness, on the policy's device.
+        """
+        if problems:
+            return self.sampler.rollout(problems, samples, sampling, generator)
+        if self.sampler.engine.collective:
+            self.sampler.draw([], samples, sampling, generator)
+        return None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add which step was evaluated last."""
@@ -82,18 +79,10 @@ class EvaluationModule(RolloutModule):
     def setup(self, stage: str) -> None:
         """Make the metrics of the evaluation sets."""
         super().setup(stage)
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.evaluation_metrics = MetricsOfSets()
-        for name in data.evaluation_problems:
-            metrics = EvaluationMetrics(self.samples_of(name), data.kinds(name), self.verifier.reward_names)
-            self.evaluation_metrics[name] = metrics.to(self.device)
-        unknown = set(self.evaluation.samples_per_set) - set(self.evaluation_metrics)
-        if unknown and data.evaluation_problems:
-            raise UserError(f"evaluation.samples_per_set names {sorted(unknown)}, which no data set has as its key.")
+        self.evaluator.prepare(self.data.evaluation_problems, self.data.kinds, self.verifier.reward_names)
+        self.evaluator.to(self.device)
 
-    def samples_of(self, dataset: str) -> int:
-        """Solutions per problem of one set."""
-        return self.evaluation.samples_per_set.get(dataset, self.evaluation.samples)
+    # ------------------------------------------------------------------- when
 
     def on_train_start(self) -> None:
         """Resume the random streams, and evaluate before the first step.
@@ -104,38 +93,27 @@ class EvaluationModule(RolloutModule):
         every = self.trainer.val_check_batch
         done = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
         if self.trainer.global_step == 0:
-            due = self.evaluation.at_start
+            due = self.evaluator.settings.at_start
         else:
             due = every is not None and done % every == 0
         if due and self._last_evaluated_step != self.trainer.global_step:
-            self._evaluate_now()
+            run_validation(self.trainer)
 
     def on_train_end(self) -> None:
         """Evaluate behind the last step."""
-        if self.evaluation.at_end and self._last_evaluated_step != self.trainer.global_step:
-            self._evaluate_now()
-
-    def _evaluate_now(self) -> None:
-        loop = self.trainer.fit_loop.epoch_loop
-        if not self.trainer.enable_validation:
-            return
-        self.trainer.validating = True
-        first_iteration = self.trainer._logger_connector._first_loop_iter
-        loop.val_loop.restarting = False  # a resumed run would go on behind the batches of an earlier evaluation
-        loop.val_loop.run()
-        self.trainer._logger_connector._first_loop_iter = first_iteration
-        self.trainer.training = True
+        if self.evaluator.settings.at_end and self._last_evaluated_step != self.trainer.global_step:
+            run_validation(self.trainer)
 
     def on_validation_start(self) -> None:
         """Look for kept solutions of this evaluation, if it stands alone."""
-        self._kept = None
         directory = kept_directory(self.trainer)
-        if self.evaluation.keep and directory is not None:
-            samples = {name: self.samples_of(name) for name in self.evaluation_metrics}
-            self._kept = KeptRounds(self, directory, samples, self.evaluation.sampling or self.sampling)
+        keeps = self.evaluator.settings.keep and directory is not None
+        self.evaluator.kept = self._open_kept(directory) if keeps and directory is not None else None
 
     on_test_start = on_validation_start
     on_predict_start = on_validation_start
+
+    # ------------------------------------------------------------------- steps
 
     def validation_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Sample each problem k times, and count."""
@@ -148,65 +126,25 @@ class EvaluationModule(RolloutModule):
     def predict_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> Round | None:
         """Sample each problem k times; callbacks write the solutions."""
         with self.interruption.interruptible(communicates=self.engine.collective):
-            return self._play_or_take(problems, batch_idx, dataloader_idx)
+            return self._solutions_of(problems, batch_idx, dataloader_idx)
 
-    def metrics_of(self, dataset: str) -> EvaluationMetrics:
-        """The metrics of one evaluation set."""
-        return self.evaluation_metrics[dataset]
+    @float32_by_default()
+    def _solutions_of(self, problems: list[Problem], batch_idx: int, dataloader_idx: int) -> Round | None:
+        dataset, rank = list(self.evaluator.metrics)[dataloader_idx], self.ranks.index
+        round_ = self.evaluator.load_or_rollout(problems, batch_idx, dataset, rank, self.device, self._solve_gathered)
+        self.last_round = self.last_round if round_ is None else round_
+        return round_
+
+    def _solve_gathered(self, *batch: Any) -> Round | None:
+        exact = self.sampler.self_reward.is_exact
+        with self.parts("evaluation"), self.gathered_weights(self.policy, self.sampler.reference if exact else None):
+            return self.solve(*batch)
 
     @float32_by_default()
     def _evaluate(self, problems: list[Problem], batch_idx: int, dataloader_idx: int) -> None:
         with self.interruption.interruptible(communicates=self.engine.collective):
-            if round_ := self._play_or_take(problems, batch_idx, dataloader_idx):
-                compare = None if self.verifier.canonical_decides else self.verifier_pool.equivalent
-                self.metrics_of(problems[0].dataset).update(round_, compare)
-
-    def _play_or_take(self, problems: list[Problem], batch_idx: int, dataloader_idx: int) -> Round | None:
-        """The solutions of a batch: those that are kept, or else new ones, which are kept."""
-        if self._kept is None:
-            return self._play_evaluation(problems, batch_idx)
-        name = list(self.evaluation_metrics)[dataloader_idx]
-        if self._kept.has(name, batch_idx):
-            round_ = self._kept.take(name, batch_idx, problems)
-            self.last_round = self.last_round if round_ is None else round_
-        else:
-            round_ = self._play_evaluation(problems, batch_idx)
-            self._kept.put(name, round_)
-        return round_
-
-    @float32_by_default()
-    def _play_evaluation(self, problems: list[Problem], batch_idx: int) -> Round | None:
-        # A stream of its own: an evaluation is the same at every step, and training is the same without it.
-        name = problems[0].dataset if problems else ""
-        seed = zlib.crc32(f"{self.seed}/{name}/{batch_idx}/{self.global_rank}".encode())
-        generator = torch.Generator(self.device).manual_seed(seed)
-        samples = self.samples_of(name)
-        sampling = self.evaluation.sampling or self.sampling
-        exact = self.self_reward.is_exact
-        with self.part("evaluation"), self.gathered_weights(self.policy, self.reference if exact else None):
-            started = time.perf_counter()
-            round_ = self.solve(problems, samples, sampling, generator)
-            if round_ is not None:
-                round_.seconds = time.perf_counter() - started
-            return round_
-
-    def solve(
-        self, problems: list[Problem], samples: int, sampling: Sampling, generator: torch.Generator
-    ) -> Round | None:
-        """The solutions of an evaluation batch, judged; None for a rank without problems, which takes part in the
-        others' generation where the engine is collective.
-
-        Args:
-            problems: P problems, maybe none.
-            samples: solutions of each.
-            sampling: how they are drawn.
-            generator: the source of randomness, on the policy's device.
-        """
-        if problems:
-            return self.play(problems, samples, sampling, generator)
-        if self.engine.collective:
-            self.sample(problems, samples, sampling, generator)
-        return None
+            if round_ := self._solutions_of(problems, batch_idx, dataloader_idx):
+                self.evaluator.count(round_, self.sampler.verifier_pool)
 
     def on_validation_epoch_end(self) -> None:
         """Log the values of every set."""
@@ -221,11 +159,69 @@ class EvaluationModule(RolloutModule):
     def _log_evaluation(self, stage: str) -> None:
         # Outside of `fit` only the checkpoint knows the number of steps behind the weights.
         step = self.trainer.global_step if self.trainer.state.fn == TrainerFn.FITTING else self._loaded_step
-        values = {"step": torch.tensor(step, dtype=torch.float32, device=self.device)}
-        with self.part("evaluation"):
-            for name in self.evaluation_metrics:
-                metrics = self.metrics_of(name)
-                values |= {f"{stage}/{name}/{key}": value.float() for key, value in metrics.compute().items()}
-                metrics.reset()
+        with self.parts("evaluation"):
+            values = {f"{stage}/{name}": value for name, value in self.evaluator.compute().items()}
+        values["step"] = torch.tensor(step, dtype=torch.float32, device=self.device)
         # The values are those of all ranks; the largest of equal numbers is that number, bit for bit.
         self.log_dict(values, sync_dist=True, reduce_fx="max")
+
+    # ---------------------------------------------------------- kept solutions
+
+    def _open_kept(self, directory: Path) -> KeptRounds:
+        engine, evaluator = self.sampler.engine, self.evaluator
+        if isinstance(engine, RecordedSolutions) and engine.reads_below(directory):
+            raise UserError(
+                f"model.engine.path {engine.path} is where this run keeps its own solutions: give the run another "
+                "run_dir (or set model.evaluation.keep to false)."
+            )
+        return KeptRounds(
+            directory,
+            self.data.evaluation_problems,
+            {name: evaluator.samples_of(name) for name in evaluator.metrics},
+            self._kept_header(),
+            self.ranks,
+            self.data.eval_prompts_per_batch,
+            self.policy.pad_token_id,
+            self.device,
+        )
+
+    def _kept_header(self) -> Header:
+        """All that solutions and their scores depend on, besides the set."""
+        sampler = self.sampler
+        reference = sampler.reference
+        exact = isinstance(reference, FrozenPolicy) and sampler.self_reward.is_exact
+        with self.gathered_weights(self.policy, reference if exact else None):
+            weights = weights_fingerprint(self.policy)
+            of_reference = weights_fingerprint(reference) if exact and isinstance(reference, FrozenPolicy) else None
+        return {
+            "policy": self.policy_settings.path,
+            "weights": weights,
+            "attention": self.policy.lm.config.get_text_config()._attn_implementation,
+            "precision": self.trainer.precision,
+            "sampling": asdict(self.evaluator.sampling),
+            "seed": self.seed,
+            "engine": described(sampler.engine),
+            **self.judgement_settings(),
+            **({} if of_reference is None else {"reference": of_reference}),
+            "verifier": described(sampler.verifier_pool.verifier),
+            "verification_timeout_seconds": sampler.verifier_pool.timeout_seconds,
+            "processes": self.ranks.count,
+            "prompts_per_batch": self.data.eval_prompts_per_batch,
+        }
+
+    def judgement_settings(self) -> dict[str, Any]:
+        """What the model's judgement of its solutions depends on besides its weights, as plain values."""
+        return self.sampler.self_reward.score_settings()
+
+
+def run_validation(trainer: Trainer) -> None:
+    """Run the trainer's validation now, in the middle of ``fit``, at a moment that Lightning has no setting for."""
+    loop = trainer.fit_loop.epoch_loop
+    if not trainer.enable_validation:
+        return
+    trainer.validating = True
+    first_iteration = trainer._logger_connector._first_loop_iter
+    loop.val_loop.restarting = False  # a resumed run would go on behind the batches of an earlier evaluation
+    loop.val_loop.run()
+    trainer._logger_connector._first_loop_iter = first_iteration
+    trainer.training = True

@@ -1,6 +1,7 @@
 """LaSeR (arXiv 2510.14943) as a LightningModule: ``training_step`` reads as the algorithm."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,23 +9,26 @@ from torch import Tensor
 from laser_lightning.data.problem import Problem
 from laser_lightning.distributed.balancing import balanced
 from laser_lightning.errors import UserError
-from laser_lightning.modules.evaluation import EvaluationModule, EvaluationSettings
+from laser_lightning.evaluation.evaluator import Evaluator
+from laser_lightning.evaluation.settings import EvaluationSettings
+from laser_lightning.modules.evaluation import EvaluationHooks
 from laser_lightning.modules.optimization import OptimizerSettings
 from laser_lightning.modules.reward_log import FailingRewards, count_rewards
-from laser_lightning.modules.rollouts import VerificationSettings
 from laser_lightning.modules.training_log import StepWarnings, TrainingLog, mismatch_terms
-from laser_lightning.objective.advantages import AdvantageSettings, estimated, mixed
+from laser_lightning.objective.advantages import Advantages, AdvantageSettings, estimated, mixed
 from laser_lightning.objective.losses import ClippedPolicyLoss, PolicyLoss, solution_weights
 from laser_lightning.objective.objective import Objective, Targets, UpdateSettings
 from laser_lightning.objective.phases import Phase, Phases
 from laser_lightning.objective.self_reward.last_token import SelfRewardHead, class_counts
 from laser_lightning.objective.shaping.overlong import shaped
-from laser_lightning.policy.model import PolicyOutputs, PolicySettings
+from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, PolicyOutputs, PolicySettings
 from laser_lightning.policy.precision import float32_by_default
-from laser_lightning.records.batching import MicroBatch, micro_batches, shortest
+from laser_lightning.records.batching import MicroBatch, Rollouts, micro_batches, shortest
 from laser_lightning.records.rounds import Round, joined
-from laser_lightning.rollout import RolloutEngine, Sampling
-from laser_lightning.verifiers import Verifier
+from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
+from laser_lightning.rollout.sampler import Sampler
+from laser_lightning.verifiers import Verifier, VerifierPool
+from laser_lightning.verifiers.settings import VerificationSettings
 
 PROGRESS_BAR = {
     "reward": "train/reward",
@@ -35,7 +39,20 @@ PROGRESS_BAR = {
 """Short names under which the progress bar shows the most telling metrics."""
 
 
-class LaSeRModule(EvaluationModule):
+@dataclass
+class SampledStep:
+    """What a training step sampled.
+
+    Attributes:
+        sampled: all of it, which metrics count.
+        trained: what of it is trained on; the same, unless ``sampling_rounds`` asks for more.
+    """
+
+    sampled: Round
+    trained: Round
+
+
+class LaSeRModule(EvaluationHooks):
     """Trains reasoning and self-verification together.
 
     One trainer step samples solutions, verifies them, and takes one optimizer step (more if ``update`` says so).
@@ -63,6 +80,9 @@ class LaSeRModule(EvaluationModule):
 
     Attributes:
         judges_by_score: whether the score behind ``<eos>`` is the model's judgement; exports then carry its settings.
+        sampler: draws and judges solutions, from ``configure_model`` on.
+        last_round: the latest training or evaluation round, for callbacks.
+        reference: the frozen policy of before training, where the objective needs one.
     """
 
     judges_by_score: bool = True
@@ -86,22 +106,7 @@ class LaSeRModule(EvaluationModule):
         seed: int | None = None,
         sampling_rounds: int = 1,
     ) -> None:
-        # A constant reference and no KL term: no reference model is loaded, and none is run.
-        needs_reference = self_reward.is_exact or update.kl_coef > 0
-        super().__init__(
-            evaluation=evaluation,
-            policy=policy,
-            self_reward=self_reward,
-            verifier=verifier,
-            sampling=sampling,
-            engine=engine,
-            verification=verification,
-            micro_batch_tokens=update.micro_batch_tokens,
-            needs_reference=needs_reference,
-            optimizer=optimizer,
-            max_skipped_steps=max_skipped_steps,
-            seed=seed,
-        )
+        super().__init__(policy, optimizer, max_skipped_steps, seed)
         if group_size < 2:
             raise UserError(f"group_size is {group_size}: advantages compare solutions of one prompt, so at least 2.")
         if sampling_rounds < 1:
@@ -110,153 +115,228 @@ class LaSeRModule(EvaluationModule):
             raise UserError(
                 "sampling.temperature is 0: all solutions of a prompt would be the same; training needs more."
             )
+        self.strict_loading = False  # checkpoints lack the reference, see saved_weights
+        self.self_reward, self.verifier, self.sampling = self_reward, verifier, sampling
+        self.engine = TransformersEngine() if engine is None else engine
+        self.verifier_pool = VerifierPool(verifier, verification.workers, verification.timeout_seconds)
         self.group_size, self.sampling_rounds = group_size, sampling_rounds
         self.advantage, self.phases, self.update = advantage, phases, update
         self.objective = Objective(ClippedPolicyLoss() if policy_loss is None else policy_loss, self_reward, update)
+        self.evaluator = Evaluator(evaluation, sampling, self.seed)
+        self.reference: FrozenPolicy | AdaptersOff | None = None
+        self.last_round: Round | None = None
         self._failing = FailingRewards(verification.max_failing_steps)
         self._warnings = StepWarnings(sampling.max_response_tokens, self_reward.token)
 
+    @property
+    def last_rollout(self) -> Round | None:
+        """What the latest training step or evaluation batch sampled and how it was judged; None before the first."""
+        return self.last_round
+
+    # ------------------------------------------------------------------ set-up
+
+    def configure_model(self) -> None:
+        """Load the policy, and the reference where the objective needs one."""
+        super().configure_model()
+        self.self_reward.bind(self.tokenizer, self.policy.eos_token_ids)
+        self.self_reward.check_vocabulary(self.policy.lm.config.get_text_config().vocab_size)
+        # A constant reference and no KL term: no reference model is loaded, and none is run.
+        if (self.self_reward.is_exact or self.update.kl_coef > 0) and self.reference is None:
+            self.reference = self.load_reference()
+        self.sampler = self.make_sampler()
+
+    def make_sampler(self) -> Sampler:
+        """What draws and judges solutions in training and evaluation."""
+        return Sampler(
+            self.policy,
+            self.tokenizer,
+            self.engine,
+            self.verifier_pool,
+            self.self_reward,
+            self.reference,
+            self.gathered_weights,
+            self.parts,
+            self.update.micro_batch_tokens,
+        )
+
     def setup(self, stage: str) -> None:
-        """Check the batch arithmetic too."""
+        """Check what needs the trainer: the data, the engine and the batch arithmetic."""
         super().setup(stage)
-        prompts = self.trainer.datamodule.prompts_per_step  # type: ignore[attr-defined]
-        per_process = prompts // self.trainer.world_size
-        if stage == "fit" and per_process % self.update.mini_batches:
+        self.engine.weights_changed()  # a checkpoint may be loaded next
+        if stage != "fit":
+            return
+        if self.engine.replays:
+            raise UserError(
+                f"model.engine is {type(self.engine).__name__}, which hands out solutions that were kept and draws "
+                "no new ones: fit needs an engine that does, such as laser_lightning.rollout.TransformersEngine."
+            )
+        prompts = self.data.prompts_per_step
+        per_process = prompts // self.ranks.count
+        if per_process % self.update.mini_batches:
             raise UserError(
                 f"update.mini_batches = {self.update.mini_batches} does not divide the {per_process} prompts of a "
-                f"process (data.prompts_per_step = {prompts} over {self.trainer.world_size})."
+                f"process (data.prompts_per_step = {prompts} over {self.ranks.count})."
             )
+
+    def teardown(self, stage: str) -> None:
+        """Stop the verifier's processes and the engine."""
+        self.verifier_pool.close()
+        self.engine.close()
 
     # ---------------------------------------------------------------- training
 
     @float32_by_default()
     def training_step(self, problems: list[Problem], batch_idx: int) -> None:
         """One round of LaSeR (ALGORITHM steps 1 to 6)."""
-        self.log_of_step = TrainingLog(self.all_sum)
-        phase = self.phases.at(self.trainer.global_step)
+        log, phase = TrainingLog(self.ranks, self.parts), self.phases.at(self.trainer.global_step)
         with self.interruption.interruptible(communicates=self.engine.collective):
-            sampled, round_ = self.sample_groups(problems)
+            step = self.sample_groups(problems)
+            self.last_round = step.sampled
             self.engine.sleep()
-            advantages = self.advantages(round_, phase)
-            old_log_probs = self.no_grad_pass(self.policy, round_.rollouts)[0] if self.update.reuses_rollouts else None
-            reference_log_probs = self.reference_log_probs(round_) if self.update.kl_coef > 0 else None
-        for rows in self.mini_batches(round_):
-            with self.part("update"):
-                targets = self.targets(round_, rows, advantages, phase)
-                targets.old_log_probs, targets.reference_log_probs = old_log_probs, reference_log_probs
-                self.update_policy(round_, rows, targets)
-        self._log_step(sampled, phase)
+            advantages = self.compute_advantages(step, phase)
+            old_log_probs, reference_log_probs = self.fixed_log_probs(step.trained)
+        for rows in self.mini_batches(step):
+            with self.parts("update"):
+                targets = self.targets(step.trained, rows, advantages, phase, old_log_probs, reference_log_probs)
+                self.update_policy(step.trained.rollouts, rows, targets, log)
+        rewards = count_rewards(step.sampled, self.verifier, self.ranks.sum)
+        self._log_step({**self.step_values(log, step, phase, advantages), **rewards.values()})
+        if failing := self._failing.count(rewards, self.verifier_pool.last_errors):
+            self.stop(failing)
 
-    def sample_groups(self, problems: list[Problem]) -> tuple[Round, Round]:
-        """What the step samples, and what of it is trained on: the same, unless ``sampling_rounds`` asks for more.
+    def sample_groups(self, problems: list[Problem]) -> SampledStep:
+        """What the step samples, and what of it is trained on.
 
-        Every process draws further problems from its loader, whose position is saved with the run, until each has as
-        many groups with a signal as it was given problems, or the rounds are used up; then others fill the places.
+        With ``sampling_rounds`` every process draws further problems from its loader, whose position is saved with the
+        run, until each has as many groups with a signal as it was given problems, or the rounds are used up; then
+        others fill the places.
         """
-        sampled = self.play(problems, self.group_size, self.sampling, self.generator)
+        sampled = self.sampler.rollout(problems, self.group_size, self.sampling, self.generator)
         if self.sampling_rounds == 1:
-            return sampled, sampled
+            return SampledStep(sampled, sampled)
         for _ in range(self.sampling_rounds - 1):
-            if self.all_max(len(problems) - int(sampled.has_signal.sum())) <= 0:
+            if self.ranks.max(len(problems) - int(sampled.has_signal.sum())) <= 0:
                 break
-            more = next(iter(self.trainer.datamodule.train_dataloader()))  # type: ignore[attr-defined]
-            sampled = joined(sampled, self.play(more, self.group_size, self.sampling, self.generator))
-        self.last_round = sampled
+            more = next(iter(self.data.train_dataloader()))
+            sampled = joined(sampled, self.sampler.rollout(more, self.group_size, self.sampling, self.generator))
         with_signal_first = sampled.has_signal.int().argsort(descending=True, stable=True)
-        return sampled, sampled.select(with_signal_first[: len(problems)])
+        return SampledStep(sampled, sampled.select(with_signal_first[: len(problems)]))
 
-    def reference_log_probs(self, round_: Round) -> Tensor:
-        """[N, R] log-probs under the frozen reference: of the pass that gave exact scores, where there was one."""
-        if round_.reference_log_probs is not None:
-            return round_.reference_log_probs
-        return self.no_grad_pass(self.reference, round_.rollouts)[0]
-
-    def advantages(self, round_: Round, phase: Phase) -> Tensor:
-        """[N] advantages: of the verifier's rewards, mixed with self-rewards in the integrated phase."""
-        rewards = round_.grouped(self.policy_rewards(round_))
-        self.mixed_groups = torch.zeros(len(rewards), dtype=torch.bool, device=rewards.device)
+    def compute_advantages(self, step: SampledStep, phase: Phase) -> Advantages:
+        """Advantages of the verifier's rewards, mixed with self-rewards in the integrated phase."""
+        round_ = step.trained
+        rewards = round_.grouped(self.shaped_rewards(round_))
         if phase < Phase.INTEGRATED or self.self_reward.loss_weight == 0:
-            return estimated(rewards, self.advantage, self.all_sum).flatten()
-        advantages, self.mixed_groups = mixed(
-            rewards, round_.grouped(round_.self_rewards), self.advantage, self.all_sum
-        )
-        return advantages.flatten()
+            values, mixes = estimated(rewards, self.advantage, self.ranks.sum), torch.zeros(len(rewards)).bool()
+        else:
+            values, mixes = mixed(rewards, round_.grouped(round_.self_rewards), self.advantage, self.ranks.sum)
+        return Advantages(values.flatten(), mixes.to(rewards.device))
 
-    def policy_rewards(self, round_: Round) -> Tensor:
+    def shaped_rewards(self, round_: Round) -> Tensor:
         """[N] rewards that advantages are made of: the verifier's or their weighted sum, less a penalty of length."""
         if self.advantage.overlong is None:
             return round_.policy_rewards
         lengths, limit = round_.rollouts.response_lengths, self.sampling.max_response_tokens
         return shaped(round_.policy_rewards, lengths, limit, self.advantage.overlong)
 
-    def mini_batches(self, round_: Round) -> Iterator[Tensor]:
+    def fixed_log_probs(self, round_: Round) -> tuple[Tensor | None, Tensor | None]:
+        """[N, R] log-probs of the policy before the update, and of the frozen reference; None where not needed."""
+        old = reference = None
+        if self.update.reuses_rollouts:
+            old = self.sampler.log_probs(self.policy, round_.rollouts, self.sampling.temperature).tokens
+        if self.update.kl_coef > 0:
+            reference = round_.reference_log_probs  # of the pass that gave exact scores, where there was one
+            if reference is None:
+                assert self.reference is not None
+                reference = self.sampler.log_probs(self.reference, round_.rollouts, self.sampling.temperature).tokens
+        return old, reference
+
+    def mini_batches(self, step: SampledStep) -> Iterator[Tensor]:
         """The solutions [M] of each optimizer step: all of them, or random parts of the prompts in each epoch."""
-        prompts = len(round_.problems)
+        round_ = step.trained
         for _ in range(self.update.epochs):
             if self.update.mini_batches == 1:
                 yield torch.arange(len(round_.rollouts), device=self.device)
                 continue
-            order = torch.randperm(prompts, generator=self.generator, device=self.device)
+            order = torch.randperm(len(round_.problems), generator=self.generator, device=self.device)
             for part in order.chunk(self.update.mini_batches):
                 yield round_.rows_of(part)
 
-    def targets(self, round_: Round, rows: Tensor, advantages: Tensor, phase: Phase) -> Targets:
+    def targets(
+        self,
+        round_: Round,
+        rows: Tensor,
+        advantages: Advantages,
+        phase: Phase,
+        old_log_probs: Tensor | None = None,
+        reference_log_probs: Tensor | None = None,
+    ) -> Targets:
         """Fix every denominator and class count of an optimizer step on solutions ``rows``, over all ranks."""
         rollouts, rewards = round_.rollouts, round_.rewards
         lengths, finished = rollouts.response_lengths, rollouts.finished
-        totals = self.all_sum(
-            torch.cat(
-                (
-                    lengths[rows].sum()[None],
-                    rows.new_tensor([len(rows)]),
-                    class_counts(rewards[rows], finished[rows]),
-                )
-            )
-        )
+        counts = (lengths[rows].sum()[None], rows.new_tensor([len(rows)]), class_counts(rewards[rows], finished[rows]))
+        totals = self.ranks.sum(torch.cat(counts))
         trains_score = phase >= Phase.SELF_REWARDING
         return Targets(
-            advantages=advantages,
+            advantages=advantages.values,
             rewards=rewards,
             policy_weights=solution_weights(
                 lengths, self.update.aggregation, totals[0], totals[1], self.sampling.max_response_tokens
             ),
             self_reward_weights=self.self_reward.loss_weights(rewards, finished & trains_score, totals[2:]),
             references=round_.references,
+            old_log_probs=old_log_probs,
+            reference_log_probs=reference_log_probs,
             sampling_log_probs=None if self.update.importance == "none" else rollouts.sampling_log_probs,
         )
 
-    def update_policy(self, round_: Round, rows: Tensor, targets: Targets) -> None:
-        """One optimizer step: the gradients of all micro-batches, then the step."""
+    # ------------------------------------------------------ one optimizer step
+
+    def update_policy(self, rollouts: Rollouts, rows: Tensor, targets: Targets, log: TrainingLog) -> None:
+        """Take one optimizer step: the gradients of all micro-batches, then the step."""
         needed = rows[self.objective.contributing(targets)[rows]]
-        if self.all_sum(torch.tensor(len(needed), device=self.device)) == 0:
+        if self.ranks.sum(torch.tensor(len(needed), device=self.device)) == 0:
             self.skip_step(
                 "no solution has a signal: all rewards are equal in every group, and nothing else is trained"
             )
             return
-        rollouts = round_.rollouts
-        if (ranks := self.trainer.world_size) > 1:
-            rollouts, targets, needed = balanced(rollouts, targets, needed, self.all_stacked, self.global_rank, ranks)
-        terms: dict[str, Tensor] = {}
-        budget, pad, packed = self.update.micro_batch_tokens, self.policy.pad_token_id, self.policy.packs
-        most = self.all_max(len(micro_batches(rollouts, needed, budget, pad, packed)))
-        batches = micro_batches(rollouts, needed, budget, pad, packed, at_least=most)
-        mine = len(batches)
-        batches += [shortest(rollouts, pad)] * (most - mine)  # of weight 0: ranks meet in every pass
-        for number, batch in enumerate(batches):
-            self.progress.advance(number, most)
-            with self.interruption.interruptible(communicates=True), self.micro_step(last=number + 1 == most):
-                token_ids = self.self_reward.trained_token_ids(targets.rewards[batch.rows])
-                outputs = self.differentiable(batch, token_ids)
-                parts = self.objective(outputs, batch, targets)
-                if not self.update.reuses_rollouts:
-                    parts |= mismatch_terms(outputs, batch, rollouts, token_ids == self.self_reward.token_id)
-                parts = {name: value * float(number < mine) for name, value in parts.items()}
-                self.backward_share(parts["loss"])
-            for name, value in parts.items():
-                terms[name] = terms.get(name, 0.0) + value.detach()
+        if (ranks := self.ranks).count > 1:
+            rollouts, targets, needed = balanced(rollouts, targets, needed, ranks.stack, ranks.index, ranks.count)
+        terms = self.accumulate_gradients(self.aligned_batches(rollouts, needed), rollouts, targets)
         norm = self.apply_gradients(terms["loss"])
         if norm is not None:
-            self.log_of_step.add_update(terms, norm)
+            self.engine.weights_changed()
+            log.add_update(terms, norm)
+
+    def aligned_batches(self, rollouts: Rollouts, rows: Tensor) -> list[tuple[MicroBatch, float]]:
+        """Micro-batches of some solutions with their weights, the same number on all ranks, which meet in every pass.
+
+        Where a rank has fewer than another, a solution of weight 0 fills the places.
+        """
+        budget, pad, packed = self.update.micro_batch_tokens, self.policy.pad_token_id, self.policy.packs
+        most = self.ranks.max(len(micro_batches(rollouts, rows, budget, pad, packed)))
+        batches = [(batch, 1.0) for batch in micro_batches(rollouts, rows, budget, pad, packed, at_least=most)]
+        return batches + [(shortest(rollouts, pad), 0.0)] * (most - len(batches))
+
+    def accumulate_gradients(
+        self, batches: list[tuple[MicroBatch, float]], rollouts: Rollouts, targets: Targets
+    ) -> dict[str, Tensor]:
+        """Differentiate every micro-batch's share of the loss; return the terms of their sum on this rank."""
+        terms: dict[str, Tensor] = {}
+        for number, (batch, weight) in enumerate(batches):
+            last = number + 1 == len(batches)
+            self.parts.progress.advance(number, len(batches))
+            with self.interruption.interruptible(communicates=True), self.micro_step(last):
+                token_ids = self.self_reward.trained_token_ids(targets.rewards[batch.rows])
+                outputs = self.differentiable(batch, token_ids)
+                shares = self.objective(outputs, batch, targets)
+                if not self.update.reuses_rollouts:
+                    shares |= mismatch_terms(outputs, batch, rollouts, token_ids == self.self_reward.token_id)
+                shares = {name: value * weight for name, value in shares.items()}
+                self.backward_share(shares["loss"])
+            for name, value in shares.items():
+                terms[name] = terms.get(name, 0.0) + value.detach()
+        return terms
 
     def forward(self, batch: MicroBatch, token_ids: Tensor) -> PolicyOutputs:
         """The one differentiable pass: log-probs of a micro-batch's responses, and of one token [B] behind each."""
@@ -264,20 +344,28 @@ class LaSeRModule(EvaluationModule):
 
     # ----------------------------------------------------------------- logging
 
-    def round_values(self, round_: Round, phase: Phase) -> dict[str, float | Tensor]:
-        """What the step sampled, and how well the model judged it, over all ranks."""
-        return self.log_of_step.round_values(round_, self.self_reward, phase, self.mixed_groups)
+    def step_values(
+        self, log: TrainingLog, step: SampledStep, phase: Phase, advantages: Advantages
+    ) -> dict[str, float | Tensor]:
+        """What the step sampled, how well the model judged it, and its updates, over all ranks."""
+        values = log.round_values(step.sampled, self.self_reward, phase, advantages.mixed_groups)
+        values |= log.update_values()
+        return values | log.time_values(float(values["train/response_tokens"]))
 
-    def _log_step(self, round_: Round, phase: Phase) -> None:
-        values = self.round_values(round_, phase)
-        rewards = count_rewards(round_, self.verifier, self.all_sum)
-        values |= rewards.values()
-        values |= self.log_of_step.update_values()
-        values |= self.log_of_step.time_values(float(values["train/response_tokens"]))
+    def _log_step(self, values: dict[str, float | Tensor]) -> None:
         numbers = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()}
         # Lightning would number the rows by batches, and those of an evaluation in another way than the others.
         self.log_dict(numbers | {"step": torch.tensor(float(self.trainer.global_step))})
         self.log_dict({short: numbers[name] for short, name in PROGRESS_BAR.items()}, prog_bar=True, logger=False)
         self._warnings.tell(values, self.trainer.global_step, self.verifier_pool.last_errors)
-        if failing := self._failing.count(rewards, self.verifier_pool.last_errors):
-            self.stop(failing)
+
+    # ------------------------------------------------------------- checkpoints
+
+    def saved_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Without the frozen reference too, which a resumed run loads from ``policy.path`` as the first run did."""
+        kept = super().saved_weights(state)
+        return {name: value for name, value in kept.items() if not name.startswith("reference.")}
+
+    def fingerprint(self) -> dict[str, object]:
+        """The model's, and the tokens that carry its judgement."""
+        return super().fingerprint() | {"reward_token": " / ".join(self.self_reward.tokens.values())}

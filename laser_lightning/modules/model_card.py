@@ -12,7 +12,7 @@ import yaml
 
 from laser_lightning.arguments import FORM
 from laser_lightning.modules.laser import LaSeRModule
-from laser_lightning.modules.training import PolicyModule
+from laser_lightning.modules.training import TrainingModule
 from laser_lightning.objective.self_reward.settings import SelfRewardSettings
 from laser_lightning.policy.model import EMBEDDED
 
@@ -20,7 +20,11 @@ CARD_FILE = "README.md"
 
 
 def write_card(
-    module: PolicyModule, directory: Path, step: int, adapter: bool = False, metrics: Mapping[str, float] | None = None
+    module: TrainingModule,
+    directory: Path,
+    step: int,
+    adapter: bool = False,
+    metrics: Mapping[str, float] | None = None,
 ) -> None:
     """Write the card of an export into its directory; one that is there is replaced as a whole.
 
@@ -58,7 +62,7 @@ def evaluation_values(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def model_card(
-    module: PolicyModule, step: int, adapter: bool = False, metrics: Mapping[str, float] | None = None
+    module: TrainingModule, step: int, adapter: bool = False, metrics: Mapping[str, float] | None = None
 ) -> str:
     """The card's text, in the form of Hugging Face's model cards.
 
@@ -171,7 +175,7 @@ def _evaluation(metrics: Mapping[str, float]) -> str:
     return f"## Evaluation\n\nThe run's own evaluation of these weights.\n\n| metric | value |\n|---|---|\n{rows}"
 
 
-def _settings(module: PolicyModule) -> str:
+def _settings(module: TrainingModule) -> str:
     text = yaml.safe_dump(_as_config(module.plain_arguments), sort_keys=False, allow_unicode=True)
     own = "".join(f"# {name}: {what}\n" for name, what in module.other_arguments.items())
     return f"## Settings\n\nThe arguments of `{type(module).__name__}` in the run.\n\n```yaml\n{text}{own}```"

@@ -2,7 +2,7 @@
 its solutions, and both kinds of trajectory update it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -10,15 +10,29 @@ from torch import Tensor
 
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
-from laser_lightning.modules.laser import LaSeRModule
+from laser_lightning.modules.laser import LaSeRModule, SampledStep
+from laser_lightning.modules.training_log import TrainingLog
 from laser_lightning.modules.verification_prompts import VerificationPrompts
-from laser_lightning.objective.advantages import estimated
+from laser_lightning.objective.advantages import Advantages, estimated
 from laser_lightning.objective.phases import Phase
 from laser_lightning.objective.self_reward.last_token import CORRECT_THRESHOLD, settled_scores
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.rounds import Round, joined
 from laser_lightning.rollout import Sampling
 from laser_lightning.verifiers import Verification
+
+
+@dataclass
+class VerifiedStep(SampledStep):
+    """Solutions, and the policy's verifications of them; ``trained`` is both, in groups of one.
+
+    Attributes:
+        verified: [M] problems whose solutions were verified.
+        verifications: V = M * G verifications, each as the only solution of its problem.
+    """
+
+    verified: Tensor
+    verifications: Round
 
 
 class RISEModule(LaSeRModule):
@@ -59,16 +73,16 @@ class RISEModule(LaSeRModule):
 
     # ---------------------------------------------------------------- training
 
-    def sample_groups(self, problems: list[Problem]) -> tuple[Round, Round]:
-        """The step's solutions, and all that it trains on: these and the verifications behind them, groups of one."""
-        solutions, _ = super().sample_groups(problems)
-        self._verified = self._drawn(len(problems))
-        verified = solutions.select(self._verified)
+    def sample_groups(self, problems: list[Problem]) -> VerifiedStep:
+        """The step's solutions, and all that it trains on: these and the verifications behind them."""
+        solutions = super().sample_groups(problems).sampled
+        drawn = self._drawn(len(problems))
+        verified = solutions.select(drawn)
         self.last_verifications = self.verify(verified, self.sampling, self.generator)
         solutions.self_rewards = torch.full_like(solutions.self_rewards, torch.nan)
-        solutions.self_rewards[solutions.rows_of(self._verified)] = verified.self_rewards
-        self._solutions = solutions
-        return solutions, joined(solutions.ungrouped(), self.last_verifications)
+        solutions.self_rewards[solutions.rows_of(drawn)] = verified.self_rewards
+        both = joined(solutions.ungrouped(), self.last_verifications)
+        return VerifiedStep(solutions, both, drawn, self.last_verifications)
 
     def _drawn(self, problems: int) -> Tensor:
         """[M] problems whose solutions are verified."""
@@ -78,27 +92,33 @@ class RISEModule(LaSeRModule):
         order = torch.randperm(problems, generator=self.generator, device=self.device)
         return order[: max(1, round(share * problems))].sort().values
 
-    def advantages(self, round_: Round, phase: Phase) -> Tensor:
+    def compute_advantages(self, step: SampledStep, phase: Phase) -> Advantages:
         """[N + V] advantages: of solutions in their groups, and of verifications among those of their problem."""
-        of_solutions = super().advantages(self._solutions, phase)
-        rewards = self.last_verifications.rewards.view(len(self._verified), self.group_size)
-        return torch.cat((of_solutions, estimated(rewards, self.advantage, self.all_sum).flatten()))
+        assert isinstance(step, VerifiedStep)
+        of_solutions = super().compute_advantages(SampledStep(step.sampled, step.sampled), phase)
+        rewards = step.verifications.rewards.view(len(step.verified), self.group_size)
+        of_verifications = estimated(rewards, self.advantage, self.ranks.sum).flatten()
+        return of_solutions._replace(values=torch.cat((of_solutions.values, of_verifications)))
 
-    def mini_batches(self, round_: Round) -> Iterator[Tensor]:
+    def mini_batches(self, step: SampledStep) -> Iterator[Tensor]:
         """The trajectories of each optimizer step: some problems' solutions, and the verifications of these."""
-        solutions = torch.arange(len(self._solutions.rollouts), device=self.device)
-        solution_of = torch.cat((solutions, self._solutions.rows_of(self._verified)))
-        for rows in super().mini_batches(self._solutions):
+        assert isinstance(step, VerifiedStep)
+        solutions = torch.arange(len(step.sampled.rollouts), device=self.device)
+        solution_of = torch.cat((solutions, step.sampled.rows_of(step.verified)))
+        for rows in super().mini_batches(SampledStep(step.sampled, step.sampled)):
             yield torch.isin(solution_of, rows).nonzero().squeeze(-1)
 
-    def round_values(self, round_: Round, phase: Phase) -> dict[str, float | Tensor]:
+    def step_values(
+        self, log: TrainingLog, step: SampledStep, phase: Phase, advantages: Advantages
+    ) -> dict[str, float | Tensor]:
         """What the step sampled, its verifications included."""
-        values = super().round_values(round_, phase)
-        made = self.last_verifications
+        assert isinstance(step, VerifiedStep)
+        values = super().step_values(log, step, phase, advantages)
+        made = step.verifications
         found = sum(verification.answer is not None for verification in made.verifications)
         counts = (made.rollouts.response_lengths.sum(), len(made.rollouts), made.rewards.sum(), found)
         row = torch.tensor([float(count) for count in counts], dtype=torch.float64, device=self.device)
-        tokens, number, right, found = self.all_sum(row).tolist()
+        tokens, number, right, found = self.ranks.sum(row).tolist()
         return values | {
             "train/verification/accuracy": right / number,
             "train/verification/verdict_rate": found / number,
@@ -143,7 +163,7 @@ class RISEModule(LaSeRModule):
             for row in asked
         ]
         rollouts = self._generate(prompts, sampling, generator)
-        texts = self.tokenizer.batch_decode(rollouts.responses(), skip_special_tokens=True)
+        texts = self.sampler.texts_of(rollouts)
         verdicts = [self.verification_prompts.verdict(text) for text in texts]
         round_.self_rewards = settled_scores(
             torch.tensor([float(verdict is True) for verdict in verdicts], device=self.device),
@@ -174,5 +194,4 @@ class RISEModule(LaSeRModule):
                 "data.max_prompt_tokens or the latter."
             )
         shorter = replace(sampling, max_response_tokens=limit)
-        with self.part("self_verification"), self.gathered_weights(self.policy):
-            return self.engine.generate(self.policy, prompts, 1, shorter, self.self_reward.token_id, generator)
+        return self.sampler.draw(prompts, 1, shorter, generator, part="self_verification")

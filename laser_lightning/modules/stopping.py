@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from laser_lightning.modules.training import PolicyModule
+from laser_lightning.modules.training import TrainingModule
 from laser_lightning.runs.checkpoints import checkpoint_directory
 from laser_lightning.runs.interruption import BrokenOffError, Interruption, Stopped
 from laser_lightning.runs.random_state import random_state, restore_random_state
@@ -71,7 +71,7 @@ class StopOnSignal(Checkpoint):
     def listen(self, trainer: Trainer) -> None:
         """Take over the signals from Lightning, which gives them back behind the run."""
         module = trainer.lightning_module
-        if isinstance(module, PolicyModule):
+        if isinstance(module, TrainingModule):
             self._interruption = module.interruption
         numbers = (signal.SIGINT, signal.SIGTERM, self._warning_signal(trainer))
         self._interruption.listen(
@@ -128,7 +128,7 @@ class StopOnSignal(Checkpoint):
         self._data = None if data is None else deepcopy(data.state_dict())
 
     def _keep_random(self, module: LightningModule) -> None:
-        if isinstance(module, PolicyModule) and hasattr(module, "generator"):
+        if isinstance(module, TrainingModule) and hasattr(module, "generator"):
             self._random = random_state(module.generator)
 
     # ----------------------------------------------------------------------- the end
@@ -153,7 +153,7 @@ class StopOnSignal(Checkpoint):
 
     def _save_behind_round(self, trainer: Trainer, module: LightningModule, stops: Stopped) -> None:
         if self._random is not None:
-            assert isinstance(module, PolicyModule)
+            assert isinstance(module, TrainingModule)
             restore_random_state(self._random, module.generator)
         if self._data is not None:
             trainer.datamodule.load_state_dict(self._data)  # type: ignore[attr-defined]
@@ -200,7 +200,7 @@ class LeaveOnSignal(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the signals, in an evaluation that stands alone."""
-        if trainer.state.fn != TrainerFn.FITTING and isinstance(pl_module, PolicyModule):
+        if trainer.state.fn != TrainerFn.FITTING and isinstance(pl_module, TrainingModule):
             self._interruption = pl_module.interruption
             where = "in the evaluation; the same command (and this --run_dir) goes on with the batch that it was in"
             self._interruption.listen((signal.SIGINT, signal.SIGTERM), trainer.strategy, lambda: where)

@@ -7,17 +7,16 @@ from torch import Tensor
 
 from laser_lightning.data.problem import Problem
 from laser_lightning.data.prompts import check_vocabulary
-from laser_lightning.distributed.watchdog import part
 from laser_lightning.errors import UserError
 from laser_lightning.modules.optimization import OptimizerSettings
-from laser_lightning.modules.training import PolicyModule
+from laser_lightning.modules.training import TrainingModule
 from laser_lightning.policy.logprobs import token_statistics
 from laser_lightning.policy.model import PolicySettings
 from laser_lightning.policy.precision import float32_by_default
 from laser_lightning.records.batching import length_mask, pad_rows
 
 
-class SupervisedModule(PolicyModule):
+class SupervisedModule(TrainingModule):
     """Trains a causal LM to write the worked solution of each problem, and then ``<eos>``.
 
     The position behind ``<eos>`` is trained too, with ``<eos>`` as its target. Language models see the next document
@@ -52,18 +51,18 @@ class SupervisedModule(PolicyModule):
         # Sequences of like length share a forward pass, so that little is padded.
         prompts, targets = self.encode(sorted(problems, key=lambda p: len(p.prompt_ids) + len(p.solution or "")))
         local_tokens = torch.tensor(sum(len(target) for target in targets), device=self.device)
-        tokens = self.trainer.strategy.reduce(local_tokens, reduce_op="sum")
+        tokens = self.ranks.sum(local_tokens)
         loss = torch.zeros((), device=self.device)
         for start in range(0, len(problems), self.micro_batch_sequences):
             rows = slice(start, start + self.micro_batch_sequences)
             # All ranks have the same number of sequences, and so of micro-batches.
             breakable = self.interruption.interruptible(communicates=True)
-            with breakable, part(self.strategy, "update"), self.micro_step(last=rows.stop >= len(problems)):
+            with breakable, self.parts("update"), self.micro_step(last=rows.stop >= len(problems)):
                 share = self.differentiable(prompts[rows], targets[rows]).sum() / tokens
                 self.backward_share(share)
             loss += share.detach()
         norm = self.apply_gradients(loss)
-        loss = self.trainer.strategy.reduce(loss, reduce_op="sum")
+        loss = self.ranks.sum(loss)
         seconds = time.perf_counter() - started
         self.log_dict({"train/loss": loss, "train/tokens_per_second": float(tokens) / seconds}, prog_bar=True)
         self.log("step", float(self.trainer.global_step))
@@ -76,12 +75,12 @@ class SupervisedModule(PolicyModule):
         # A rank without problems gathers weights and sums for those that have some.
         total = torch.zeros(2, device=self.device)  # of losses, and their number
         breakable = self.interruption.interruptible()
-        with breakable, part(self.strategy, "evaluation"), self.gathered_weights(self.policy):
+        with breakable, self.parts("evaluation"), self.gathered_weights(self.policy):
             if problems:
                 losses = self(*self.encode(problems))
                 total += torch.stack((losses.sum(), torch.tensor(float(len(losses)), device=self.device)))
-        total = self.trainer.strategy.reduce(total, reduce_op="sum")
-        name = list(self.trainer.datamodule.evaluation_problems)[dataloader_idx]  # type: ignore[attr-defined]
+        total = self.ranks.sum(total)
+        name = list(self.data.evaluation_problems)[dataloader_idx]
         self.log(
             f"val/{name}/loss",
             total[0] / total[1],

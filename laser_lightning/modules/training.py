@@ -14,8 +14,10 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from laser_lightning.arguments import Part, made_from
-from laser_lightning.data.module import PromptDataModule
+from laser_lightning.data.module import PromptDataModule, data_module
 from laser_lightning.data.seeds import seed_or_global
+from laser_lightning.distributed.parts import StepParts
+from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.distributed.strategies import (
     LaSeRDeepSpeedStrategy,
     check_strategy,
@@ -27,13 +29,13 @@ from laser_lightning.distributed.strategies import (
 from laser_lightning.errors import UserError
 from laser_lightning.modules.guarded_step import step_if_finite
 from laser_lightning.modules.optimization import OptimizerSettings, build_optimizer, build_schedule
-from laser_lightning.policy.model import AdaptersOff, Policy, PolicySettings, load_tokenizer
+from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy, PolicySettings, load_tokenizer
 from laser_lightning.runs.checkpoints import read_checkpoint
 from laser_lightning.runs.interruption import Interruption
 from laser_lightning.runs.random_state import random_state, restore_random_state
 
 
-class PolicyModule(Part, lightning.LightningModule):
+class TrainingModule(Part, lightning.LightningModule):
     """A LightningModule that trains a causal LM with manual optimization.
 
     Args:
@@ -47,6 +49,7 @@ class PolicyModule(Part, lightning.LightningModule):
         policy: the model, from ``configure_model`` on.
         generator: the source of all training randomness of this rank, saved in checkpoints.
         interruption: breaks off what may be broken off when the run is told to stop.
+        parts: times the parts of a step.
     """
 
     policy: Policy
@@ -62,12 +65,14 @@ class PolicyModule(Part, lightning.LightningModule):
         self.tokenizer = load_tokenizer(policy)
         self.strict_loading = policy.lora is None  # with LoRA checkpoints lack the frozen weights, see saved_weights
         self.interruption = Interruption()
+        self.parts = StepParts()
         self._skipped_in_a_row = 0
         self._restored_random_states: list[dict[str, Any]] | None = None
 
     def configure_model(self) -> None:
         """Load the weights (once, whichever of fit and validate comes first)."""
         check_strategy(self.strategy)
+        self.parts.strategy = self.strategy
         if self.policy_settings.compile and getattr(self.strategy, "zero_stage_3", False):
             raise UserError("policy.compile does not work under ZeRO-3, which gathers weights layer by layer.")
         if not hasattr(self, "policy"):
@@ -77,6 +82,17 @@ class PolicyModule(Part, lightning.LightningModule):
         data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
         if isinstance(data, PromptDataModule):
             data.check_vocabulary(self.policy.vocabulary_size)
+
+    def load_reference(self) -> FrozenPolicy | AdaptersOff:
+        """The frozen policy of before training: a model of its own, or with LoRA the policy without its adapters."""
+        if self.policy_settings.random_init:
+            raise UserError(
+                "policy.random_init has no reference model to be held to: a KL term (update.kl_coef) and "
+                "self_reward.reference 'exact' need pretrained weights."
+            )
+        if self.policy_settings.lora is not None:
+            return AdaptersOff(self.policy)
+        return FrozenPolicy(self.policy_settings, self.tokenizer)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer of the policy, and its schedule in optimizer steps."""
@@ -110,6 +126,20 @@ class PolicyModule(Part, lightning.LightningModule):
     def strategy(self) -> Strategy | None:
         """The trainer's strategy; None without a trainer."""
         return None if self._trainer is None else self._trainer.strategy
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that train together."""
+        return Ranks(self.strategy, self.interruption.together)
+
+    @property
+    def data(self) -> PromptDataModule:
+        """The trainer's data.
+
+        Raises:
+            UserError: if it is not a PromptDataModule, which checks the gold answers by the verifier.
+        """
+        return data_module(self.trainer, type(self).__name__)
 
     @contextmanager
     def gathered_weights(self, *models: Policy | AdaptersOff | None) -> Iterator[None]:
@@ -264,7 +294,7 @@ class PolicyModule(Part, lightning.LightningModule):
         }
 
 
-def _arguments_of(cls: type[PolicyModule], saved: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def _arguments_of(cls: type[TrainingModule], saved: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a checkpoint's module, those that are given in the place of its own."""
     if (written_by := saved.get("laser_fingerprint", {}).get("module", cls.__name__)) != cls.__name__:
         raise UserError(f"The checkpoint is of a {written_by}: {written_by}.load_from_checkpoint loads it.")

@@ -1,14 +1,14 @@
 """What a training step reports: the ``train/...`` metrics, right over all ranks and micro-batches."""
 
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from laser_lightning.objective.advantages import AllSum
+from laser_lightning.distributed.parts import StepParts
+from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.objective.phases import Phase
 from laser_lightning.objective.self_reward.last_token import SelfRewardHead
 from laser_lightning.policy.model import PolicyOutputs
@@ -83,21 +83,19 @@ class TrainingLog:
     """Gathers what happens in one training step, which begins with it.
 
     Args:
-        all_sum: sums a tensor over the ranks.
-
-    Attributes:
-        seconds: time spent in each part of the step.
+        ranks: the processes whose numbers are added up.
+        parts: of the step, timed from now on.
     """
 
-    def __init__(self, all_sum: AllSum) -> None:
-        self.all_sum = all_sum
-        self.seconds: dict[str, float] = defaultdict(float)
+    def __init__(self, ranks: Ranks, parts: StepParts) -> None:
+        self.ranks, self.parts = ranks, parts
+        parts.start()
         self._began = time.perf_counter()
         self._updates: list[dict[str, float]] = []
 
     def add_update(self, terms: dict[str, Tensor], gradient_norm: float) -> None:
         """Count an optimizer step: the shares of its loss on this rank, summed over micro-batches."""
-        totals = self.all_sum(torch.stack([value.double() for value in terms.values()])).tolist()
+        totals = self.ranks.sum(torch.stack([value.double() for value in terms.values()])).tolist()
         sums = dict(zip(terms, totals, strict=True))
         values = {name: sums[name] for name in TERMS} | {"gradient_norm": gradient_norm}
         if "compared_tokens" in sums:
@@ -138,7 +136,7 @@ class TrainingLog:
             "self_rewards": round_.self_rewards[judged].sum(),
         }
         row = torch.tensor([float(value) for value in counts.values()], dtype=torch.float64)
-        total = dict(zip(counts, self.all_sum(row.to(round_.rewards.device)).tolist(), strict=True))
+        total = dict(zip(counts, self.ranks.sum(row.to(round_.rewards.device)).tolist(), strict=True))
         names = ("f1", "accuracy_on_correct", "accuracy_on_incorrect", "auroc", "ece")
         return {f"train/self_reward/{name}": verification[name] for name in names} | {
             "train/self_reward/mean": total["self_rewards"] / total["judged"],
@@ -157,5 +155,5 @@ class TrainingLog:
     def time_values(self, tokens: float) -> dict[str, float]:
         """Seconds of the step and of its parts, and response tokens per second of the whole step."""
         seconds = time.perf_counter() - self._began
-        parts = {f"train/{name}_seconds": value for name, value in self.seconds.items()}
+        parts = {f"train/{name}_seconds": value for name, value in self.parts.seconds.items()}
         return {"train/step_seconds": seconds, "train/tokens_per_second": tokens / seconds, **parts}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,6 +51,18 @@ class AdvantageSettings:
                 f"advantage.divide_by_std is false, which is for the estimator 'group_relative' alone: leave it out "
                 f"with advantage.estimator '{self.estimator}'."
             )
+
+
+class Advantages(NamedTuple):
+    """How much better each solution is than what it is compared with.
+
+    Attributes:
+        values: [N].
+        mixed_groups: [P] bool, groups in which self-rewards had a say.
+    """
+
+    values: Tensor
+    mixed_groups: Tensor
 
 
 def estimated(rewards: Tensor, settings: AdvantageSettings, all_sum: AllSum) -> Tensor:

@@ -13,17 +13,17 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from laser_lightning.data import PromptDataModule
 from laser_lightning.data.sources import ProblemSource
-from laser_lightning.modules.evaluation import EvaluationSettings
+from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.optimization import OptimizerSettings
-from laser_lightning.modules.rollouts import VerificationSettings
-from laser_lightning.modules.training import PolicyModule
+from laser_lightning.modules.training import TrainingModule
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.policy.character_tokenizer import REWARD_TOKEN, character_tokenizer
 from laser_lightning.policy.model import Policy, PolicySettings
 from laser_lightning.records.batching import Rollouts, pad_rows
 from laser_lightning.rollout import RolloutEngine, Sampling
 from laser_lightning.verifiers import ExactVerifier
+from laser_lightning.verifiers.settings import VerificationSettings
 
 PROMPTS, GROUP = 2, 4
 
@@ -98,7 +98,7 @@ class Run:
     """A trainer, a module and its data."""
 
     trainer: Trainer
-    module: PolicyModule
+    module: TrainingModule
     data: PromptDataModule
 
     def fit(self, ckpt_path: Path | None = None) -> None:
@@ -161,7 +161,7 @@ def make_run(tmp_path: Path, make_module: Callable[..., LaSeRModule]) -> Callabl
         val_check_interval: int = 1,
         tensorboard: bool = False,
         other_loggers: Sequence[Logger] = (),
-        module: PolicyModule | None = None,
+        module: TrainingModule | None = None,
         evaluation_problems: int = 3,
         trainer_options: dict[str, Any] | None = None,
         **module_options: Any,

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, 
 
 from laser_lightning.callbacks import HuggingFaceExport, SelfRewardSettings
 from laser_lightning.errors import UserError
-from laser_lightning.modules.evaluation import EvaluationSettings
+from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.supervised import SupervisedModule
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.policy.character_tokenizer import CHAT_TEMPLATE, REWARD_TOKEN

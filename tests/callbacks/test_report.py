@@ -15,7 +15,7 @@ from laser_lightning.callbacks import EvaluationReport
 from laser_lightning.callbacks.report import tables
 from laser_lightning.callbacks.results import Estimate, EvaluationResult, SetResult
 from laser_lightning.errors import UserError
-from laser_lightning.modules.evaluation import EvaluationSettings
+from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.supervised import SupervisedModule
 from laser_lightning.policy.model import PolicySettings
 

@@ -21,12 +21,12 @@ from transformers import (
 )
 
 from laser_lightning.cli.command_line import main
-from laser_lightning.modules.laser import LaSeRModule
+from laser_lightning.modules.laser import LaSeRModule, SampledStep
+from laser_lightning.objective.advantages import Advantages
 from laser_lightning.objective.objective import Objective, Targets
 from laser_lightning.objective.phases import Phase
 from laser_lightning.policy.model import PolicyOutputs
 from laser_lightning.records.batching import MicroBatch
-from laser_lightning.records.rounds import Round
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -180,12 +180,12 @@ def tiny(model: Path) -> list[str]:
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Of each step: its phase, whether self-rewards were mixed into advantages, and the self-rewarding loss."""
     seen: list[dict[str, Any]] = []
-    advantages, share = LaSeRModule.advantages, Objective.__call__
+    compute, share = LaSeRModule.compute_advantages, Objective.__call__
 
-    def spied_advantages(module: LaSeRModule, round_: Round, phase: Phase) -> Tensor:
-        result = advantages(module, round_, phase)
-        assert result.abs().sum() > 0, "some group has right and wrong solutions"
-        seen.append({"phase": phase, "mixed": bool(module.mixed_groups.any()), "loss": 0.0})
+    def spied_advantages(module: LaSeRModule, step: SampledStep, phase: Phase) -> Advantages:
+        result = compute(module, step, phase)
+        assert result.values.abs().sum() > 0, "some group has right and wrong solutions"
+        seen.append({"phase": phase, "mixed": bool(result.mixed_groups.any()), "loss": 0.0})
         return result
 
     def spied_share(
@@ -196,7 +196,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         seen[-1]["loss"] += float(parts["self_reward_loss"])
         return parts
 
-    monkeypatch.setattr(LaSeRModule, "advantages", spied_advantages)
+    monkeypatch.setattr(LaSeRModule, "compute_advantages", spied_advantages)
     monkeypatch.setattr(Objective, "__call__", spied_share)
     return seen
 

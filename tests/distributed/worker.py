@@ -23,10 +23,9 @@ from lightning.pytorch.strategies import Strategy
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.data.loader import PromptLoader
 from laser_lightning.distributed.strategies import LaSeRDDPStrategy, LaSeRDeepSpeedStrategy, gathered
-from laser_lightning.modules.evaluation import EvaluationSettings
+from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.optimization import OptimizerSettings
-from laser_lightning.modules.rollouts import VerificationSettings
 from laser_lightning.objective.advantages import AdvantageSettings
 from laser_lightning.objective.objective import UpdateSettings
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
@@ -35,8 +34,10 @@ from laser_lightning.policy.lora import LoRASettings
 from laser_lightning.policy.model import Policy, PolicySettings
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.rollout import RolloutEngine, Sampling
+from laser_lightning.rollout.sampler import Sampler
 from laser_lightning.runs.checkpoints import WholeFiles
 from laser_lightning.verifiers import Verifier
+from laser_lightning.verifiers.settings import VerificationSettings
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 GROUP, EOS, PAD = 4, 1, 0
@@ -172,6 +173,16 @@ class ToldModule(LaSeRModule):
         super().log_dict(values, **options)
 
 
+class StubbornSampler(Sampler):
+    """Draws once more where the first try fails."""
+
+    def draw(self, *args: Any, **options: Any) -> Rollouts:
+        try:
+            return super().draw(*args, **options)
+        except FailedRolloutError:
+            return super().draw(*args, **options)
+
+
 class StepwiseModule(LaSeRModule):
     """Has another token budget in each round, breaks where it is told to, and keeps what happened."""
 
@@ -197,11 +208,8 @@ class StepwiseModule(LaSeRModule):
         state = {"passes": self.passes, "step": self.trainer.global_step, "held_parameters": held}
         self.history.append({**state, "metrics": metrics, "weights": whole_weights(self)})
 
-    def sample(self, *args: Any, **options: Any) -> Rollouts:
-        try:
-            return super().sample(*args, **options)
-        except FailedRolloutError:
-            return super().sample(*args, **options)
+    def make_sampler(self) -> Sampler:
+        return StubbornSampler(**vars(super().make_sampler()))
 
     def differentiable(self, *inputs: Any) -> Any:
         self.passes += 1

@@ -14,15 +14,16 @@ from torch import Tensor
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
-from laser_lightning.modules.evaluation import EvaluationSettings
-from laser_lightning.modules.laser import LaSeRModule
+from laser_lightning.evaluation.settings import EvaluationSettings
+from laser_lightning.modules.laser import LaSeRModule, SampledStep
 from laser_lightning.modules.optimization import OptimizerSettings
-from laser_lightning.modules.rollouts import VerificationSettings
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.policy.model import EMBEDDED, PolicySettings
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.rollout import Sampling, TransformersEngine
+from laser_lightning.rollout.sampler import Sampler
 from laser_lightning.verifiers import Verifier
+from laser_lightning.verifiers.settings import VerificationSettings
 
 TINY = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
 
@@ -47,22 +48,33 @@ class UnanimousVerifier(OddVerifier):
         return 0.0
 
 
+class WatchedSampler(Sampler):
+    """Notes the problems of every round."""
+
+    played: list[list[int]]
+
+    def rollout(self, problems: Sequence[Problem], *args: Any) -> Any:
+        self.played.append([problem.index for problem in problems])
+        return super().rollout(problems, *args)
+
+
 class Watched(LaSeRModule):
     """Notes the problems of every round, and what was trained on."""
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self.played: list[list[int]] = []
         self.trained: list[tuple[list[int], Rollouts, Tensor]] = []
 
-    def play(self, problems: Sequence[Problem], *args: Any) -> Any:
-        self.played.append([problem.index for problem in problems])
-        return super().play(problems, *args)
+    def make_sampler(self) -> Sampler:
+        sampler = WatchedSampler(**vars(super().make_sampler()))
+        sampler.played = self.played = []
+        return sampler
 
-    def sample_groups(self, problems: list[Problem]) -> Any:
-        sampled, chosen = super().sample_groups(problems)
+    def sample_groups(self, problems: list[Problem]) -> SampledStep:
+        step = super().sample_groups(problems)
+        chosen = step.trained
         self.trained.append(([problem.index for problem in chosen.problems], chosen.rollouts, chosen.has_signal))
-        return sampled, chosen
+        return step
 
 
 def watched(**options: Any) -> Watched:

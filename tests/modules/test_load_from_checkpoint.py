@@ -15,12 +15,12 @@ from laser_lightning.cli.command_line import main
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.errors import UserError
 from laser_lightning.modules.optimization import OptimizerSettings
-from laser_lightning.modules.rollouts import VerificationSettings
-from laser_lightning.modules.training import PolicyModule
+from laser_lightning.modules.training import TrainingModule
 from laser_lightning.modules.verification_prompts import VerificationPrompts
 from laser_lightning.policy.model import PolicySettings
 from laser_lightning.rollout import Sampling
 from laser_lightning.verifiers import ExactVerifier
+from laser_lightning.verifiers.settings import VerificationSettings
 
 MODEL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
 RISE = """
@@ -36,7 +36,7 @@ def weights_of(checkpoint: Path) -> dict[str, torch.Tensor]:
     return dict(torch.load(checkpoint, weights_only=True)["state_dict"])  # plain values only: nothing else loads
 
 
-def assert_holds(module: PolicyModule, checkpoint: Path) -> None:
+def assert_holds(module: TrainingModule, checkpoint: Path) -> None:
     ours, theirs = module.state_dict(), weights_of(checkpoint)
     assert theirs
     for name, value in theirs.items():

@@ -13,21 +13,21 @@ from laser_lightning import LaSeRModule, LastTokenSelfReward, RISEModule, Superv
 from laser_lightning.inference.scorer import LaSeRScorer
 from laser_lightning.modules.export import write_export
 from laser_lightning.modules.model_card import metrics_of_run, model_card
-from laser_lightning.modules.rollouts import VerificationSettings
-from laser_lightning.modules.training import PolicyModule
+from laser_lightning.modules.training import TrainingModule
 from laser_lightning.policy.lora import LoRASettings
 from laser_lightning.policy.model import PolicySettings
 from laser_lightning.verifiers import ExactVerifier
+from laser_lightning.verifiers.settings import VerificationSettings
 
 TOKEN = "<|reward|>"
 PROMPT, RESPONSE = "1+2=", "3;#3"
 
 
 @pytest.fixture
-def trained(policy_dir: Path) -> Callable[..., PolicyModule]:
+def trained(policy_dir: Path) -> Callable[..., TrainingModule]:
     """``trained(self_reward, **policy)`` is a module whose weights have moved."""
 
-    def make(head: Any = None, lora: LoRASettings | None = None, **options: Any) -> PolicyModule:
+    def make(head: Any = None, lora: LoRASettings | None = None, **options: Any) -> TrainingModule:
         head = LastTokenSelfReward(TOKEN, beta=0.25, reference=-9.5) if head is None else head
         settings = PolicySettings(str(policy_dir), lora=lora)
         module = options.pop("cls", LaSeRModule)(
@@ -63,7 +63,7 @@ def code(card: str, containing: str) -> str:
 def test_its_code_gives_the_scores_of_the_export(
     head: Any,
     adapter: bool,
-    trained: Callable[..., PolicyModule],
+    trained: Callable[..., TrainingModule],
     policy_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -85,7 +85,7 @@ def test_its_code_gives_the_scores_of_the_export(
     assert capsys.readouterr().out == f"{expected.self_reward} {expected.verdict}\n"
 
 
-def test_what_it_says(trained: Callable[..., PolicyModule], policy_dir: Path) -> None:
+def test_what_it_says(trained: Callable[..., TrainingModule], policy_dir: Path) -> None:
     card = model_card(trained(group_size=4), 1200, metrics={"val/sums/pass@1": 0.61351, "val/sums/maj@8": 1.0})
     assert f"`LaSeRModule` trained it for 1,200 optimizer steps from the base model `{policy_dir}`." in card
     for row in (
@@ -109,14 +109,14 @@ def test_what_it_says(trained: Callable[..., PolicyModule], policy_dir: Path) ->
     assert "## Evaluation" not in model_card(trained(), 0)
 
 
-def test_the_base_models_name_on_the_hub(trained: Callable[..., PolicyModule]) -> None:
+def test_the_base_models_name_on_the_hub(trained: Callable[..., TrainingModule]) -> None:
     module = trained()
     module.policy_settings.path = "Qwen/Qwen2.5-7B"
     front = yaml.safe_load(model_card(module, 1, adapter=True).split("---")[1])
     assert (front["base_model"], front["library_name"]) == ("Qwen/Qwen2.5-7B", "peft")
 
 
-def test_a_model_without_a_score_claims_none(trained: Callable[..., PolicyModule], policy_dir: Path) -> None:
+def test_a_model_without_a_score_claims_none(trained: Callable[..., TrainingModule], policy_dir: Path) -> None:
     head = LastTokenSelfReward(TOKEN, loss_weight=0.0, reference=-20.0)
     rise = model_card(trained(head, cls=RISEModule), 1)
     supervised = SupervisedModule(PolicySettings("embedded", random_init=True))
@@ -129,7 +129,7 @@ def test_a_model_without_a_score_claims_none(trained: Callable[..., PolicyModule
     assert "from random weights of the architecture of `embedded`" in texts[1]
 
 
-def test_arguments_without_a_plain_form_are_named(trained: Callable[..., PolicyModule]) -> None:
+def test_arguments_without_a_plain_form_are_named(trained: Callable[..., TrainingModule]) -> None:
     class Local(ExactVerifier):
         pass
 

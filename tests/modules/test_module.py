@@ -17,11 +17,10 @@ from torch import Tensor
 from laser_lightning.callbacks import ReferenceConstantCalibration
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.errors import UserError
+from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.losses import PolicyLoss, TokenLosses
-from laser_lightning.modules.evaluation import EvaluationSettings
 from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.optimization import OptimizerSettings
-from laser_lightning.modules.rollouts import VerificationSettings
 from laser_lightning.objective.advantages import AdvantageSettings
 from laser_lightning.objective.objective import UpdateSettings
 from laser_lightning.objective.phases import Phases
@@ -31,6 +30,7 @@ from laser_lightning.policy.model import EMBEDDED, PolicySettings
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.rollout import Sampling, TransformersEngine
 from laser_lightning.verifiers import Verifier
+from laser_lightning.verifiers.settings import VerificationSettings
 
 TINY = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
 

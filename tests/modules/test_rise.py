@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from laser_lightning.data import ArithmeticSource, PromptDataModule
+from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
-from laser_lightning.modules.evaluation import EvaluationSettings
+from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.export import write_export
 from laser_lightning.modules.optimization import OptimizerSettings
-from laser_lightning.modules.rise import RISEModule
-from laser_lightning.modules.rollouts import VerificationSettings
+from laser_lightning.modules.rise import RISEModule, VerifiedStep
+from laser_lightning.modules.training_log import TrainingLog
 from laser_lightning.modules.verification_prompts import VerificationPrompts
 from laser_lightning.objective.objective import Targets, UpdateSettings
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
@@ -26,6 +27,7 @@ from laser_lightning.records.batching import Rollouts, pad_rows
 from laser_lightning.records.rounds import Round
 from laser_lightning.rollout import RolloutEngine, Sampling
 from laser_lightning.verifiers import Verifier
+from laser_lightning.verifiers.settings import VerificationSettings
 
 TINY = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
 EOS = 1
@@ -96,10 +98,14 @@ class Watched(RISEModule):
         super().setup(stage)
         self.steps: list[tuple[Round, Tensor, Targets]] = []
 
-    def update_policy(self, round_: Round, rows: Tensor, targets: Targets) -> None:
-        self.steps.append((round_, rows, targets))
+    def sample_groups(self, problems: list[Problem]) -> VerifiedStep:
+        self.step = super().sample_groups(problems)
+        return self.step
+
+    def update_policy(self, rollouts: Rollouts, rows: Tensor, targets: Targets, log: TrainingLog) -> None:
+        self.steps.append((self.step.trained, rows, targets))
         self.before = {name: value.detach().clone() for name, value in self.policy.lm.state_dict().items()}
-        super().update_policy(round_, rows, targets)
+        super().update_policy(rollouts, rows, targets, log)
 
 
 def rise(**options: Any) -> Watched:
@@ -227,14 +233,14 @@ def test_a_mini_batch_holds_problems_with_their_verifications(tmp_path: Path) ->
 def test_a_share_of_the_problems_is_verified(tmp_path: Path) -> None:
     model, values = trained(tmp_path, verification_prompts=replace(PROMPTS, share=0.5))
     ((round_, _, targets),) = model.steps
-    first = 4 * int(model._verified)
+    first = 4 * int(model.step.verified)
     assert round_.texts == SOLUTIONS + VERDICTS[first : first + 4]
     expected = advantages()
     expected = expected[:8] + expected[8 + first : 12 + first]
     assert targets.advantages.tolist() == pytest.approx(expected, abs=1e-5)
     assert values["train/verification/accuracy"] == pytest.approx(sum(RIGHT[first : first + 4]) / 4)
     # What was not verified is not judged.
-    judged = ~model._solutions.self_rewards.isnan()
+    judged = ~model.step.sampled.self_rewards.isnan()
     assert judged.nonzero().flatten().tolist() == list(range(first, first + 4))
     assert values["train/self_reward/mean"] == pytest.approx(0.25 if first == 0 else 0.5)
 
@@ -242,7 +248,7 @@ def test_a_share_of_the_problems_is_verified(tmp_path: Path) -> None:
 def test_a_mini_batch_holds_the_verifications_of_a_share(tmp_path: Path) -> None:
     update = UpdateSettings(mini_batches=2)
     model, _ = trained(tmp_path, verification_prompts=replace(PROMPTS, share=0.5), update=update, seed=2)
-    assert model._verified.tolist() == [1], "the seed is one that draws the second problem"
+    assert model.step.verified.tolist() == [1], "the seed is one that draws the second problem"
     parts = sorted(rows.tolist() for _, rows, _ in model.steps)
     assert parts == [[0, 1, 2, 3], [4, 5, 6, 7, 8, 9, 10, 11]]
 

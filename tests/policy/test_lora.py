@@ -17,7 +17,6 @@ from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.errors import UserError
 from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.optimization import OptimizerSettings
-from laser_lightning.modules.rollouts import VerificationSettings
 from laser_lightning.modules.supervised import SupervisedModule
 from laser_lightning.objective.objective import UpdateSettings
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
@@ -26,6 +25,7 @@ from laser_lightning.policy.model import EMBEDDED, AdaptersOff, Policy, PolicyOu
 from laser_lightning.records.batching import Rollouts, micro_batches
 from laser_lightning.rollout import Sampling, TransformersEngine
 from laser_lightning.verifiers import ExactVerifier
+from laser_lightning.verifiers.settings import VerificationSettings
 
 MakePolicy = Callable[..., Policy]
 MakeRollouts = Callable[..., Rollouts]

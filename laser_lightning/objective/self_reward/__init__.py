@@ -1,0 +1,1 @@
+"""How a policy judges its solutions, and learns to."""

@@ -65,6 +65,15 @@ class SelfRewardHead(Part, nn.Module, ABC):
             raise UserError(f"{names} are the same token '{self.token}': choose different ones.")
         self.token_ids = ids
 
+    def check_vocabulary(self, size: int) -> None:
+        """Refuse tokens that a model with a vocabulary of this size does not have."""
+        for (key, token), token_id in zip(self.tokens.items(), self.token_ids, strict=True):
+            if token_id >= size:
+                raise UserError(
+                    f"self_reward.{key} '{token}' has the id {token_id}, and the model's vocabulary ends at "
+                    f"{size - 1}: choose a token that the model has."
+                )
+
     def score_settings(self) -> dict[str, Any]:
         """What scores depend on besides the model, as plain values."""
         return {"score": type(self).__name__, "reward_token": self.token, "reward_token_id": self.token_id}

@@ -1,0 +1,1 @@
+"""Rewards that are shaped before advantages are made of them."""

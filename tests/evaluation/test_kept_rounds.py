@@ -13,15 +13,15 @@ from lightning.pytorch.loggers import CSVLogger
 
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.errors import UserError
-from laser_lightning.modules.evaluation import EvaluationSettings
+from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.laser import LaSeRModule
-from laser_lightning.modules.rollouts import VerificationSettings
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.policy.model import PolicySettings
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.rounds import Round
 from laser_lightning.rollout import RecordedSolutions, Sampling, TransformersEngine
 from laser_lightning.verifiers import ExactVerifier, Verifier
+from laser_lightning.verifiers.settings import VerificationSettings
 
 EOS = 1
 

@@ -1,6 +1,6 @@
 """The rounds of a stand-alone evaluation on disk, where a killed one goes on and others look them up."""
 
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -9,17 +9,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from laser_lightning.data.problem import Problem
-from laser_lightning.errors import UserError
-from laser_lightning.modules.rollouts import RolloutModule
-from laser_lightning.policy.model import FrozenPolicy
+from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.records.rounds import Round
-from laser_lightning.rollout import RecordedSolutions, Sampling
-from laser_lightning.rollout.fingerprints import (
-    described,
-    problems_fingerprint,
-    prompt_fingerprint,
-    weights_fingerprint,
-)
+from laser_lightning.rollout.fingerprints import problems_fingerprint, prompt_fingerprint
 from laser_lightning.rollout.solution_store import Header, KeptBatch, KeptSolution, SolutionFile, as_rollouts
 from laser_lightning.verifiers import Verification
 
@@ -33,35 +25,41 @@ class KeptRounds:
     another name. All ranks take the same batches from disk, since sampling the others needs all of them.
 
     Args:
-        module: what evaluates.
         directory: the stage's folder in the run's directory.
-        samples: solutions per problem, k, by evaluation set.
-        sampling: how they are drawn.
+        sets: the problems of each evaluation set on all ranks, by its name.
+        samples: solutions per problem, k, by set.
+        header: all that solutions and their scores depend on besides the set.
+        ranks: the processes that evaluate.
+        prompts_per_batch: problems of a batch on one rank.
+        pad_token_id: fills unused places of the rollouts that are read.
+        device: where these go.
 
     Raises:
         UserError: if a file is damaged, or is being replayed.
     """
 
-    def __init__(self, module: RolloutModule, directory: Path, samples: dict[str, int], sampling: Sampling) -> None:
-        self._module = module
-        engine = module.engine
-        if isinstance(engine, RecordedSolutions) and engine.reads_below(directory):
-            raise UserError(
-                f"model.engine.path {engine.path} is where this run keeps its own solutions: give the run another "
-                "run_dir (or set model.evaluation.keep to false)."
-            )
-        data, trainer = module.trainer.datamodule, module.trainer  # type: ignore[attr-defined]
-        shared = _header(module, sampling)
+    def __init__(
+        self,
+        directory: Path,
+        sets: Mapping[str, Sequence[Problem]],
+        samples: Mapping[str, int],
+        header: Header,
+        ranks: Ranks,
+        prompts_per_batch: int,
+        pad_token_id: int,
+        device: torch.device,
+    ) -> None:
+        self._pad_token_id, self._device = pad_token_id, device
         self._files: dict[str, SolutionFile] = {}
-        for name, problems in data.evaluation_problems.items():
-            header = {"set": name, "samples": samples[name], **shared, "problems": problems_fingerprint(problems)}
-            file = SolutionFile(directory / name / f"rank{trainer.global_rank}.jsonl", header)
+        for name, problems in sets.items():
+            own = {"set": name, "samples": samples[name], **header, "problems": problems_fingerprint(problems)}
+            file = SolutionFile(directory / name / f"rank{ranks.index}.jsonl", own)
             if file.replaced is not None:
                 rank_zero_warn(file.replaced)
-            file.keep_only(-module.all_max(-file.batches))
+            file.keep_only(-ranks.max(-file.batches))
             self._files[name] = file
             if file.batches:
-                total = -(-len(problems) // (data.eval_prompts_per_batch * trainer.world_size))
+                total = -(-len(problems) // (prompts_per_batch * ranks.count))
                 rank_zero_info(f"{file.batches} of {total} batches of '{name}' were already there, in {directory}.")
 
     def has(self, dataset: str, batch: int) -> bool:
@@ -72,7 +70,7 @@ class KeptRounds:
         """The round of a batch that is there; None on a rank that has no problems in it."""
         if not problems:
             return None
-        kept, device = self._files[dataset].read(batch), self._module.device
+        kept, device = self._files[dataset].read(batch), self._device
         solutions = kept.solutions
 
         def column(name: str) -> torch.Tensor:
@@ -81,7 +79,7 @@ class KeptRounds:
         exact = solutions[0].reference_log_prob is not None
         return Round(
             problems,
-            as_rollouts([p.prompt_ids for p in problems], solutions, self._module.policy.pad_token_id, device),
+            as_rollouts([p.prompt_ids for p in problems], solutions, self._pad_token_id, device),
             [solution.text for solution in solutions],
             [Verification(s.reward, s.answer, s.error, s.rewards, s.policy_reward) for s in solutions],
             column("reward"),
@@ -108,30 +106,6 @@ def kept_directory(trainer: Trainer) -> Path | None:
         return None
     assert trainer.state.fn is not None
     return run / FOLDER / trainer.state.fn.value
-
-
-def _header(module: RolloutModule, sampling: Sampling) -> Header:
-    """All that solutions and their scores depend on, besides the set."""
-    trainer = module.trainer
-    exact = isinstance(module.reference, FrozenPolicy) and module.self_reward.is_exact
-    with module.gathered_weights(module.policy, module.reference if exact else None):
-        weights = weights_fingerprint(module.policy)
-        reference = weights_fingerprint(module.reference) if exact else None  # type: ignore[arg-type]
-    return {
-        "policy": module.policy_settings.path,
-        "weights": weights,
-        "attention": module.policy.lm.config.get_text_config()._attn_implementation,
-        "precision": trainer.precision,
-        "sampling": asdict(sampling),
-        "seed": module.seed,
-        "engine": described(module.engine),
-        **module.judgement_settings(),
-        **({} if reference is None else {"reference": reference}),
-        "verifier": described(module.verifier),
-        "verification_timeout_seconds": module.verifier_pool.timeout_seconds,
-        "processes": trainer.world_size,
-        "prompts_per_batch": trainer.datamodule.eval_prompts_per_batch,  # type: ignore[attr-defined]
-    }
 
 
 def _solutions(round_: Round) -> list[KeptSolution]:

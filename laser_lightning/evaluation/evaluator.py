@@ -1,0 +1,122 @@
+"""A policy measured on named sets of problems: k solutions of each, counted."""
+
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from laser_lightning.data.problem import Problem
+from laser_lightning.errors import UserError
+from laser_lightning.evaluation.kept_rounds import KeptRounds
+from laser_lightning.evaluation.metrics import EvaluationMetrics, MetricsOfSets
+from laser_lightning.evaluation.settings import EvaluationSettings
+from laser_lightning.records.rounds import Round
+from laser_lightning.rollout import Sampling
+from laser_lightning.verifiers import VerifierPool
+
+Solve = Callable[[list[Problem], int, Sampling, torch.Generator], Round | None]
+"""Solves P problems k times each; None on a rank without problems."""
+
+
+class Evaluator(nn.Module):
+    """Solves the problems of evaluation sets, or takes kept solutions of them, and counts.
+
+    Args:
+        settings: how problems are evaluated.
+        sampling: of training, which evaluations share where the settings give none.
+        seed: of all sampling.
+
+    Attributes:
+        metrics: the metrics of each set, by its name, from ``prepare`` on.
+        kept: the solutions of this evaluation on disk; None where none are kept.
+    """
+
+    metrics: MetricsOfSets
+
+    def __init__(self, settings: EvaluationSettings, sampling: Sampling, seed: int) -> None:
+        super().__init__()
+        self.settings, self.seed = settings, seed
+        self.sampling = settings.sampling or sampling
+        self.metrics = MetricsOfSets()
+        self.kept: KeptRounds | None = None
+
+    def prepare(
+        self,
+        sets: Mapping[str, Sequence[Problem]],
+        kinds: Callable[[str], list[str]],
+        reward_names: Sequence[str] = (),
+    ) -> None:
+        """Make the metrics of the evaluation sets.
+
+        Args:
+            sets: their problems, by name.
+            kinds: the kinds of problems in a set of this name that are reported apart.
+            reward_names: names of the verifier's reward functions, each of which is reported.
+
+        Raises:
+            UserError: if ``samples_per_set`` names a set that is not there.
+        """
+        self.metrics = MetricsOfSets()
+        for name in sets:
+            self.metrics[name] = EvaluationMetrics(self.samples_of(name), kinds(name), reward_names)
+        unknown = set(self.settings.samples_per_set) - set(sets)
+        if unknown and sets:
+            raise UserError(f"evaluation.samples_per_set names {sorted(unknown)}, which no data set has as its key.")
+
+    def samples_of(self, dataset: str) -> int:
+        """Solutions per problem of one set."""
+        return self.settings.samples_per_set.get(dataset, self.settings.samples)
+
+    def metrics_of(self, dataset: str) -> EvaluationMetrics:
+        """The metrics of one set."""
+        return self.metrics[dataset]
+
+    def load_or_rollout(
+        self, problems: list[Problem], batch: int, dataset: str, rank: int, device: torch.device, solve: Solve
+    ) -> Round | None:
+        """Take the solutions of a batch from disk, or else draw them, and keep them.
+
+        Args:
+            problems: of this rank, maybe none.
+            batch: its number in the set.
+            dataset: name of the set.
+            rank: number of this rank.
+            device: where randomness is drawn.
+            solve: draws and judges.
+
+        Returns:
+            The solutions; None for a rank without problems.
+        """
+        if self.kept is not None and self.kept.has(dataset, batch):
+            return self.kept.take(dataset, batch, problems)
+        # A stream of its own: an evaluation is the same at every step, and training is the same without it.
+        name = problems[0].dataset if problems else ""
+        seed = zlib.crc32(f"{self.seed}/{name}/{batch}/{rank}".encode())
+        started = time.perf_counter()
+        round_ = solve(problems, self.samples_of(name), self.sampling, torch.Generator(device).manual_seed(seed))
+        if round_ is not None:
+            round_.seconds = time.perf_counter() - started
+        if self.kept is not None:
+            self.kept.put(dataset, round_)
+        return round_
+
+    def count(self, round_: Round, pool: VerifierPool) -> None:
+        """Count the solutions of one batch.
+
+        Args:
+            round_: the solutions.
+            pool: says which answers are equivalent, and vote together.
+        """
+        compare = None if pool.verifier.canonical_decides else pool.equivalent
+        self.metrics_of(round_.problems[0].dataset).update(round_, compare)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The values of all sets, by ``<set>/<metric>``; counting starts anew."""
+        values: dict[str, Tensor] = {}
+        for name in self.metrics:
+            metrics = self.metrics_of(name)
+            values |= {f"{name}/{key}": value.float() for key, value in metrics.compute().items()}
+            metrics.reset()
+        return values

@@ -1,0 +1,141 @@
+"""Problems in, judged solutions out: the one place where solutions are drawn, verified and scored."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from laser_lightning.data.problem import Problem
+from laser_lightning.distributed.parts import StepParts
+from laser_lightning.objective.self_reward.last_token import SelfRewardHead, settled_scores
+from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy
+from laser_lightning.records.batching import Rollouts, micro_batches
+from laser_lightning.records.rounds import Round
+from laser_lightning.rollout.engine import RolloutEngine, Sampling
+from laser_lightning.verifiers import Submission, VerifierPool
+
+Gather = Callable[..., AbstractContextManager[None]]
+"""Holds the whole weights of some models, around any use of them outside of the differentiated passes."""
+
+
+class SolutionLogProbs(NamedTuple):
+    """What a model says of N given solutions.
+
+    Attributes:
+        tokens: [N, R] float32, log-probs of the response tokens at the sampling temperature; 0 outside the responses.
+        reward_token: [N] float32, log pi(z_c) behind each response's last token, at temperature 1.
+    """
+
+    tokens: Tensor
+    reward_token: Tensor
+
+
+@dataclass
+class Sampler:
+    """Draws solutions from a policy, and has them judged by the verifier and by the policy itself.
+
+    Attributes:
+        policy: who solves the problems.
+        tokenizer: the policy's.
+        engine: how solutions are drawn.
+        verifier_pool: who judges the final answers.
+        self_reward: how the policy judges its own.
+        reference: the frozen policy of before training, where the objective needs one.
+        gathered: holds whole weights under strategies that shard them; all ranks enter it together.
+        parts: is told which part of a step is under way.
+        micro_batch_tokens: token budget of a pass without gradient.
+    """
+
+    policy: Policy
+    tokenizer: PreTrainedTokenizerBase
+    engine: RolloutEngine
+    verifier_pool: VerifierPool
+    self_reward: SelfRewardHead
+    reference: FrozenPolicy | AdaptersOff | None
+    gathered: Gather
+    parts: StepParts
+    micro_batch_tokens: int
+
+    def rollout(
+        self, problems: Sequence[Problem], group_size: int, sampling: Sampling, generator: torch.Generator
+    ) -> Round:
+        """Sample solutions and judge them: rollout with scores, verification, self-rewards.
+
+        Args:
+            problems: P problems.
+            group_size: solutions of each.
+            sampling: how they are drawn.
+            generator: the source of randomness, on the policy's device.
+        """
+        rollouts = self.draw([problem.prompt_ids for problem in problems], group_size, sampling, generator)
+        texts = self.texts_of(rollouts)
+        solved = [problem for problem in problems for _ in range(group_size)]
+        submissions = [
+            Submission(text, problem.answer, problem.verifier, problem.problem, problem.prompt, problem.row)
+            for text, problem in zip(texts, solved, strict=True)
+        ]
+        with self.parts("verification"):
+            verifications = self.verifier_pool.verify(submissions)
+        rewards = torch.tensor([v.reward for v in verifications], dtype=torch.float32, device=self.policy.device)
+        of_reference = None
+        if self.self_reward.is_exact:
+            assert self.reference is not None
+            of_reference = self.log_probs(self.reference, rollouts, sampling.temperature)
+        tokens, references = (None, None) if of_reference is None else of_reference
+        scores = self.self_reward.score(rollouts.reward_token_log_probs, references)
+        self_rewards = settled_scores(scores, rollouts.finished)
+        return Round(problems, rollouts, texts, verifications, rewards, references, self_rewards, tokens)
+
+    def draw(
+        self,
+        prompts: Sequence[Sequence[int]],
+        group_size: int,
+        sampling: Sampling,
+        generator: torch.Generator,
+        part: str = "rollout",
+    ) -> Rollouts:
+        """Draw solutions with the reward token's log-prob, from the policy as it is now.
+
+        Args:
+            prompts: token ids of P prompts; none on a rank that only takes part in the others' generation, where the
+                engine is collective.
+            group_size: solutions of each.
+            sampling: how they are drawn.
+            generator: the source of randomness, on the policy's device.
+            part: the part of the step that this is.
+        """
+        with self.parts(part), self.gathered(self.policy):
+            return self.engine.generate(
+                self.policy, prompts, group_size, sampling, self.self_reward.token_id, generator
+            )
+
+    def texts_of(self, rollouts: Rollouts) -> list[str]:
+        """Decode N responses, without special tokens."""
+        return self.tokenizer.batch_decode(rollouts.responses(), skip_special_tokens=True)
+
+    @torch.no_grad()
+    def log_probs(self, model: Policy | AdaptersOff, rollouts: Rollouts, temperature: float) -> SolutionLogProbs:
+        """Run a model over given solutions, in a pass of its own.
+
+        Args:
+            model: the policy, or the reference.
+            rollouts: N solutions.
+            temperature: the one that they were sampled at.
+        """
+        found = SolutionLogProbs(
+            torch.zeros_like(rollouts.sampling_log_probs), torch.zeros_like(rollouts.reward_token_log_probs)
+        )
+        rows = torch.arange(len(rollouts), device=found.tokens.device)
+        name = "reference_pass" if model is self.reference else "old_log_probs_pass"
+        with self.parts(name), self.gathered(model):
+            for batch in micro_batches(
+                rollouts, rows, self.micro_batch_tokens, self.policy.pad_token_id, self.policy.packs
+            ):
+                outputs = model(batch, self.self_reward.token_id, temperature)
+                found.tokens[batch.rows, : outputs.log_probs.shape[1]] = outputs.log_probs
+                found.reward_token[batch.rows] = outputs.reward_token_log_probs
+        return found
