@@ -95,6 +95,8 @@ class OldPlaces(MetaPathFinder, Loader):
 def names_of(package: str, module: str) -> Callable[[str], Any]:
     """A package's ``__getattr__`` for the names that were its own in version 0.1, when it was a module.
 
+    Nothing is said of them: parsers ask a package for names that nobody wrote.
+
     Args:
         package: its name.
         module: where they are now.
@@ -103,7 +105,6 @@ def names_of(package: str, module: str) -> Callable[[str], Any]:
     def getattr_of_package(name: str) -> Any:
         if name.startswith("__") or not hasattr(found := import_module(module), name):
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        _tell(f"{package}.{name}", f"{module}.{name}")
         return getattr(found, name)
 
     return getattr_of_package
