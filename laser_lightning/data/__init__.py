@@ -1,11 +1,29 @@
-"""Problems: where they come from, how they become prompts, and how they reach the ranks."""
+"""Problems: where they come from, how they become prompts, and how they reach the ranks.
 
-from laser_lightning.data.arithmetic import ArithmeticSource
-from laser_lightning.data.loader import PromptLoader
-from laser_lightning.data.module import PromptDataModule
-from laser_lightning.data.problem import Problem
-from laser_lightning.data.sources import FileSource, HubSource, ProblemSource
-from laser_lightning.data.templates import PromptTemplate
+The names are imported on first use: the scorer, which encodes prompts too, does without the trainer.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from laser_lightning.data.arithmetic import ArithmeticSource
+    from laser_lightning.data.loader import PromptLoader
+    from laser_lightning.data.module import PromptDataModule
+    from laser_lightning.data.problem import Problem
+    from laser_lightning.data.sources import FileSource, HubSource, ProblemSource
+    from laser_lightning.data.templates import PromptTemplate
+
+_EXPORTS = {
+    "ArithmeticSource": "laser_lightning.data.arithmetic",
+    "FileSource": "laser_lightning.data.sources",
+    "HubSource": "laser_lightning.data.sources",
+    "Problem": "laser_lightning.data.problem",
+    "ProblemSource": "laser_lightning.data.sources",
+    "PromptDataModule": "laser_lightning.data.module",
+    "PromptLoader": "laser_lightning.data.loader",
+    "PromptTemplate": "laser_lightning.data.templates",
+}
 
 __all__ = [
     "ArithmeticSource",
@@ -17,3 +35,13 @@ __all__ = [
     "PromptLoader",
     "PromptTemplate",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

@@ -16,7 +16,7 @@ from laser_lightning.modules.training import TrainingModule
 from laser_lightning.policy.model import FrozenPolicy
 from laser_lightning.policy.precision import float32_by_default
 from laser_lightning.records.rounds import Round
-from laser_lightning.rollout import RecordedSolutions, RolloutEngine, Sampling
+from laser_lightning.rollout import RecordedSolutions, Sampling
 from laser_lightning.rollout.fingerprints import described, weights_fingerprint
 from laser_lightning.rollout.sampler import Sampler
 from laser_lightning.rollout.solution_store import Header
@@ -30,14 +30,12 @@ class EvaluationHooks(TrainingModule):
         evaluator: solves and counts.
         sampler: draws and judges, from ``configure_model`` on.
         verifier: judges final answers.
-        engine: draws solutions.
         last_round: the latest training or evaluation round, for callbacks.
     """
 
     evaluator: Evaluator
     sampler: Sampler
     verifier: Verifier
-    engine: RolloutEngine
     last_round: Round | None
     _last_evaluated_step = -1
     _loaded_step = 0
@@ -125,7 +123,7 @@ class EvaluationHooks(TrainingModule):
 
     def predict_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> Round | None:
         """Sample each problem k times; callbacks write the solutions."""
-        with self.interruption.interruptible(communicates=self.engine.collective):
+        with self.interruption.interruptible(communicates=self.sampler.engine.collective):
             return self._solutions_of(problems, batch_idx, dataloader_idx)
 
     @float32_by_default()
@@ -142,7 +140,7 @@ class EvaluationHooks(TrainingModule):
 
     @float32_by_default()
     def _evaluate(self, problems: list[Problem], batch_idx: int, dataloader_idx: int) -> None:
-        with self.interruption.interruptible(communicates=self.engine.collective):
+        with self.interruption.interruptible(communicates=self.sampler.engine.collective):
             if round_ := self._solutions_of(problems, batch_idx, dataloader_idx):
                 self.evaluator.count(round_, self.sampler.verifier_pool)
 

@@ -117,7 +117,7 @@ class LaSeRModule(EvaluationHooks):
             )
         self.strict_loading = False  # checkpoints lack the reference, see saved_weights
         self.self_reward, self.verifier, self.sampling = self_reward, verifier, sampling
-        self.engine = TransformersEngine() if engine is None else engine
+        self._engine = TransformersEngine() if engine is None else engine
         self.verifier_pool = VerifierPool(verifier, verification.workers, verification.timeout_seconds)
         self.group_size, self.sampling_rounds = group_size, sampling_rounds
         self.advantage, self.phases, self.update = advantage, phases, update
@@ -127,6 +127,17 @@ class LaSeRModule(EvaluationHooks):
         self.last_round: Round | None = None
         self._failing = FailingRewards(verification.max_failing_steps)
         self._warnings = StepWarnings(sampling.max_response_tokens, self_reward.token)
+
+    @property
+    def engine(self) -> RolloutEngine:
+        """Draws solutions; another one may be put in its place between two steps."""
+        return self._engine
+
+    @engine.setter
+    def engine(self, engine: RolloutEngine) -> None:
+        self._engine = engine
+        if hasattr(self, "sampler"):
+            self.sampler.engine = engine
 
     @property
     def last_rollout(self) -> Round | None:

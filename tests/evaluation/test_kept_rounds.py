@@ -258,7 +258,7 @@ def test_a_damaged_file_is_refused(policy_dir: Path, tmp_path: Path) -> None:
 
 def test_a_rank_without_problems_has_a_batch_too(policy_dir: Path, tmp_path: Path) -> None:
     first = Evaluation(tmp_path / "run", policy_dir).run()
-    kept = first.module._kept
+    kept = first.module.evaluator.kept
     assert kept is not None
     assert not kept.has("sums", 3)
     kept.put("sums", None)

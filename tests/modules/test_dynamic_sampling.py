@@ -13,6 +13,7 @@ from torch import Tensor
 
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.data.problem import Problem
+from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.errors import UserError
 from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.laser import LaSeRModule, SampledStep
@@ -77,7 +78,7 @@ class Watched(LaSeRModule):
         return step
 
 
-def watched(**options: Any) -> Watched:
+def watched(kind: type[Watched] = Watched, **options: Any) -> Watched:
     torch.manual_seed(0)
     settings: dict[str, Any] = {
         "policy": PolicySettings(EMBEDDED, random_init=True, config_overrides={**TINY, "num_hidden_layers": 1}),
@@ -91,7 +92,7 @@ def watched(**options: Any) -> Watched:
         "optimizer": OptimizerSettings(learning_rate=1e-2, algorithm="sgd", max_grad_norm=None),
         "sampling_rounds": 10,
     }
-    return Watched(**{**settings, **options})
+    return kind(**{**settings, **options})
 
 
 def fit(tmp_path: Path, model: LaSeRModule, steps: int, **options: Any) -> dict[str, float]:
@@ -135,14 +136,19 @@ def test_a_step_is_filled_with_groups_that_have_a_signal(tmp_path: Path) -> None
 
 
 def test_a_rank_that_is_full_samples_on_while_another_one_is_not(tmp_path: Path) -> None:
-    model = watched(sampling_rounds=6)
     missing = []
 
-    def all_max(number: int) -> int:
-        missing.append(number)
-        return 1  # of the other rank
+    class OneOfTwo(Ranks):
+        def max(self, number: int) -> int:
+            missing.append(number)
+            return 1  # of the other rank
 
-    model.all_max = all_max  # type: ignore[method-assign]
+    class OnOneOfTwo(Watched):
+        @property
+        def ranks(self) -> Ranks:
+            return OneOfTwo(self.strategy)
+
+    model = watched(OnOneOfTwo, sampling_rounds=6)
     fit(tmp_path, model, steps=1)
     assert missing[4] <= 0, "this rank was full before its last round"
     assert len(model.played) == 6
