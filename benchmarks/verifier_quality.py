@@ -1,7 +1,7 @@
 """How well MathVerifier judges: hard cases by category, and agreement with labelled solutions.
 
     python benchmarks/verifier_quality.py
-    python benchmarks/verifier_quality.py --labelled example_model_solutions.jsonl --worked ../shared/data/math500.jsonl
+    python benchmarks/verifier_quality.py --labelled example_model_solutions.jsonl --worked math500.jsonl
 
 The hard cases are those of tests/verifiers/hard_cases.yaml, whose verdicts were set by hand. Cases, labels and verdicts
 that differ are listed, with what was extracted from both sides and the rule that decided.
