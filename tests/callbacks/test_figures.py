@@ -59,7 +59,10 @@ def test_a_run_draws_its_figures(make_run: Callable[..., Any], tmp_path: Path, d
 
     folder = tmp_path / "run" / "figures"
     assert sorted(path.name for path in folder.iterdir()) == ["sums_self_reward.png", "training.png"]
-    assert imread(folder / "sums_self_reward.png").shape == (230, 675, 4)  # 4.6 and 13.5 inches at 50 dpi
+    height, width, _ = imread(folder / "sums_self_reward.png").shape
+    # 4.6 and 13.5 inches at 50 dpi; matplotlib 3.9 cuts off where later ones round
+    assert height in (229, 230)
+    assert width == 675
     events = EventAccumulator(str(tmp_path / "run"), size_guidance={"images": 0}).Reload()
     assert sorted(events.Tags()["images"]) == ["figures/sums_self_reward", "figures/training"]
     assert [image.step for image in events.Images("figures/sums_self_reward")] == [0, 1, 2]

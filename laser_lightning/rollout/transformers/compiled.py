@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import cast
 
 import torch
+from packaging.version import Version
 from torch import Tensor
 from torch.nn import functional
 from transformers import Cache, PreTrainedModel
@@ -20,6 +21,10 @@ from laser_lightning.rollout.transformers.ring_cache import RingCache, RingLayer
 
 LEAST_ROWS = 8
 COLUMN_STEP = 128
+OLDEST_TORCH = "2.13"
+CAN_COMPILE = Version(torch.__version__) >= Version(OLDEST_TORCH)
+"""Compiled steps were tried on no older torch; 2.9 hands the cache to its compiler in another way."""
+
 MOST_GRAPHS = 64  # 8 numbers of rows up to 1024, for a few numbers of columns; torch's own limit is 8 in all
 
 
@@ -94,7 +99,7 @@ class CompiledDecoding(Decoding):
         steps: the compiled step, the same in each round.
 
     Raises:
-        UserError: the model has windows, states other than keys and values, or another attention than ``sdpa``.
+        UserError: torch is too old, or the model has windows, states other than keys and values, or another attention than ``sdpa``.
     """
 
     def __init__(
@@ -108,6 +113,11 @@ class CompiledDecoding(Decoding):
         settings: BatchSettings,
         steps: CompiledSteps,
     ) -> None:
+        if not CAN_COMPILE:
+            raise UserError(
+                f"engine.compile needs torch {OLDEST_TORCH} or later, and this is {torch.__version__}: set engine.compile "
+                "to false."
+            )
         self.steps = steps
         self.ring: RingCache | None = None
         super().__init__(policy, prompts, out, sampling, reward_token_id, generator, settings)
