@@ -99,7 +99,8 @@ class CompiledDecoding(Decoding):
         steps: the compiled step, the same in each round.
 
     Raises:
-        UserError: torch is too old, or the model has windows, states other than keys and values, or another attention than ``sdpa``.
+        UserError: torch is too old, or the model has windows, states other than keys and values, or another attention
+            than ``sdpa``.
     """
 
     def __init__(
@@ -115,8 +116,8 @@ class CompiledDecoding(Decoding):
     ) -> None:
         if not CAN_COMPILE:
             raise UserError(
-                f"engine.compile needs torch {OLDEST_TORCH} or later, and this is {torch.__version__}: set engine.compile "
-                "to false."
+                f"engine.compile needs torch {OLDEST_TORCH} or later, and this is {torch.__version__}: set "
+                "engine.compile to false."
             )
         self.steps = steps
         self.ring: RingCache | None = None
