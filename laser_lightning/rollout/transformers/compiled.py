@@ -5,7 +5,6 @@ from functools import cached_property
 from typing import cast
 
 import torch
-from packaging.version import Version
 from torch import Tensor
 from torch.nn import functional
 from transformers import Cache, PreTrainedModel
@@ -22,7 +21,7 @@ from laser_lightning.rollout.transformers.ring_cache import RingCache, RingLayer
 LEAST_ROWS = 8
 COLUMN_STEP = 128
 OLDEST_TORCH = "2.13"
-CAN_COMPILE = Version(torch.__version__) >= Version(OLDEST_TORCH)
+CAN_COMPILE = torch.__version__ >= OLDEST_TORCH  # torch compares versions, not texts
 """Compiled steps were tried on no older torch; 2.9 hands the cache to its compiler in another way."""
 
 MOST_GRAPHS = 64  # 8 numbers of rows up to 1024, for a few numbers of columns; torch's own limit is 8 in all
