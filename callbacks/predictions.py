@@ -184,6 +184,7 @@ class _Parquet:
 
     def __init__(self, path: Path) -> None:
         self.path, self.partial = path, path.with_name(f"{path.name}.partial")
+        self.partial.unlink(missing_ok=True)  # an interrupted run of this process may hold it open, and write its end
         self._writer = pq.ParquetWriter(self.partial, SCHEMA)
 
     def write(self, rows: list[dict[str, Any]]) -> None:
