@@ -75,7 +75,8 @@ class SelfRewardFigures(RunCallback):
         self.phases = {"self-rewarding": phases.reasoning_steps} if phases.self_reward_steps else {}
         self.phases["integrated"] = phases.reasoning_steps + phases.self_reward_steps
         if self.checkpoint_step is not None and trainer.is_global_zero:
-            earlier = logged_evaluations(self.run_directory, trainer.datamodule.evaluation_problems)  # type: ignore[attr-defined]
+            sets = data_module(trainer, type(self).__name__).evaluation_problems
+            earlier = logged_evaluations(self.run_directory, sets)
             add_missing(self.evaluations, earlier, self.checkpoint_step)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
