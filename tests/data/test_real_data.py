@@ -12,6 +12,7 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 CONFIG = """
 torch_threads: 1
 model:
+  policy: {{path: embedded}}
   self_reward:
     class_path: laser_lightning.LastTokenSelfReward
     init_args: {{token: <|reward|>, beta: 0.5, loss_weight: 0.5, reference: calibrate}}
