@@ -14,7 +14,7 @@ from typing import Any
 import lightning.pytorch
 import torch
 import yaml
-from jsonargparse import ActionConfigFile, Namespace, set_dumper, set_loader, set_parsing_settings
+from jsonargparse import ActionConfigFile, set_dumper, set_loader, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -34,8 +34,9 @@ from laser_lightning.cli.default_callbacks import (
     repeated,
 )
 from laser_lightning.cli.error_sentences import command_line_origins, overridden, sentence, value_for_group
+from laser_lightning.cli.exact_parser import ExactParser
 from laser_lightning.cli.noise import leave_out_noise, shorten_library_bars
-from laser_lightning.cli.option_values import arrived, dump_yaml, requoted, unwrapped, wrapped
+from laser_lightning.cli.option_values import dump_yaml, wrapped
 from laser_lightning.cli.program import (
     DEFAULT_CLASSES,
     OWN_KEYS,
@@ -62,33 +63,6 @@ from laser_lightning.runs.run_directory import (
     run_files,
     settings_in,
 )
-
-
-class ExactParser(LightningArgumentParser):
-    """A parser without abbreviated options, whose values arrive, and are printed, as they were written.
-
-    The parsers that it makes for the arguments of classes are of the same kind.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
-
-    def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
-        """Parses; a value within a class comes wrapped, and is taken out where its key is."""
-        return super().parse_args(arrived(args or (), self._option_string_actions), *rest, **kwargs)
-
-    def parse_object(self, cfg_obj: Any, *rest: Any, **kwargs: Any) -> Any:
-        """Parses the arguments of a class, which may be wrapped too."""
-        given = vars(cfg_obj) if isinstance(cfg_obj, Namespace) else cfg_obj
-        for key, value in list(given.items()):
-            if (text := unwrapped(value)) is not value:
-                cfg_obj[key] = text
-        return super().parse_object(cfg_obj, *rest, **kwargs)
-
-    def dump(self, *args: Any, with_comments: bool = False, **kwargs: Any) -> str:
-        """Writes a config, with the quotes that its texts need."""
-        text = super().dump(*args, with_comments=with_comments, **kwargs)
-        return requoted(text, super().dump(*args, **kwargs)) if with_comments else text
 
 
 class LaSeRCLI(LightningCLI):

@@ -13,7 +13,7 @@ from laser_lightning.cli.help import command_help, program_help
 from laser_lightning.cli.program import OTHER_COMMANDS, TRAINER_COMMANDS
 from laser_lightning.cli.source_classes import Sources
 from laser_lightning.cli.spelling import program_keys
-from laser_lightning.cli.trainer import ExactParser
+from laser_lightning.cli.exact_parser import ExactParser
 from laser_lightning.errors import UserError
 
 OVERLAY = "model: {optimizer: {lerning_rate: 1e-6}}"
