@@ -16,8 +16,21 @@ if TYPE_CHECKING:
     from laser_lightning.modules.laser import LaSeRModule
     from laser_lightning.modules.rise import RISEModule
     from laser_lightning.modules.supervised import SupervisedModule
+    from laser_lightning.objective.advantages import (
+        AdvantageEstimator,
+        AdvantageMixing,
+        Advantages,
+        BatchNormalized,
+        GroupRelative,
+        LeaveOneOut,
+        SelfRewardMixing,
+    )
+    from laser_lightning.objective.context import StepContext
+    from laser_lightning.objective.losses import ImportanceCorrection, KLDivergence, KLEstimate, TruncatedImportance
     from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
     from laser_lightning.objective.self_reward.yes_no import YesNoSelfReward
+    from laser_lightning.objective.shaping import OverlongPenalty, RewardShaper
+    from laser_lightning.objective.term import LossTerm
     from laser_lightning.records.batching import Rollouts
 
 __version__ = "0.1.0"
@@ -31,16 +44,46 @@ _EXPORTS = {
     "LaSeRScorer": "laser_lightning.inference.scorer",
     "PromptDataModule": "laser_lightning.data",
     "Rollouts": "laser_lightning.records.batching",
+    "AdvantageEstimator": "laser_lightning.objective.advantages",
+    "AdvantageMixing": "laser_lightning.objective.advantages",
+    "BatchNormalized": "laser_lightning.objective.advantages",
+    "GroupRelative": "laser_lightning.objective.advantages",
+    "LeaveOneOut": "laser_lightning.objective.advantages",
+    "SelfRewardMixing": "laser_lightning.objective.advantages",
+    "RewardShaper": "laser_lightning.objective.shaping",
+    "OverlongPenalty": "laser_lightning.objective.shaping",
+    "ImportanceCorrection": "laser_lightning.objective.losses",
+    "TruncatedImportance": "laser_lightning.objective.losses",
+    "KLDivergence": "laser_lightning.objective.losses",
+    "KLEstimate": "laser_lightning.objective.losses",
+    "LossTerm": "laser_lightning.objective.term",
+    "StepContext": "laser_lightning.objective.context",
+    "Advantages": "laser_lightning.objective.advantages",
 }
 
 __all__ = [
+    "AdvantageEstimator",
+    "AdvantageMixing",
+    "Advantages",
+    "BatchNormalized",
+    "GroupRelative",
+    "ImportanceCorrection",
+    "KLDivergence",
+    "KLEstimate",
     "LaSeRModule",
     "LaSeRScorer",
     "LastTokenSelfReward",
+    "LeaveOneOut",
+    "LossTerm",
+    "OverlongPenalty",
     "PromptDataModule",
     "RISEModule",
+    "RewardShaper",
     "Rollouts",
+    "SelfRewardMixing",
+    "StepContext",
     "SupervisedModule",
+    "TruncatedImportance",
     "YesNoSelfReward",
 ]
 
