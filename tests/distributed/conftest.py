@@ -36,6 +36,23 @@ WORKER = Path(__file__).with_name("worker.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
 
 
+BUILD_OPERATORS = """
+from laser_lightning.distributed.toolchain import check_cpu_toolchain
+check_cpu_toolchain()
+from deepspeed.ops.op_builder import CPUAdamBuilder
+from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+CPUAdamBuilder().load()
+ShareMemCommBuilder().load()
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operators(request: pytest.FixtureRequest) -> None:
+    """Compile DeepSpeed's operators, so that no test's time limit pays for it."""
+    if any(item.get_closest_marker("distributed") for item in request.session.items):
+        subprocess.run([sys.executable, "-c", BUILD_OPERATORS], env=ENVIRONMENT, check=True, timeout=1200)
+
+
 def start(
     arguments: list[str], processes: int, cwd: Path | None = None, nodes: int = 1, **environment: str
 ) -> list[subprocess.Popen[str]]:

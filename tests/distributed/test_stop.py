@@ -102,7 +102,7 @@ def test_the_script_for_slurm_goes_on_under_ddp_where_it_was_warned(
             time.sleep(0.01)
         for task in (experiment / "tasks").read_text().split():
             os.kill(int(task), signal.SIGUSR1)
-        output = first.communicate(timeout=100)[0]
+        output = first.communicate(timeout=240)[0]
         assert first.returncode == 128 + signal.SIGUSR1, output
         assert "There is no complete checkpoint to resume from" in output
         assert output.count("laser-lightning: stopped by SIGUSR1 behind step") == 1
@@ -113,7 +113,7 @@ def test_the_script_for_slurm_goes_on_under_ddp_where_it_was_warned(
                 os.kill(int(task), signal.SIGKILL)
 
     second = submit()
-    output = second.communicate(timeout=100)[0]
+    output = second.communicate(timeout=240)[0]
     assert second.returncode == 0, output
     assert "last-stopped.ckpt, the newest complete checkpoint" in output
     last = "checkpoints/step=24.ckpt"

@@ -125,11 +125,11 @@ class NaNLoss(PolicyLoss):
     def __init__(self, calls: set[int] | None = None) -> None:
         self.calls, self.count = calls, 0
 
-    def __call__(self, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> TokenLosses:
+    def __call__(self, tokens: PolicyTokens) -> TokenLosses:
         self.count += 1
         bad = self.calls is None or self.count - 1 in self.calls
-        losses = log_probs * advantages[:, None] * (math.nan if bad else -1.0)
-        return TokenLosses(losses, torch.zeros_like(mask))
+        losses = tokens.log_probs * advantages[:, None] * (math.nan if bad else -1.0)
+        return TokenLosses(losses, torch.zeros_like(tokens.mask))
 
 
 def module(**options: Any) -> LaSeRModule:
