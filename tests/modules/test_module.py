@@ -128,7 +128,7 @@ class NaNLoss(PolicyLoss):
     def __call__(self, tokens: PolicyTokens) -> TokenLosses:
         self.count += 1
         bad = self.calls is None or self.count - 1 in self.calls
-        losses = tokens.log_probs * advantages[:, None] * (math.nan if bad else -1.0)
+        losses = tokens.log_probs * tokens.advantages * (math.nan if bad else -1.0)
         return TokenLosses(losses, torch.zeros_like(tokens.mask))
 
 
