@@ -1,13 +1,17 @@
 """Parts of a run: they remember, as plain values, the arguments they were made with, for checkpoints to hold."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from laser_lightning.errors import UserError
+from laser_lightning.old_settings import old_keys, renewed, unfolded
+
+_Settings = TypeVar("_Settings")
 
 FORM = {"class_path", "init_args"}
 """The keys by which a plain value stands for an object, as in configs."""
@@ -138,3 +142,28 @@ class Stateful:
         Args:
             state: as it was saved; empty if there was none.
         """
+
+
+def takes_old_fields(settings: str) -> Callable[[type[_Settings]], type[_Settings]]:
+    """Lets settings be made with their fields of version 0.1, in Python too.
+
+    Args:
+        settings: their key in the model, such as ``advantage``.
+
+    Returns:
+        A decorator of a dataclass.
+    """
+
+    def decorate(cls: type[_Settings]) -> type[_Settings]:
+        make = cls.__init__
+
+        @wraps(make)
+        def __init__(self: Any, *args: Any, **given: Any) -> None:  # noqa: N807
+            old = {key: given.pop(key) for _, keys in [*old_keys(settings, given)] for key in keys}
+            plain = {key: unfolded(plain_form(value)) for key, value in old.items()}
+            make(self, *args, **given, **made_from(renewed(settings, plain)))
+
+        cls.__init__ = __init__  # type: ignore[method-assign]
+        return cls
+
+    return decorate

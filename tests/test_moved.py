@@ -10,6 +10,7 @@ import yaml
 
 from laser_lightning.cli.command_line import main
 from laser_lightning.moved import MOVED
+from laser_lightning.old_settings import renewed_config
 
 CONFIGS = sorted((Path(__file__).parent / "version_0_1").glob("*.yaml"))
 """What version 0.1 printed with ``--print_config``, without the comments."""
@@ -53,7 +54,7 @@ def test_a_config_of_version_0_1_loads(path: Path, capsys: pytest.CaptureFixture
         main(["fit", "--config", str(path), "--print_config"])
     printed = capsys.readouterr()
     assert end.value.code == 0, printed.err
-    then, now = yaml.safe_load(path.read_text()), yaml.safe_load(printed.out)
+    then, now = renewed_config(yaml.safe_load(path.read_text())), yaml.safe_load(printed.out)
     # Every value of then is there, under its key; what is new has its default.
     assert _common(now, then) == then
 

@@ -10,8 +10,8 @@ from pydoc import locate
 from jsonargparse import ArgumentParser
 
 from laser_lightning.cli.config_files import CLASS_KEYS, Key, Origin
+from laser_lightning.cli.nodes import COMMAND_LINE
 
-COMMAND_LINE = "command line"
 EXPECTED = "expected "
 
 

@@ -29,6 +29,7 @@ from laser_lightning.distributed.strategies import (
 from laser_lightning.errors import UserError
 from laser_lightning.modules.guarded_step import step_if_finite
 from laser_lightning.modules.optimization import OptimizerSettings, build_optimizer, build_schedule
+from laser_lightning.old_settings import renewed_arguments
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy, PolicySettings, load_tokenizer
 from laser_lightning.runs.checkpoints import read_checkpoint
 from laser_lightning.runs.interruption import Interruption
@@ -309,4 +310,5 @@ def _arguments_of(cls: type[TrainingModule], saved: dict[str, Any], given: dict[
             f"The checkpoint holds plain values only, and lacks {', '.join(f'{k} ({v})' for k, v in missing.items())}: "
             f"give it again, {cls.__name__}.load_from_checkpoint(path, {next(iter(missing))}=...)."
         )
-    return {name: made_from(value) for name, value in held["plain"].items() if name not in given} | given
+    plain = renewed_arguments(held["plain"])
+    return {name: made_from(value) for name, value in plain.items() if name not in given} | given
