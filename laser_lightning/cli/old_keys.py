@@ -164,7 +164,7 @@ def _beside(value: Any, below: Node | None) -> Any:
 
 
 def _plain(node: Node) -> Any:
-    return yaml.safe_load(yaml.serialize(node, Dumper=yaml.SafeDumper))
+    return yaml.SafeLoader("").construct_document(node)
 
 
 def _class_of(node: Node | None) -> str | None:

@@ -97,7 +97,7 @@ ADVANTAGES: list[tuple[str, str, dict[str, Any]]] = [
         "{overlong: {penalty: 2}}",
         {"shaping": [{"class_path": "my.A"}, part("OverlongPenalty", penalty=2)]},
     ),
-    ("{shaping: [{class_path: my.A}]}", "{overlong: null}", {"shaping": [{"class_path": "my.A"}]}),
+    ("{shaping: [{class_path: my.A}]}", "{overlong: }", {"shaping": [{"class_path": "my.A"}]}),
 ]
 
 
