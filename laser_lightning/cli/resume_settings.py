@@ -167,7 +167,7 @@ def _same_class(theirs: Any, ours: Any) -> bool:
 
 def _harmless(key: str, ours: Mapping[str, Any]) -> bool:
     if key in ("trainer.max_steps", "trainer.max_epochs"):
-        return _schedule(ours) == "constant"
+        return _schedule(ours) not in ("linear", "cosine")  # which fall to 0 at the last step
     return _is_below(key, HARMLESS)
 
 
