@@ -110,8 +110,8 @@ def made_later(value: Any) -> tuple[type | None, dict[str, Any]]:
     """
     given: Any = value
     arguments: dict[str, Any] = {}
-    if isinstance(value, partial) and len(value.args) <= 1:
-        given, arguments = (value.args or (value.func,))[0], dict(value.keywords)
+    if isinstance(value, partial):
+        given, arguments = (value.func, *value.args)[-1], dict(value.keywords)  # the parser's has the class last
     return (given, arguments) if _is_made_later(given) else (None, {})
 
 

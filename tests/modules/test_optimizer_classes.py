@@ -190,7 +190,7 @@ def test_a_checkpoint_holds_class_and_arguments() -> None:
     assert again.algorithm.keywords == {"momentum": 0.5}
     assert again.schedule.func is StepLR
     assert plain_form(again) == form
-    # In the parser's form the class is the argument of a function, and a class alone has no arguments.
+    # In the parser's form the class is the last argument of a function; a class alone has no arguments.
     assert plain_form(partial(isinstance, SGD, momentum=0.5)) == form["init_args"]["algorithm"]
     assert plain_form(SGD) == {"class_path": "torch.optim.sgd.SGD", "init_args": {}}
     with pytest.raises(NotPlain, match="partial"):
