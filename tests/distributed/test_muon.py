@@ -31,10 +31,10 @@ def test_two_processes_take_the_steps_of_one(
     for number, expected in enumerate(alone):
         ours, theirs = first[number]["weights"], second[number]["weights"]
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-        # Muon's iteration is in bfloat16, where a rounding of gradients may become one of 0.4%. The root mean square
-        # of its steps is at most about 0.2 * RATE, and less where the gradient of a few tokens has a low rank.
+        # The root mean square of a step is at most about 0.2 * RATE, and less where the gradient of a few tokens has a
+        # low rank. Muon's iteration is in bfloat16, where a rounding of gradients may become one of 0.4%.
         for name, value in expected["weights"].items():
-            assert float((ours[name] - value).abs().max()) < 0.01 * RATE, (name, number)
+            assert float((ours[name] - value).square().mean().sqrt()) < 0.02 * 0.2 * RATE, (name, number)
             if number and name.endswith("proj.weight"):
                 moved = value - alone[number - 1]["weights"][name]
-                assert 0.1 * RATE < float(moved.square().mean().sqrt()) < 0.25 * RATE, (name, number)
+                assert 0.05 * RATE < float(moved.square().mean().sqrt()) < 0.25 * RATE, (name, number)
