@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from laser_lightning.objective.self_reward.yes_no import YesNoSelfReward
     from laser_lightning.objective.shaping import OverlongPenalty, RewardShaper
     from laser_lightning.objective.term import LossTerm
+    from laser_lightning.policy.muon import MuonWithAdamW
     from laser_lightning.records.batching import Rollouts
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ _EXPORTS = {
     "LastTokenSelfReward": "laser_lightning.objective.self_reward.last_token",
     "YesNoSelfReward": "laser_lightning.objective.self_reward.yes_no",
     "LaSeRScorer": "laser_lightning.inference.scorer",
+    "MuonWithAdamW": "laser_lightning.policy.muon",
     "PromptDataModule": "laser_lightning.data",
     "Rollouts": "laser_lightning.records.batching",
     "AdvantageEstimator": "laser_lightning.objective.advantages",
@@ -75,6 +77,7 @@ __all__ = [
     "LastTokenSelfReward",
     "LeaveOneOut",
     "LossTerm",
+    "MuonWithAdamW",
     "OverlongPenalty",
     "PromptDataModule",
     "RISEModule",

@@ -1,16 +1,24 @@
 """Parts of a run: they remember, as plain values, the arguments they were made with, for checkpoints to hold."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
+from functools import partial, wraps
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeGuard, TypeVar
 
 from laser_lightning.errors import UserError
+from laser_lightning.old_settings import old_keys, renewed, unfolded
+
+_Settings = TypeVar("_Settings")
 
 FORM = {"class_path", "init_args"}
 """The keys by which a plain value stands for an object, as in configs."""
+
+
+MADE_LATER = {"torch.optim.optimizer.Optimizer", "torch.optim.lr_scheduler.LRScheduler"}
+"""Of these and what is derived from them an argument is the class and its arguments, and no object yet."""
 
 
 class NotPlain(Exception):  # noqa: N818
@@ -85,7 +93,30 @@ def plain_form(value: Any) -> Any:
         for name, what in value.other_arguments.items():
             raise NotPlain(f"{type(value).__name__} with {name} = {what}")
         return _object(type(value), value.plain_arguments)
+    cls, arguments = made_later(value)
+    if cls is not None:
+        return _object(cls, {name: plain_form(item) for name, item in arguments.items()})
     raise NotPlain(getattr(value, "__name__", type(value).__name__))
+
+
+def made_later(value: Any) -> tuple[type | None, dict[str, Any]]:
+    """The class and the arguments of an optimizer, or a schedule, that is made once there are parameters to step.
+
+    Args:
+        value: the class itself, or a partial call of it, in the parser's form too.
+
+    Returns:
+        None, and no arguments, if it is anything else.
+    """
+    given: Any = value
+    arguments: dict[str, Any] = {}
+    if isinstance(value, partial):
+        given, arguments = (value.func, *value.args)[-1], dict(value.keywords)  # the parser's has the class last
+    return (given, arguments) if _is_made_later(given) else (None, {})
+
+
+def _is_made_later(cls: Any) -> TypeGuard[type]:
+    return isinstance(cls, type) and any(f"{base.__module__}.{base.__qualname__}" in MADE_LATER for base in cls.__mro__)
 
 
 def _object(cls: type, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +128,7 @@ def _object(cls: type, arguments: dict[str, Any]) -> dict[str, Any]:
 def made_from(value: Any) -> Any:
     """The value that a plain form stands for.
 
-    Only parts and settings are made: a checkpoint of a stranger can name no other class.
+    Only parts and settings are made, and optimizers later on: a checkpoint of a stranger can name no other class.
 
     Raises:
         UserError: if it names a class that cannot be imported, or that is neither a part nor settings.
@@ -109,6 +140,8 @@ def made_from(value: Any) -> Any:
     if set(value) != FORM:
         return {key: made_from(item) for key, item in value.items()}
     cls = _imported(value["class_path"])
+    if _is_made_later(cls):
+        return partial(cls, **made_from(value["init_args"]))
     if not (isinstance(cls, type) and (issubclass(cls, Part) or is_dataclass(cls))):
         raise UserError(f"The checkpoint names {value['class_path']}, which is neither a part nor settings of a run.")
     return cls(**made_from(value["init_args"]))
@@ -138,3 +171,28 @@ class Stateful:
         Args:
             state: as it was saved; empty if there was none.
         """
+
+
+def takes_old_fields(settings: str) -> Callable[[type[_Settings]], type[_Settings]]:
+    """Lets settings be made with their fields of version 0.1, in Python too.
+
+    Args:
+        settings: their key in the model, such as ``advantage``.
+
+    Returns:
+        A decorator of a dataclass.
+    """
+
+    def decorate(cls: type[_Settings]) -> type[_Settings]:
+        make = cls.__init__
+
+        @wraps(make)
+        def __init__(self: Any, *args: Any, **given: Any) -> None:  # noqa: N807
+            old = {key: given.pop(key) for _, keys in [*old_keys(settings, given)] for key in keys}
+            plain = {key: unfolded(plain_form(value)) for key, value in old.items()}
+            make(self, *args, **given, **made_from(renewed(settings, plain)))
+
+        cls.__init__ = __init__  # type: ignore[method-assign]
+        return cls
+
+    return decorate

@@ -1,12 +1,15 @@
 """The arguments of parts in plain form, and back."""
 
+import inspect
 import pickle
 from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from laser_lightning.arguments import NotPlain, Part, made_from, plain_form
+from laser_lightning.arguments import NotPlain, Part, made_from, plain_form, takes_old_fields
 from laser_lightning.errors import UserError
 from laser_lightning.losses import ClippedPolicyLoss
 from laser_lightning.modules.optimization import OptimizerSettings
@@ -111,3 +114,19 @@ def test_a_checkpoint_cannot_name_any_class(class_path: str) -> None:
 def test_a_class_that_is_not_there(class_path: str) -> None:
     with pytest.raises(UserError, match=f"made with {class_path}, which cannot be imported here .*working directory"):
         made_from([{"class_path": class_path, "init_args": {}}])
+
+
+@takes_old_fields("update")
+@dataclass(frozen=True)
+class Update:
+    """Settings whose `importance` was a name, and is a part."""
+
+    importance: Any = None
+    kl_coef: float = 0.0
+
+
+def test_settings_are_made_with_their_fields_of_old_too() -> None:
+    assert Update(kl_coef=0.1, importance="none", importance_cap=2.0) == Update(kl_coef=0.1)  # type: ignore[call-arg]
+    assert Update(0.5, 0.1) == Update(importance=0.5, kl_coef=0.1)
+    assert list(inspect.signature(Update).parameters) == ["importance", "kl_coef"]  # what parsers and help see
+    assert replace(Update(0.5), kl_coef=0.1) == Update(0.5, 0.1)

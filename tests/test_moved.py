@@ -9,7 +9,11 @@ import pytest
 import yaml
 
 from laser_lightning.cli.command_line import main
+from laser_lightning.cli.resume_settings import check_settings
+from laser_lightning.cli.trainer import LaSeRCLI
+from laser_lightning.errors import UserError
 from laser_lightning.moved import MOVED
+from laser_lightning.old_settings import renewed_config
 
 CONFIGS = sorted((Path(__file__).parent / "version_0_1").glob("*.yaml"))
 """What version 0.1 printed with ``--print_config``, without the comments."""
@@ -47,15 +51,32 @@ def test_a_module_that_became_a_room_still_has_its_names(package: str, name: str
         _ = room.nothing
 
 
+@pytest.mark.filterwarnings("ignore:.*the old form goes:FutureWarning")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_of_version_0_1_loads(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["fit", "--config", str(path), "--print_config"])
     printed = capsys.readouterr()
     assert end.value.code == 0, printed.err
-    then, now = yaml.safe_load(path.read_text()), yaml.safe_load(printed.out)
+    then, now = renewed_config(yaml.safe_load(path.read_text())), yaml.safe_load(printed.out)
     # Every value of then is there, under its key; what is new has its default.
     assert _common(now, then) == then
+
+
+@pytest.mark.filterwarnings("ignore:.*the old form goes:FutureWarning")
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_run_of_version_0_1_resumes_with_the_same_config(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compare(cli: LaSeRCLI) -> None:
+        with pytest.raises(UserError, match=r"seed_everything: 7 -> 0\."):
+            check_settings(cli._completed(f"{path.read_text()}\nseed_everything: 7"), cli._resolved, [])
+        check_settings(cli._completed(path.read_text()), cli._resolved, [])
+        raise UserError("there is no difference")
+
+    monkeypatch.setattr(LaSeRCLI, "instantiate_classes", compare)
+    assert main(["fit", "--config", str(path)]) == 2
+    assert "there is no difference" in capsys.readouterr().err
 
 
 def _common(now: object, then: object) -> object:

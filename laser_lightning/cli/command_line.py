@@ -61,9 +61,11 @@ def _answer(args: list[str]) -> int:
         print(command_help(command))
         return 0
     from laser_lightning.cli.config_files import load_configs
+    from laser_lightning.cli.old_keys import old_options
     from laser_lightning.cli.spelling import misspelt_key
 
-    if mistake := misspelt_key(command, load_configs(configs, DEFAULT_CLASSES + DEFAULT_CALLBACKS), rest[1:]):
+    old, rest = old_options(rest)
+    if mistake := misspelt_key(command, load_configs(configs, DEFAULT_CLASSES + DEFAULT_CALLBACKS, old), rest[1:]):
         raise UserError(mistake)
     from laser_lightning.cli import trainer as cli
 

@@ -17,11 +17,10 @@ import yaml
 from jsonargparse import get_loader
 from yaml import MappingNode, Node, ScalarNode, SequenceNode
 
+from laser_lightning.cli.nodes import Entries, Key, entries, items, shown, where
+from laser_lightning.cli.old_keys import Renewal
 from laser_lightning.cli.source_classes import Sources
 from laser_lightning.errors import UserError
-
-Key = tuple[str, ...]
-Entries = dict[str, tuple[Node, Node]]
 
 _JSONARGPARSE_YAML = get_loader("yaml")
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
@@ -51,7 +50,7 @@ def packaged_names() -> list[str]:
     return sorted(_yaml_names(packaged_root(), ""))
 
 
-def load_configs(names: Sequence[str], base: str = "") -> Config:
+def load_configs(names: Sequence[str], base: str = "", on_top: MappingNode | None = None) -> Config:
     """Reads config files and overlays them in order.
 
     Mappings merge by key, at any depth, and everything else is replaced. An overlay of a class may leave out
@@ -62,6 +61,7 @@ def load_configs(names: Sequence[str], base: str = "") -> Config:
     Args:
         names: Paths of files, or names of packaged configs. A path that exists wins.
         base: YAML text below the first file.
+        on_top: what is overlaid last, see ``old_keys.old_options``.
 
     Returns:
         The merged config.
@@ -70,10 +70,11 @@ def load_configs(names: Sequence[str], base: str = "") -> Config:
         UserError: A name is unknown, or a file is not a YAML mapping.
     """
     merged: Node = MappingNode("tag:yaml.org,2002:map", [])
-    for name, text in [("", base), *((name, read_config(name)) for name in names)]:
-        node = _compose(name, text)
+    renewal = Renewal()
+    texts = [("", base), *((name, read_config(name)) for name in names)]
+    for node in [*(_compose(name, text) for name, text in texts), on_top]:
         if node is not None:
-            merged = _merge(merged, node, ())
+            merged = _merge(merged, renewal.of(node, merged), ())
     origins = {key: _origin(node) for key, node in _walk(merged, ())}
     return Config(yaml.serialize(merged, Dumper=yaml.SafeDumper, allow_unicode=True), origins)
 
@@ -151,7 +152,7 @@ def _compose(name: str, text: str) -> Node | None:
     finally:
         loader.dispose()
     if node is not None and not isinstance(node, MappingNode):
-        raise UserError(f"{name}: a config is a YAML mapping of keys to values, not {_shown(node)!r}")
+        raise UserError(f"{name}: a config is a YAML mapping of keys to values, not {shown(node)!r}")
     return node
 
 
@@ -159,8 +160,8 @@ def _merge(base: Node, overlay: Node, key: Key) -> Node:
     """Overlays one node on another; neither is changed, because anchors may share them."""
     if not isinstance(overlay, MappingNode):
         return overlay
-    above = _entries(overlay, key)
-    below = _entries(base, key) if isinstance(base, MappingNode) else {}
+    above = entries(overlay, key)
+    below = entries(base, key) if isinstance(base, MappingNode) else {}
     if CLASS_KEYS & (above.keys() | below.keys()):
         below, above = _spelled_out(below, key), _spelled_out(above, key)
         if _class_changes(below, above):
@@ -169,8 +170,8 @@ def _merge(base: Node, overlay: Node, key: Key) -> Node:
     for name, (key_node, value) in above.items():
         target = name.removesuffix("+") if name.removesuffix("+") in merged else name
         if name.endswith("+"):
-            older = _items(merged[target][1]) if target in merged else []
-            value = SequenceNode("tag:yaml.org,2002:seq", older + _items(value), value.start_mark)
+            older = items(merged[target][1]) if target in merged else []
+            value = SequenceNode("tag:yaml.org,2002:seq", older + items(value), value.start_mark)
             merged[target] = (merged.get(target, (key_node,))[0], value)
         else:
             merged.pop(f"{name}+", None)
@@ -179,43 +180,26 @@ def _merge(base: Node, overlay: Node, key: Key) -> Node:
     return MappingNode(overlay.tag, list(merged.values()), overlay.start_mark, flow_style=False)
 
 
-def _entries(node: MappingNode, key: Key) -> Entries:
-    entries: Entries = {}
-    inherited: Entries = {}
-    for key_node, value in node.value:
-        where, name = _where(key_node), _shown(key_node)
-        if key_node.tag == "tag:yaml.org,2002:merge":
-            for source in reversed(_items(value)):
-                inherited |= _entries(source, key)
-            continue
-        if not isinstance(key_node, ScalarNode):
-            raise UserError(f"{'.'.join(key) or 'config'} ({where}): a key must be a word, not {name!r}")
-        if name in entries:
-            raise UserError(f"{'.'.join((*key, name))} ({where}): the key is given twice in one mapping")
-        entries[name] = (key_node, value)
-    return inherited | entries
-
-
-def _spelled_out(entries: Entries, key: Key) -> Entries:
+def _spelled_out(given: Entries, key: Key) -> Entries:
     """A class with its arguments under `init_args`, where the short form has them beside each other."""
-    if not CLASS_KEYS & entries.keys():
-        if not entries:
+    if not CLASS_KEYS & given.keys():
+        if not given:
             return {}
-        pairs = list(entries.values())
+        pairs = list(given.values())
         arguments = MappingNode("tag:yaml.org,2002:map", pairs, pairs[0][0].start_mark)
         return {"init_args": (ScalarNode("tag:yaml.org,2002:str", "init_args", arguments.start_mark), arguments)}
-    for name in entries.keys() - CLASS_KEYS:
+    for name in given.keys() - CLASS_KEYS:
         raise UserError(
-            f"{'.'.join((*key, name))} ({_where(entries[name][0])}): unknown key beside class_path; "
+            f"{'.'.join((*key, name))} ({where(given[name][0])}): unknown key beside class_path; "
             "arguments of the class go under init_args"
         )
-    return entries
+    return given
 
 
 def _class_changes(below: Entries, above: Entries) -> bool:
     if "class_path" not in below or "class_path" not in above:
         return False
-    old, new = _shown(below["class_path"][1]), _shown(above["class_path"][1])
+    old, new = shown(below["class_path"][1]), shown(above["class_path"][1])
     if old == new:
         return False
     takes = Sources().takes_arguments_of(new, old)
@@ -235,10 +219,6 @@ def _takes_arguments_of(new: object, old: object) -> bool:
     return new is old or new.__init__ is old.__init__ or passes_on
 
 
-def _items(node: Node) -> list[Any]:
-    return list(node.value) if isinstance(node, SequenceNode) else [node]
-
-
 def _walk(node: Node, key: Key) -> Iterator[tuple[Key, Node]]:
     if key:
         yield key, node
@@ -251,12 +231,4 @@ def _walk(node: Node, key: Key) -> Iterator[tuple[Key, Node]]:
 
 
 def _origin(node: Node) -> Origin:
-    return Origin(_where(node), node.value if isinstance(node, ScalarNode) else None)
-
-
-def _where(node: Node) -> str:
-    return f"{node.start_mark.name}, line {node.start_mark.line + 1}" if node.start_mark.name else ""
-
-
-def _shown(node: Node) -> str:
-    return str(node.value) if isinstance(node, ScalarNode) else f"a {node.id}"
+    return Origin(where(node), node.value if isinstance(node, ScalarNode) else None)

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pydoc import locate
@@ -10,8 +10,8 @@ from pydoc import locate
 from jsonargparse import ArgumentParser
 
 from laser_lightning.cli.config_files import CLASS_KEYS, Key, Origin
+from laser_lightning.cli.nodes import COMMAND_LINE
 
-COMMAND_LINE = "command line"
 EXPECTED = "expected "
 
 
@@ -143,6 +143,8 @@ def _mistake(lines: list[_Line]) -> Mistake:
         if match := re.fullmatch(r'Parser key "(.+?)".*?:(.*)', line.text):
             inner = _mistake([_Line(0, match[2].strip())] if match[2] else below)
             return replace(inner, keys=(*match[1].split("."), *inner.keys), depth=inner.depth + 1)
+        if match := re.match(r"Type .*Callable\[.* expects a function or a callable class: ", line.text):
+            return _of_factory(replace(line, text=line.text[match.end() :]))
         if match := re.fullmatch(r"Problem with given class_path '(.+)':", line.text):
             return _of_class(match[1], _mistake(below))
     return _leaf(lines)
@@ -152,6 +154,31 @@ def _of_class(class_path: str, inner: Mistake) -> Mistake:
     if re.match(r"No module named|module '.+' has no attribute", inner.reason):
         inner = replace(inner, reason=f"cannot import {class_path}: {inner.reason}")
     return replace(inner, class_path=inner.class_path or class_path, depth=inner.depth + 1)
+
+
+def _of_factory(line: _Line) -> Mistake:
+    """Of a class that is made later, with its first arguments given then; the last line ends with the class."""
+    ends = (re.search(r"\. Got value: Namespace\(class_path='(.+?)'", text) for text in _texts(line))
+    class_path = next((end[1] for end in ends if end), None)
+    inner = _mistake([_without_value(line)])
+    if class_path is None:
+        return inner
+    if inner.unknown and inner.unknown[0] in _arguments(class_path):
+        rate = ", which is optimizer.learning_rate" if inner.unknown[0] == "lr" else ""
+        reason = f"no key here: {class_path} is given its {inner.unknown[0]} by the module{rate}"
+        inner = replace(inner, unknown=(), reason=reason)
+    return _of_class(class_path, inner)
+
+
+def _texts(line: _Line) -> Iterator[str]:
+    yield line.text
+    for child in line.children:
+        yield from _texts(child)
+
+
+def _without_value(line: _Line) -> _Line:
+    text = line.text.partition(". Got value: Namespace(")[0]
+    return replace(line, text=text, children=[_without_value(child) for child in line.children])
 
 
 def _of_union(lines: list[_Line]) -> Mistake:

@@ -1,7 +1,9 @@
 """Which settings a resumed run may change: those that change no result, and others only when it is asked for."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pydoc import ErrorDuringImport, locate
 from typing import Any, NamedTuple
+from warnings import catch_warnings
 
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -9,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from laser_lightning.cli.default_callbacks import CALLBACK_SLOTS
 from laser_lightning.errors import UserError
+from laser_lightning.old_settings import renewed_config, renewed_key
 
 SAVED_SETTINGS = "laser_settings"
 """Key in a checkpoint: the resolved config of its run, as YAML."""
@@ -104,7 +107,8 @@ def check_settings(saved: str | None, config: str, allowed: Sequence[str]) -> No
     """List what differs from the run that is resumed, and refuse what changes results and was not allowed.
 
     Args:
-        saved: config of the checkpoint's run, as YAML; None if the checkpoint does not have it.
+        saved: config of the checkpoint's run, as YAML; None if the checkpoint does not have it. Settings of version
+            0.1 are taken in their new form.
         config: of this run, as YAML.
         allowed: keys that may change, and all below them.
 
@@ -114,8 +118,8 @@ def check_settings(saved: str | None, config: str, allowed: Sequence[str]) -> No
     if saved is None:
         rank_zero_warn("The checkpoint does not hold the settings of its run, so they cannot be compared with these.")
         return
-    ours = yaml.safe_load(config)
-    changes = list(differences(yaml.safe_load(saved), ours))
+    ours, allowed = yaml.safe_load(config), [*allowed, *map(renewed_key, allowed)]
+    changes = list(differences(renewed_config(yaml.safe_load(saved)), ours))
     refused = [change for change in changes if not _harmless(change.key, ours) and not _is_below(change.key, allowed)]
     if refused:
         keys = " ".join(change.key for change in refused)
@@ -130,22 +134,40 @@ def check_settings(saved: str | None, config: str, allowed: Sequence[str]) -> No
 def differences(theirs: Any, ours: Any, key: str = "") -> Iterator[Change]:
     """The settings of two configs that differ; of another class only its name."""
     if not (isinstance(theirs, Mapping) and isinstance(ours, Mapping)):
-        if theirs != ours:
+        if theirs != ours and not _same_items(theirs, ours):
             yield Change(key, theirs, ours)
         return
-    if theirs.get("class_path") != ours.get("class_path"):
+    if not _same_class(theirs.get("class_path"), ours.get("class_path")):
         yield Change(key, theirs.get("class_path", ABSENT), ours.get("class_path", ABSENT))
         return
     for name in [*theirs, *(name for name in ours if name not in theirs)]:
-        if not key and name in BOOKKEEPING:
+        if (not key and name in BOOKKEEPING) or name == "class_path":
             continue
         below = key if name == "init_args" else f"{key}.{name}".lstrip(".")
         yield from differences(theirs.get(name, ABSENT), ours.get(name, ABSENT), below)
 
 
+def _same_items(theirs: Any, ours: Any) -> bool:
+    if not (isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours)):
+        return False
+    return not any(True for pair in zip(theirs, ours, strict=True) for _ in differences(*pair, "item"))
+
+
+def _same_class(theirs: Any, ours: Any) -> bool:
+    """Whether two class paths lead to one class, which may have moved, or have several names."""
+    if theirs == ours or not (isinstance(theirs, str) and isinstance(ours, str)):
+        return bool(theirs == ours)
+    try:
+        with catch_warnings(action="ignore"):  # an old place says so, and nobody is to change a checkpoint
+            found = locate(theirs)
+            return found is not None and found is locate(ours)
+    except ErrorDuringImport:
+        return False
+
+
 def _harmless(key: str, ours: Mapping[str, Any]) -> bool:
     if key in ("trainer.max_steps", "trainer.max_epochs"):
-        return _schedule(ours) == "constant"
+        return _schedule(ours) not in ("linear", "cosine")  # which fall to 0 at the last step
     return _is_below(key, HARMLESS)
 
 

@@ -5,6 +5,7 @@ import atexit
 import gc
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -36,6 +37,7 @@ from laser_lightning.cli.default_callbacks import (
 from laser_lightning.cli.error_sentences import command_line_origins, overridden, sentence, value_for_group
 from laser_lightning.cli.exact_parser import ExactParser
 from laser_lightning.cli.noise import leave_out_noise, shorten_library_bars
+from laser_lightning.cli.old_keys import old_options
 from laser_lightning.cli.option_values import dump_yaml, wrapped
 from laser_lightning.cli.program import (
     DEFAULT_CLASSES,
@@ -51,6 +53,7 @@ from laser_lightning.cli.run_loggers import RunConfig, run_loggers, sentence_of_
 from laser_lightning.distributed.toolchain import import_deepspeed
 from laser_lightning.errors import UserError
 from laser_lightning.modules.stopping import FinishingFitLoop, LeaveOnSignal, StopOnSignal
+from laser_lightning.old_settings import renewed_config
 from laser_lightning.runs.checkpoints import WholeFiles, check_writable, checkpoint_directory
 from laser_lightning.runs.interruption import Stopped
 from laser_lightning.runs.metrics_file import MetricsFile, MetricsInCheckpoints
@@ -93,12 +96,13 @@ class LaSeRCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Merges the configs, puts the command line on top, and words what is wrong with either."""
         configs, rest = split_configs(args)
+        old, rest = old_options(rest)
         command = rest[0]
         known: list[str] = []
         self.origins = command_line_origins(args)
         try:
             known = list(self._subcommand_parsers[command].get_defaults().keys())
-            config = load_configs(configs, DEFAULT_CLASSES + DEFAULT_CALLBACKS)
+            config = load_configs(configs, DEFAULT_CLASSES + DEFAULT_CALLBACKS, old)
             self.origins = overridden(config.origins, command_line_origins(rest))
             self._check_trainer_is_mapping()
             if any(
@@ -159,11 +163,22 @@ class LaSeRCLI(LightningCLI):
         if self.files is not None:
             refuse_mixing(self.files.config.parent, self.trainer, given, checkpoint)
         if checkpoint is not None and Path(checkpoint).exists():
-            check_settings(settings_in(checkpoint, SAVED_SETTINGS), self._resolved, self.config.fit.allow_changes)
+            saved = self._completed(settings_in(checkpoint, SAVED_SETTINGS))
+            check_settings(saved, self._resolved, self.config.fit.allow_changes)
         if self.trainer.checkpoint_callbacks:
             check_writable(checkpoint_directory(self.trainer))
         if self.files is not None:
             keep_earlier_files(self.files, self._resolved, resumes=checkpoint is not None)
+
+    def _completed(self, saved: str | None) -> str | None:
+        """The config of a checkpoint's run, with the defaults of settings that came after it: they change nothing."""
+        parser = self._parser(self.subcommand)
+        try:
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # old names, which stay in there
+                config = renewed_config(yaml.safe_load(saved or ""))
+                return saved and str(parser.dump(parser.parse_object(config), skip_unset=False))
+        except (argparse.ArgumentError, UserError):
+            return saved  # a class of theirs is not here any more, which the comparison says
 
     @cached_property
     def _resolved(self) -> str:

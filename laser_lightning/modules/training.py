@@ -28,7 +28,13 @@ from laser_lightning.distributed.strategies import (
 )
 from laser_lightning.errors import UserError
 from laser_lightning.modules.guarded_step import step_if_finite
-from laser_lightning.modules.optimization import OptimizerSettings, build_optimizer, build_schedule
+from laser_lightning.modules.optimization import (
+    OptimizerSettings,
+    build_optimizer,
+    build_schedule,
+    embedding_parameters,
+)
+from laser_lightning.old_settings import renewed_arguments
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy, PolicySettings, load_tokenizer
 from laser_lightning.runs.checkpoints import read_checkpoint
 from laser_lightning.runs.interruption import Interruption
@@ -101,6 +107,7 @@ class TrainingModule(Part, lightning.LightningModule):
             self.optimizer_settings,
             on_host=steps_on_host(self.strategy),
             strategy_copies=isinstance(self.strategy, LaSeRDeepSpeedStrategy),
+            embeddings=embedding_parameters(self.policy.lm),
         )
         schedule = build_schedule(optimizer, self.optimizer_settings, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
@@ -309,4 +316,5 @@ def _arguments_of(cls: type[TrainingModule], saved: dict[str, Any], given: dict[
             f"The checkpoint holds plain values only, and lacks {', '.join(f'{k} ({v})' for k, v in missing.items())}: "
             f"give it again, {cls.__name__}.load_from_checkpoint(path, {next(iter(missing))}=...)."
         )
-    return {name: made_from(value) for name, value in held["plain"].items() if name not in given} | given
+    plain = renewed_arguments(held["plain"])
+    return {name: made_from(value) for name, value in plain.items() if name not in given} | given

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from laser_lightning.arguments import takes_old_fields
 from laser_lightning.errors import UserError
 from laser_lightning.objective.losses.aggregation import Aggregation
 from laser_lightning.objective.losses.importance import ImportanceCorrection
@@ -10,6 +11,7 @@ from laser_lightning.objective.part import ObjectivePart
 from laser_lightning.objective.term import LossTerm
 
 
+@takes_old_fields("update")
 @dataclass(frozen=True)
 class UpdateSettings:
     """How rollouts become optimizer steps.

@@ -20,6 +20,7 @@ import lightning
 import torch
 from lightning.pytorch.strategies import Strategy
 
+from laser_lightning.arguments import made_from
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.data.loader import PromptLoader
 from laser_lightning.distributed.strategies import LaSeRDDPStrategy, LaSeRDeepSpeedStrategy, gathered
@@ -263,7 +264,7 @@ def steps(spec: dict[str, Any]) -> Any:
         # A large eps: AdamW must not amplify rounding.
         optimizer=OptimizerSettings(
             learning_rate=spec.get("learning_rate", 0.05),
-            algorithm=spec.get("algorithm", "sgd"),
+            algorithm=made_from(spec.get("algorithm", "sgd")),
             eps=spec.get("eps", 0.1),
             max_grad_norm=spec["max_grad_norm"],
         ),

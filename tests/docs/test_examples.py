@@ -237,6 +237,35 @@ def test_a_rollout_engine(tmp_path: Path) -> None:
     assert sum(ended for _, ended in counts) > 0
 
 
+def test_an_optimizer(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    from laser_lightning.policy.model import model_path
+
+    options = ["--model.optimizer.algorithm=my_optimizer.Lion", "--model.optimizer.algorithm.momentum=0.95"]
+    fit("my_optimizer.py", *options, directory=tmp_path)
+    first, second = (float(row["train/learning_rate"]) for row in steps(tmp_path / "run"))
+    assert (first, second) == pytest.approx((1e-4 / 6, 2e-4 / 6))  # of the warm-up of 5 steps
+    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    before = load_file(Path(model_path("embedded")) / "model.safetensors")
+    # Each weight moved by each of the two rates, up or down, or has no gradient: where both went the same way, by
+    # their sum, and otherwise by their difference.
+    name = "model.layers.0.mlp.up_proj.weight"
+    moved = (saved["state_dict"][f"policy.lm.{name}"] - before[name].float()).abs()
+    together = (moved - (first + second)).abs() < 1e-7
+    apart = (moved - (second - first)).abs() < 1e-7
+    assert bool((together | apart).all())
+    assert bool(together.any())
+    assert bool(apart.any())
+    assert [group["kind"] for group in saved["optimizer_states"][0]["param_groups"]] == [
+        "matrix",
+        "embedding",
+        "vector",
+    ]
+    assert {group["momentum"] for group in saved["optimizer_states"][0]["param_groups"]} == {0.95}
+
+
 def test_a_source(tmp_path: Path) -> None:
     equations = {f"{left}+{right}": left + right for left in (3, 14, 27, 58) for right in (5, 16, 98, 21)}
     (tmp_path / "sums.txt").write_text("".join(f"{problem} = {answer}\n" for problem, answer in equations.items()))

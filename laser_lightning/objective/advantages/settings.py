@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from laser_lightning.arguments import takes_old_fields
 from laser_lightning.objective.advantages.estimator import AdvantageEstimator
 from laser_lightning.objective.advantages.group_relative import GroupRelative
 from laser_lightning.objective.advantages.mixing import AdvantageMixing, SelfRewardMixing
@@ -14,6 +15,7 @@ from laser_lightning.objective.shaping.shaper import RewardShaper
 from laser_lightning.records.rounds import Round
 
 
+@takes_old_fields("advantage")
 @dataclass(frozen=True)
 class AdvantageSettings:
     """How advantages are computed.
