@@ -210,7 +210,7 @@ class LaSeRModule(EvaluationHooks):
             with self.parts("update"):
                 targets = self.targets(step.trained, rows, advantages, phase, old_log_probs, reference_log_probs)
                 self.update_policy(step.trained.rollouts, rows, targets, log)
-        rewards = count_rewards(step.sampled, self.verifier, self.ranks.sum)
+        rewards = count_rewards(step.sampled, self.verifier, self.ranks)
         self._log_step({**self.step_values(log, step, phase, advantages), **rewards.values()})
         if failing := self._failing.count(rewards, self.verifier_pool.last_errors):
             self.stop(failing)
@@ -311,8 +311,8 @@ class LaSeRModule(EvaluationHooks):
                 "no solution has a signal: all rewards are equal in every group, and nothing else is trained"
             )
             return
-        if (ranks := self.ranks).count > 1:
-            rollouts, targets, needed = balanced(rollouts, targets, needed, ranks.stack, ranks.index, ranks.count)
+        if self.ranks.count > 1:
+            rollouts, targets, needed = balanced(rollouts, targets, needed, self.ranks)
         terms = self.accumulate_gradients(self.aligned_batches(rollouts, needed), rollouts, targets)
         norm = self.apply_gradients(terms["loss"])
         if norm is not None:
