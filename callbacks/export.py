@@ -9,7 +9,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from laser_lightning.callbacks.base import RunCallback, fits
-from laser_lightning.distributed.strategies import whole_weights
 from laser_lightning.errors import UserError
 from laser_lightning.modules.export import check_adapter, write_export
 from laser_lightning.modules.model_card import evaluation_values, write_card
@@ -148,4 +147,4 @@ class HuggingFaceExport(RunCallback):
 
 def policy_weights(module: TrainingModule) -> dict[str, Tensor]:
     """The policy's weights, whole, under the names of its transformers model; all ranks call it together."""
-    return whole_weights(module.strategy, module.policy.lm)
+    return module.training_strategy.whole_weights(module.policy.lm)

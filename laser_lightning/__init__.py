@@ -5,9 +5,9 @@ verifier's worker processes, above all) do not pay for torch and Lightning.
 """
 
 import sys
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from laser_lightning.lazy import on_first_use
 from laser_lightning.moved import OldPlaces
 
 if TYPE_CHECKING:
@@ -92,12 +92,4 @@ __all__ = [
 
 sys.meta_path.append(OldPlaces())
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_EXPORTS[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_EXPORTS})
+__getattr__, __dir__ = on_first_use(__name__, _EXPORTS)

@@ -3,8 +3,9 @@
 The names are imported on first use: the scorer, which encodes prompts too, does without the trainer.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from laser_lightning.lazy import on_first_use
 
 if TYPE_CHECKING:
     from laser_lightning.data.arithmetic import ArithmeticSource
@@ -36,12 +37,4 @@ __all__ = [
     "PromptTemplate",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_EXPORTS[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_EXPORTS})
+__getattr__, __dir__ = on_first_use(__name__, _EXPORTS)

@@ -1,20 +1,18 @@
 """Which rank updates on which solutions: those of all ranks are dealt out anew, so that no rank waits for another."""
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.records.batching import Rollouts
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-
-Gather = Callable[[Tensor], Tensor]
-"""Stacks tensors of one shape [...] of all ranks: [ranks, ...], on every rank."""
 
 TargetsT = TypeVar("TargetsT", bound="DataclassInstance")
 
@@ -41,9 +39,7 @@ def dealt(lengths: Sequence[int], ranks: int) -> list[list[int]]:
     return [sorted(share) for share in shares]
 
 
-def balanced(
-    rollouts: Rollouts, targets: TargetsT, rows: Tensor, gather: Gather, rank: int, ranks: int
-) -> tuple[Rollouts, TargetsT, Tensor]:
+def balanced(rollouts: Rollouts, targets: TargetsT, rows: Tensor, ranks: Ranks) -> tuple[Rollouts, TargetsT, Tensor]:
     """This rank's share of an optimizer step on the solutions of all ranks.
 
     Weights and advantages are of the whole step already, so who computes a solution's gradient changes only rounding.
@@ -52,9 +48,7 @@ def balanced(
         rollouts: this rank's N solutions.
         targets: theirs, a record whose fields are tensors with a row for each of the N solutions, or None.
         rows: [M] int64, those that have a gradient.
-        gather: collective over the ranks.
-        rank: this one.
-        ranks: how many there are.
+        ranks: the processes that train together, which all call it together.
 
     Returns:
         The solutions of the share, each with its prompt (G = 1), their targets, and [M'] int64, which of them count:
@@ -62,7 +56,7 @@ def balanced(
     """
     mine = rollouts.ungrouped().select(rows)
     known = {f.name: value for f in fields(targets) if (value := getattr(targets, f.name)) is not None}
-    sizes = gather(rows.new_tensor([len(rows), mine.prompt_ids.shape[1], mine.response_ids.shape[1]]))
+    sizes = ranks.stack(rows.new_tensor([len(rows), mine.prompt_ids.shape[1], mine.response_ids.shape[1]]))
     counts = sizes[:, 0].tolist()
     prompt_width, response_width = sizes[:, 1:].amax(dim=0).tolist()
 
@@ -72,13 +66,13 @@ def balanced(
         columns_missing = (0, width - value.shape[1]) if value.ndim == 2 else ()
         sent = value.byte() if value.dtype == torch.bool else value  # gloo sends no bools
         padded = nn.functional.pad(sent, (*columns_missing, 0, max(counts) - len(value)))
-        gathered = gather(padded)
+        gathered = ranks.stack(padded)
         return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)]).to(value.dtype)
 
     held = {f.name: value for f in fields(Rollouts) if (value := getattr(mine, f.name)) is not None}
     everything = {name: of_all_ranks(name, value) for name, value in held.items()}
     lengths = (everything["prompt_lengths"] + everything["response_lengths"]).tolist()
-    share = dealt(lengths, ranks)[rank]
+    share = dealt(lengths, ranks.count)[ranks.index]
     chosen = torch.tensor(share or [0], device=rows.device)
     return (
         Rollouts(**{name: value[chosen] for name, value in everything.items()}),

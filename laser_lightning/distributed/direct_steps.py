@@ -5,8 +5,10 @@ from typing import Any
 
 from lightning.pytorch.strategies import Strategy
 
+from laser_lightning.distributed.training_strategy import TrainingStrategy
 
-class DirectSteps(Strategy):
+
+class DirectSteps(Strategy, TrainingStrategy):
     """Runs the LightningModule's steps on the module itself.
 
     Lightning would run them as a forward pass of DDP or of the DeepSpeed engine, and the passes of the micro-batches

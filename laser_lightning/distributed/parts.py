@@ -5,23 +5,21 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lightning.pytorch.strategies import Strategy
-
 from laser_lightning.distributed.progress import Progress
-from laser_lightning.distributed.watchdog import part
+from laser_lightning.distributed.training_strategy import OneDevice, TrainingStrategy
 
 
 class StepParts:
     """Times the parts of a step, and lets errors of other ranks name the one that this rank is in.
 
     Attributes:
-        strategy: of the trainer, whose watchdog is told; None without one.
+        strategy: is told which part is under way.
         seconds: time spent in each part since the last ``start``.
         progress: what is under way, for whoever shows it.
     """
 
     def __init__(self) -> None:
-        self.strategy: Strategy | None = None
+        self.strategy: TrainingStrategy = OneDevice(None)
         self.seconds: dict[str, float] = defaultdict(float)
         self.progress = Progress()
 
@@ -37,6 +35,6 @@ class StepParts:
             name: such as ``rollout``.
         """
         started = time.perf_counter()
-        with part(self.strategy, name), self.progress.part(name):
+        with self.strategy.part(name), self.progress.part(name):
             yield
         self.seconds[name] += time.perf_counter() - started

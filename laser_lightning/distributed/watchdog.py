@@ -10,7 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -322,13 +322,3 @@ class WatchedStrategy(Strategy):
             self.watchdog.close()
             self.watchdog = None
         super().teardown()
-
-
-def part(strategy: Strategy | None, name: str) -> AbstractContextManager[None]:
-    """Around a part of the step: an error in a collective operation says which one a rank was in.
-
-    Args:
-        strategy: of the trainer; None without one.
-        name: such as ``rollout``.
-    """
-    return strategy.part(name) if isinstance(strategy, WatchedStrategy) else nullcontext()

@@ -215,7 +215,7 @@ class LaSeRModule(EvaluationHooks):
                 targets = self.targets(step.trained, rows, advantages, phase, context.log_probs)
                 self.update_policy(step.trained.rollouts, rows, targets, log)
         self.objective_parts.learn(step.trained, context)
-        rewards = count_rewards(step.sampled, self.verifier, self.ranks.sum)
+        rewards = count_rewards(step.sampled, self.verifier, self.ranks)
         self._log_step({**self.step_values(log, step, phase, advantages), **rewards.values()})
         if failing := self._failing.count(rewards, self.verifier_pool.last_errors):
             self.stop(failing)
@@ -311,8 +311,8 @@ class LaSeRModule(EvaluationHooks):
                 "no solution has a signal: all rewards are equal in every group, and nothing else is trained"
             )
             return
-        if (ranks := self.ranks).count > 1:
-            rollouts, targets, needed = balanced(rollouts, targets, needed, ranks.stack, ranks.index, ranks.count)
+        if self.ranks.count > 1:
+            rollouts, targets, needed = balanced(rollouts, targets, needed, self.ranks)
         sums = self.accumulate_gradients(self.aligned_batches(rollouts, needed), rollouts, targets)
         norm = self.apply_gradients(sums.terms.loss)
         if norm is not None:

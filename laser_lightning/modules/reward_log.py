@@ -1,11 +1,11 @@
 """What the reward functions of a step said, each by its name, and the stop of a run in which one never works."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
+from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.records.rounds import Round
 from laser_lightning.verifiers import MixedVerifier, Verification, Verifier
 
@@ -49,13 +49,13 @@ class RewardCounts:
         return values
 
 
-def count_rewards(round_: Round, verifier: Verifier, all_sum: Callable[[Tensor], Tensor]) -> RewardCounts:
+def count_rewards(round_: Round, verifier: Verifier, ranks: Ranks) -> RewardCounts:
     """Count what the reward functions said of a round; all ranks must call it together.
 
     Args:
         round_: N solutions of this rank.
         verifier: that judged them.
-        all_sum: sums a tensor over the ranks.
+        ranks: the processes that train together.
     """
     names = _function_names(verifier)
     table = torch.zeros(len(names) + 1, 3, dtype=torch.float64)
@@ -63,7 +63,7 @@ def count_rewards(round_: Round, verifier: Verifier, all_sum: Callable[[Tensor],
         for name, reward in _said(verifier, round_.problem_of(row).verifier, verification).items():
             table[names.index(name)] += torch.tensor([1.0, reward is None, reward or 0.0], dtype=torch.float64)
     table[-1] = torch.tensor([len(round_.rollouts), 0.0, float(round_.policy_rewards.double().sum())])
-    *rows, (solutions, _, total) = all_sum(table.to(round_.rewards.device)).tolist()
+    *rows, (solutions, _, total) = ranks.sum(table.to(round_.rewards.device)).tolist()
     counts = {name: RewardCount(*row) for name, row in zip(names, rows, strict=True)}
     return RewardCounts(counts, verifier.reward_names, total / solutions if verifier.reward_names else None)
 

@@ -6,7 +6,7 @@ import subprocess
 from copy import deepcopy
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loops import _FitLoop
 from lightning.pytorch.plugins.environments import SLURMEnvironment
@@ -124,7 +124,7 @@ class StopOnSignal(Checkpoint):
 
     def _keep_position(self, trainer: Trainer, loops: dict[str, Any] | None = None) -> None:
         self._loops = deepcopy(trainer.fit_loop.state_dict()) if loops is None else loops
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = _data_of(trainer)
         self._data = None if data is None else deepcopy(data.state_dict())
 
     def _keep_random(self, module: LightningModule) -> None:
@@ -155,8 +155,8 @@ class StopOnSignal(Checkpoint):
         if self._random is not None:
             assert isinstance(module, TrainingModule)
             restore_random_state(self._random, module.generator)
-        if self._data is not None:
-            trainer.datamodule.load_state_dict(self._data)  # type: ignore[attr-defined]
+        if self._data is not None and (data := _data_of(trainer)) is not None:
+            data.load_state_dict(self._data)
         self._save(trainer, stops)
         self._requeue_if_warned(trainer, stops)
 
@@ -217,6 +217,11 @@ class LeaveOnSignal(Callback):
         """Give the signals back."""
         if self._interruption is not None:
             self._interruption.close()
+
+
+def _data_of(trainer: Trainer) -> LightningDataModule | None:
+    """Whatever data module it has: Lightning sets the attribute, and declares none."""
+    return getattr(trainer, "datamodule", None)
 
 
 def requeue() -> None:

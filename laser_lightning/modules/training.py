@@ -18,16 +18,8 @@ from laser_lightning.data.module import PromptDataModule, data_module
 from laser_lightning.data.seeds import seed_or_global
 from laser_lightning.distributed.parts import StepParts
 from laser_lightning.distributed.ranks import Ranks
-from laser_lightning.distributed.strategies import (
-    LaSeRDeepSpeedStrategy,
-    check_strategy,
-    gathered,
-    gathers,
-    micro_step,
-    steps_on_host,
-)
+from laser_lightning.distributed.strategies import TrainingStrategy, training_strategy
 from laser_lightning.errors import UserError
-from laser_lightning.modules.guarded_step import step_if_finite
 from laser_lightning.modules.optimization import (
     OptimizerSettings,
     build_optimizer,
@@ -77,9 +69,8 @@ class TrainingModule(Part, lightning.LightningModule):
 
     def configure_model(self) -> None:
         """Load the weights (once, whichever of fit and validate comes first)."""
-        check_strategy(self.strategy)
-        self.parts.strategy = self.strategy
-        if self.policy_settings.compile and getattr(self.strategy, "zero_stage_3", False):
+        self.parts.strategy = self.training_strategy
+        if self.policy_settings.compile and self.training_strategy.shards_weights:
             raise UserError("policy.compile does not work under ZeRO-3, which gathers weights layer by layer.")
         if not hasattr(self, "policy"):
             self.policy = Policy(self.policy_settings, self.tokenizer)
@@ -105,8 +96,8 @@ class TrainingModule(Part, lightning.LightningModule):
         optimizer = build_optimizer(
             self.policy.parameters(),
             self.optimizer_settings,
-            on_host=steps_on_host(self.strategy),
-            strategy_copies=isinstance(self.strategy, LaSeRDeepSpeedStrategy),
+            on_host=self.training_strategy.steps_on_host,
+            strategy_copies=self.training_strategy.keeps_float32_copies,
             embeddings=embedding_parameters(self.policy.lm),
         )
         schedule = build_schedule(optimizer, self.optimizer_settings, self.trainer.max_steps)
@@ -135,6 +126,15 @@ class TrainingModule(Part, lightning.LightningModule):
         return None if self._trainer is None else self._trainer.strategy
 
     @property
+    def training_strategy(self) -> TrainingStrategy:
+        """The same, as training sees it.
+
+        Raises:
+            UserError: if the gradients would be wrong under it.
+        """
+        return training_strategy(self.strategy)
+
+    @property
     def ranks(self) -> Ranks:
         """The processes that train together."""
         return Ranks(self.strategy, self.interruption.together)
@@ -151,18 +151,19 @@ class TrainingModule(Part, lightning.LightningModule):
     @contextmanager
     def gathered_weights(self, *models: Policy | AdaptersOff | None) -> Iterator[None]:
         """Around any use of a model outside of ``differentiable``; all ranks enter it together."""
-        holders = [model.policy if isinstance(model, AdaptersOff) else model for model in models]
-        if not gathers(self.strategy, *holders):
+        strategy = self.training_strategy
+        holders = [model.policy if isinstance(model, AdaptersOff) else model for model in models if model is not None]
+        if not strategy.gathers(*holders):
             yield
             return
         with ExitStack() as stack:
             with self.interruption.together():
-                stack.enter_context(gathered(self.strategy, *holders))
+                stack.enter_context(strategy.gathered(*holders))
             yield
 
     def micro_step(self, last: bool) -> AbstractContextManager[None]:
         """Around ``differentiable`` and ``backward_share`` of each micro-batch; all ranks have the same number."""
-        return micro_step(self.trainer.strategy, last)
+        return self.training_strategy.micro_step(last)
 
     def differentiable(self, *inputs: Any) -> Any:
         """``forward`` through the strategy's wrapper, which gradients must pass."""
@@ -188,7 +189,7 @@ class TrainingModule(Part, lightning.LightningModule):
         """
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
-        norm, stepped = step_if_finite(self.trainer.strategy, optimizer, self.optimizer_settings.max_grad_norm)
+        norm, stepped = self.training_strategy.step_if_finite(optimizer, self.optimizer_settings.max_grad_norm)
         if not stepped:
             total = self.trainer.strategy.reduce(loss, reduce_op="sum")
             self.skip_step(f"the loss is {float(total):.4g} and the gradient norm {norm:.4g}")

@@ -7,9 +7,10 @@ from typing import Any
 
 from laser_lightning.errors import UnusableFunctionError
 from laser_lightning.verifiers.base import Submission, Verification, Verifier
+from laser_lightning.verifiers.last_line import LastLineAnswers
 
 
-class FunctionVerifier(Verifier):
+class FunctionVerifier(LastLineAnswers, Verifier):
     """Rewards responses by a plain function: `(response: str, gold: str) -> float` or `(submission) -> float`.
 
     A function with one argument is given a `Submission`: the response with its gold answer, problem, prompt and all
@@ -92,29 +93,6 @@ class FunctionVerifier(Verifier):
             raise UnusableFunctionError(f"The verifier function {self.function!r} cannot be called: it is a {kind}.")
         return function
 
-    def extract(self, response: str) -> str | None:
-        """Finds the last line that is not empty.
-
-        Args:
-            response: The text that the model wrote, without its prompt.
-
-        Returns:
-            The stripped line, or None if the response is empty.
-        """
-        return last_line(response)
-
-    def equivalent(self, answer: str, gold: str) -> bool:
-        """Compares two answers as text; the reward does not use it.
-
-        Args:
-            answer: An extracted answer.
-            gold: Another one.
-
-        Returns:
-            True if the stripped texts are equal.
-        """
-        return answer.strip() == gold.strip()
-
     def reward(self, response: str, gold: str) -> float:
         """Calls the function.
 
@@ -142,12 +120,6 @@ class FunctionVerifier(Verifier):
             TypeError: If the path names something that cannot be called.
         """
         self._callable()
-
-
-def last_line(response: str) -> str | None:
-    """Finds the last line that is not empty, stripped; None if there is none."""
-    lines = response.strip().splitlines()
-    return lines[-1].strip() if lines else None
 
 
 def _arguments(function: Callable[..., float]) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 from laser_lightning.verifiers.base import Submission, Verification, Verifier, column
 from laser_lightning.verifiers.endpoint import ChatEndpoint
-from laser_lightning.verifiers.function import last_line
+from laser_lightning.verifiers.last_line import LastLineAnswers
 
 _PLACE = re.compile(r"\{([A-Za-z_][\w.-]*)\}")
 _OWN_PLACES = ("problem", "prompt", "response", "gold")
@@ -28,7 +28,7 @@ the form "Score: 1" if it does, or "Score: 0" if it does not.
 """
 
 
-class JudgeVerifier(Verifier):
+class JudgeVerifier(LastLineAnswers, Verifier):
     r"""Rewards responses by the grade that a language model gives, behind an OpenAI-compatible endpoint.
 
     The model is asked once for each response, and the last match of `pattern` in its reply is the grade; the reward is
@@ -125,29 +125,6 @@ class JudgeVerifier(Verifier):
         except ValueError:
             return None
         return grade if grade is not None and 0 <= grade <= self.best else None
-
-    def extract(self, response: str) -> str | None:
-        """Finds the last line that is not empty.
-
-        Args:
-            response: The text that the model wrote, without its prompt.
-
-        Returns:
-            The stripped line, or None if the response is empty.
-        """
-        return last_line(response)
-
-    def equivalent(self, answer: str, gold: str) -> bool:
-        """Compares two answers as text, for votes; the reward does not use it.
-
-        Args:
-            answer: An extracted answer.
-            gold: Another one.
-
-        Returns:
-            True if the stripped texts are equal.
-        """
-        return answer.strip() == gold.strip()
 
     def check_gold(self, gold: str) -> None:
         """Refuses an empty gold answer that the question would show, and accepts any other one.

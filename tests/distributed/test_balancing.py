@@ -1,7 +1,6 @@
 """Solutions of all ranks, dealt out anew: each is there once, with its own targets, and the tokens are even."""
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from laser_lightning.distributed.balancing import balanced, dealt
+from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.objective.targets import Targets
 from laser_lightning.records.batching import Rollouts
 
@@ -51,32 +51,45 @@ def a_round(rank: int, prompts: int, group: int, widths: tuple[int, int]) -> tup
     return rollouts, targets
 
 
-class Ranks:
-    """Threads that meet in ``gather``, as processes do in a collective operation."""
+class Meeting:
+    """Where threads meet, as processes do in a collective operation."""
 
     def __init__(self, ranks: int) -> None:
         self.barrier = threading.Barrier(ranks, timeout=20)
         self.slots: list[Any] = [None] * ranks
 
-    def gather(self, rank: int) -> Callable[[Tensor], Tensor]:
-        def call(value: Tensor) -> Tensor:
-            assert value.dtype != torch.bool  # gloo refuses them
-            self.slots[rank] = value
-            self.barrier.wait()
-            stacked = torch.stack(self.slots)
-            self.barrier.wait()
-            return stacked
 
-        return call
+class ThreadRanks(Ranks):
+    """One of several threads, as one of several processes."""
+
+    def __init__(self, meeting: Meeting, index: int) -> None:
+        super().__init__()
+        self.meeting, self.own_index = meeting, index
+
+    @property
+    def count(self) -> int:
+        return len(self.meeting.slots)
+
+    @property
+    def index(self) -> int:
+        return self.own_index
+
+    def stack(self, values: Tensor) -> Tensor:
+        assert values.dtype != torch.bool  # gloo refuses them
+        self.meeting.slots[self.index] = values
+        self.meeting.barrier.wait()
+        stacked = torch.stack(self.meeting.slots)
+        self.meeting.barrier.wait()
+        return stacked
 
 
 def on_all_ranks(rounds: list[tuple[Rollouts, Targets]], rows: list[list[int]]) -> list[Any]:
-    ranks, results = Ranks(len(rounds)), [None] * len(rounds)
+    meeting, results = Meeting(len(rounds)), [None] * len(rounds)
 
     def one(rank: int) -> None:
         rollouts, targets = rounds[rank]
         kept = torch.tensor(rows[rank], dtype=torch.long)
-        results[rank] = balanced(rollouts, targets, kept, ranks.gather(rank), rank, len(rounds))
+        results[rank] = balanced(rollouts, targets, kept, ThreadRanks(meeting, rank))
 
     threads = [threading.Thread(target=one, args=(rank,)) for rank in range(len(rounds))]
     for thread in threads:

@@ -1,6 +1,7 @@
 """Decoding with compiled steps, whose shapes stay the same from token to token."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
 
@@ -10,11 +11,8 @@ from torch.nn import functional
 from transformers import Cache, PreTrainedModel
 
 from laser_lightning.errors import UserError
-from laser_lightning.policy.model import Policy
-from laser_lightning.records.batching import Rollouts
-from laser_lightning.rollout.engine import Sampling
 from laser_lightning.rollout.transformers.cache import GrowingCache, cache_argument
-from laser_lightning.rollout.transformers.decoding import BatchSettings, Decoding
+from laser_lightning.rollout.transformers.decoding import Decoding
 from laser_lightning.rollout.transformers.grouped_attention import grouped_attention
 from laser_lightning.rollout.transformers.ring_cache import RingCache, RingLayer
 
@@ -88,6 +86,7 @@ def padded_rows(rows: int) -> int:
     return max(LEAST_ROWS, 1 << (rows - 1).bit_length())
 
 
+@dataclass(eq=False)
 class CompiledDecoding(Decoding):
     """Decode one round with compiled steps (see ``Decoding``; prompts are run as there).
 
@@ -102,30 +101,21 @@ class CompiledDecoding(Decoding):
             than ``sdpa``.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        prompts: Sequence[Sequence[int]],
-        out: Rollouts,
-        sampling: Sampling,
-        reward_token_id: int,
-        generator: torch.Generator,
-        settings: BatchSettings,
-        steps: CompiledSteps,
-    ) -> None:
+    steps: CompiledSteps
+
+    def __post_init__(self) -> None:
         if not CAN_COMPILE:
             raise UserError(
                 f"engine.compile needs torch {OLDEST_TORCH} or later, and this is {torch.__version__}: set "
                 "engine.compile to false."
             )
-        self.steps = steps
         self.ring: RingCache | None = None
-        super().__init__(policy, prompts, out, sampling, reward_token_id, generator, settings)
+        super().__post_init__()
         if not self.mask_is_ready:
             raise UserError(
                 "engine.compile works for models of transformers whose layers all attend to every token, with "
-                f"policy.attention sdpa, and this {type(policy.lm).__name__} is not one of them: set engine.compile to "
-                "false."
+                f"policy.attention sdpa, and this {type(self.policy.lm).__name__} is not one of them: set "
+                "engine.compile to false."
             )
 
     def run(self) -> None:
@@ -152,19 +142,18 @@ class CompiledDecoding(Decoding):
     def _place(self, cache: GrowingCache, padded: bool, width: int) -> None:
         if self.ring is None:
             self.ring = self.steps.reserve(cache, *self._shape)
-        self.ring.add(cache, len(self.slots), self.group_size)
+        self.ring.add(cache, len(self.rows), self.group_size)
 
     def _step(self, tokens: Tensor) -> Tensor:
         assert self.ring is not None
-        self.lengths = self.prompt_lengths + self.places
-        rows = len(tokens)
+        lengths, rows = self.rows.feed(), len(tokens)
         padding = (0, min(padded_rows(rows), self._shape[0]) - rows)
         # A padding row attends to its own token alone: with none at all its states would be NaN, and stay in the cache.
         hidden = self.steps.step(
             self.policy.lm.get_decoder(),
             self.ring,
             functional.pad(tokens, padding, value=self.policy.pad_token_id),
-            functional.pad(self.lengths, padding, value=1),
+            functional.pad(lengths, padding, value=1),
         )
         return self.policy.head(hidden[:rows])
 

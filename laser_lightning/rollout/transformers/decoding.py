@@ -13,6 +13,7 @@ from laser_lightning.policy.model import Policy
 from laser_lightning.records.batching import Rollouts, length_mask, pad_rows
 from laser_lightning.rollout.engine import Sampling
 from laser_lightning.rollout.transformers.cache import LEAST_ROOM, GrowingCache, Room, cache_argument
+from laser_lightning.rollout.transformers.rows import Rows
 from laser_lightning.rollout.transformers.sampling import sample
 
 
@@ -26,12 +27,9 @@ class BatchSettings:
     scores: bool
 
 
+@dataclass(eq=False)
 class Decoding:
-    """Decode one round in a running batch, which prompts that wait join when places are free.
-
-    Rows stand in a common space of columns and end in the same one, that of the token fed last. A prompt that joins
-    therefore begins as many columns before it as it is long; the keys in the cache hold its own positions. Columns in
-    which no row has a token any more are cut off on the left.
+    """Decode one round in a running batch, which prompts that wait join when places are free (see ``Rows``).
 
     Args:
         policy: the model, in evaluation mode.
@@ -43,19 +41,17 @@ class Decoding:
         settings: how many rows there are at a time.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        prompts: Sequence[Sequence[int]],
-        out: Rollouts,
-        sampling: Sampling,
-        reward_token_id: int,
-        generator: torch.Generator,
-        settings: BatchSettings,
-    ) -> None:
-        self.policy, self.out, self.sampling = policy, out, sampling
-        self.reward_token_id, self.generator, self.settings = reward_token_id, generator, settings
-        self.prompts, self.group_size = prompts, out.group_size
+    policy: Policy
+    prompts: Sequence[Sequence[int]]
+    out: Rollouts
+    sampling: Sampling
+    reward_token_id: int
+    generator: torch.Generator
+    settings: BatchSettings
+
+    def __post_init__(self) -> None:
+        policy, prompts = self.policy, self.prompts
+        self.group_size = self.out.group_size
         self.eos = torch.tensor(policy.eos_token_ids, device=policy.device)
         self.waiting = deque(sorted(range(len(prompts)), key=lambda prompt: len(prompts[prompt])))
         self.cache_argument = cache_argument(policy.lm.get_decoder())
@@ -64,10 +60,7 @@ class Decoding:
         self.mask_is_ready = _takes_finished_masks(policy, self.cache)
         self.refills = False  # a round that fits needs no spare columns
         self.refills = self._fitting(rows=0) < len(prompts) and self.cache.only_attention
-        # Of each row of the batch: the solution that it is, its prompt, its response up to now, its tokens in the
-        # cache, and whether it is still being sampled.
-        self.slots, self.prompt_lengths, self.places, self.lengths = self.eos.new_empty(4, 0)
-        self.live = torch.empty_like(self.slots, dtype=torch.bool)
+        self.rows = Rows.begin(*self.eos.new_empty(2, 0))
         self.width = 0  # columns of the cache
         self.padded = False
 
@@ -76,24 +69,24 @@ class Decoding:
         logits = self._join(self._fitting(rows=0))
         while True:
             tokens, log_probs = sample(logits, self.sampling, self.generator)
-            ended = self.live & torch.isin(tokens, self.eos)
+            ended = self.rows.live & torch.isin(tokens, self.eos)
             self._record(tokens, log_probs, ended)
             unscored = ended & self.settings.scores  # the next step's logits hold their scores
             # The one synchronisation with the device per token.
-            live, needed = torch.stack((self.live.sum(), (self.live | unscored).sum())).tolist()
+            live, needed = torch.stack((self.rows.live.sum(), (self.rows.live | unscored).sum())).tolist()
             if needed:
-                done = len(self.slots) - needed
-                if done and (live == 0 or done >= self.settings.drop_fraction * len(self.slots)):
-                    rows = self._keep(self.live | unscored, needed)
-                    tokens, unscored = tokens[rows], unscored[rows]
+                done = len(self.rows) - needed
+                if done and (live == 0 or done >= self.settings.drop_fraction * len(self.rows)):
+                    kept = self._keep(self.rows.live | unscored, needed)
+                    tokens, unscored = tokens[kept], unscored[kept]
                 if self.width == self.room.columns:
-                    self._cut(self.live | unscored)
+                    self._cut(self.rows.live | unscored)
                 logits = self._step(tokens)
             if needed > live:
                 self._score(logits, unscored)
             if joining := self._joining(live):
-                rows = self._keep(self.live, live)
-                logits = torch.cat((logits[rows], self._join(joining)))
+                kept = self._keep(self.rows.live, live)
+                logits = torch.cat((logits[kept], self._join(joining)))
             elif live == 0:
                 return
 
@@ -146,17 +139,12 @@ class Decoding:
         self._place(cache, padded, width)
         first = torch.tensor(chosen, device=ids.device) * self.group_size
         slots = (first[:, None] + torch.arange(self.group_size, device=ids.device)).flatten()
-        lengths = lengths.repeat_interleave(self.group_size)
-        self.slots = torch.cat((self.slots, slots))
-        self.prompt_lengths = torch.cat((self.prompt_lengths, lengths))
-        self.lengths = torch.cat((self.lengths, lengths))
-        self.places = torch.cat((self.places, torch.zeros_like(slots)))
-        self.live = torch.cat((self.live, torch.ones_like(slots, dtype=torch.bool)))
+        self.rows = self.rows.append(Rows.begin(slots, lengths.repeat_interleave(self.group_size)))
         return logits.repeat_interleave(self.group_size, 0)
 
     def _place(self, cache: GrowingCache, padded: bool, width: int) -> None:
         """Put the rows of another cache, as wide as said, behind those of the batch, each for a whole group."""
-        if len(self.slots):
+        if len(self.rows):
             self.padded = self.padded or padded or width != self.width
             self.cache.add_rows(cache, self.group_size)
         else:
@@ -173,24 +161,23 @@ class Decoding:
     def _record(self, tokens: Tensor, log_probs: Tensor, ended: Tensor) -> None:
         # Written for all rows with masks, since picking the live ones would wait for the device. Rows that have ended
         # write padding behind their response, hence the room for one token more.
-        out, slots, live = self.out, self.slots, self.live
-        out.response_ids[slots, self.places] = tokens.where(live, self.policy.pad_token_id)
-        out.sampling_log_probs[slots, self.places] = log_probs.where(live, 0.0)
-        out.finished[slots] |= ended
-        self.places = self.places + live
-        out.response_lengths[slots] = self.places
-        self.live = live & ~ended & (self.places < self.sampling.max_response_tokens)
+        out, rows = self.out, self.rows
+        out.response_ids[rows.slots, rows.response_lengths] = tokens.where(rows.live, self.policy.pad_token_id)
+        out.sampling_log_probs[rows.slots, rows.response_lengths] = log_probs.where(rows.live, 0.0)
+        out.finished[rows.slots] |= ended
+        rows.response_lengths = rows.response_lengths + rows.live
+        out.response_lengths[rows.slots] = rows.response_lengths
+        rows.live = rows.live & ~ended & (rows.response_lengths < self.sampling.max_response_tokens)
 
     def _step(self, tokens: Tensor) -> Tensor:
         """Feed the tokens [B] drawn last; return the logits [B, V] of the next ones."""
-        self.lengths = self.prompt_lengths + self.places  # rows that have ended stay as long as they were
-        mask = None
+        lengths, mask = self.rows.feed(), None
         if self.padded:
-            mask = torch.arange(self.width, -1, -1, device=tokens.device) < self.lengths[:, None]
+            mask = torch.arange(self.width, -1, -1, device=tokens.device) < lengths[:, None]
             if self.mask_is_ready:
                 mask = mask[:, None, None]
         self.width += 1
-        return self.policy.head(self._forward(self.cache, tokens[:, None], mask, self.lengths[:, None] - 1))
+        return self.policy.head(self._forward(self.cache, tokens[:, None], mask, lengths[:, None] - 1))
 
     def _forward(self, cache: GrowingCache, ids: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
         """[B, D] hidden states of the last place."""
@@ -202,7 +189,7 @@ class Decoding:
     def _score(self, logits: Tensor, rows: Tensor) -> None:
         chosen = rows.nonzero().squeeze(-1)
         scores = reward_token_log_probs(logits.index_select(0, chosen), self.reward_token_id)
-        self.out.reward_token_log_probs.index_copy_(0, self.slots.index_select(0, chosen), scores)
+        self.out.reward_token_log_probs.index_copy_(0, self.rows.slots.index_select(0, chosen), scores)
 
     # ------------------------------------------------- rows and columns that go
 
@@ -213,8 +200,7 @@ class Decoding:
         """
         rows = torch.arange(count, device=needed.device)
         rows[~needed[:count]] = count + needed[count:].nonzero().squeeze(-1)
-        self.slots, self.prompt_lengths = self.slots[rows], self.prompt_lengths[rows]
-        self.places, self.lengths, self.live = self.places[rows], self.lengths[rows], self.live[rows]
+        self.rows = self.rows.select(rows)
         if count:
             self._move(rows)
         return rows
@@ -222,12 +208,12 @@ class Decoding:
     def _move(self, rows: Tensor) -> None:
         """Make row ``rows[i]`` of the cache row i, and drop the others."""
         self.cache.batch_select_indices(rows)
-        self._cut(torch.ones_like(self.live))
+        self._cut(torch.ones_like(self.rows.live))
 
     def _cut(self, needed: Tensor) -> None:
         """Cut off the columns in which no needed row has a token."""
         if self.cache.only_attention:
-            self.width = int(self.lengths.where(needed, 0).max())
+            self.width = int(self.rows.cached_lengths.where(needed, 0).max())
             self.cache.cut(self.width)
 
 
