@@ -13,6 +13,7 @@ from laser_lightning.moved import OldPlaces
 if TYPE_CHECKING:
     from laser_lightning.data import PromptDataModule
     from laser_lightning.inference.scorer import LaSeRScorer
+    from laser_lightning.metrics.votes import Candidates, VoteRule
     from laser_lightning.modules.laser import LaSeRModule
     from laser_lightning.modules.rise import RISEModule
     from laser_lightning.modules.supervised import SupervisedModule
@@ -31,9 +32,12 @@ _EXPORTS = {
     "LaSeRScorer": "laser_lightning.inference.scorer",
     "PromptDataModule": "laser_lightning.data",
     "Rollouts": "laser_lightning.records.batching",
+    "Candidates": "laser_lightning.metrics.votes",
+    "VoteRule": "laser_lightning.metrics.votes",
 }
 
 __all__ = [
+    "Candidates",
     "LaSeRModule",
     "LaSeRScorer",
     "LastTokenSelfReward",
@@ -41,6 +45,7 @@ __all__ = [
     "RISEModule",
     "Rollouts",
     "SupervisedModule",
+    "VoteRule",
     "YesNoSelfReward",
 ]
 
