@@ -131,7 +131,7 @@ def candidates_of(
         answer_ids=answer_ids(answers),
         self_rewards=own,
         scores=own[:, None] if scores is None else torch.tensor(scores, dtype=torch.float32),
-        finished=torch.ones(len(answers), dtype=torch.bool) if finished is None else torch.tensor(finished),
+        finished=torch.ones(len(answers), dtype=torch.bool) if finished is None else torch.tensor(finished).bool(),
     )
 
 

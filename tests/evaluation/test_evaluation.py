@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from laser_lightning.arguments import made_from, plain_form
 from laser_lightning.data.problem import Problem
 from laser_lightning.evaluation.metrics import EvaluationMetrics, MetricsOfSets
+from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.metrics import VoteAccuracy
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.rounds import Round
@@ -94,6 +96,16 @@ def test_a_rule_beside_the_others_sees_all_scores(monkeypatch: pytest.MonkeyPatc
     metrics.update(round_, None)
     assert float(metrics.compute()["own@3"]) == 1.0
     assert "own@1" not in EvaluationMetrics(1, [], votes=[MeanOfScores("own")]).groups
+
+
+def test_rules_have_a_plain_form_for_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "metrics")
+    from vote_rules import MeanOfScores  # type: ignore[import-not-found]
+
+    plain = plain_form(EvaluationSettings(samples=3, votes=[MeanOfScores("own")]))
+    assert plain["init_args"]["votes"] == [{"class_path": "vote_rules.MeanOfScores", "init_args": {"name": "own"}}]
+    (rule,) = made_from(plain).votes
+    assert (type(rule), rule.name) == (MeanOfScores, "own")
 
 
 def test_each_of_several_rewards() -> None:

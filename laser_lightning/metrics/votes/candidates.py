@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from laser_lightning.errors import UserError
 from laser_lightning.metrics.groups import SampleGroups, sort_rows, starts_run
 
 # Votes are summed as integers, whose sum does not depend on the order of addition: ties are exact on every device.
@@ -39,7 +40,7 @@ class Candidates:
         problems: P, the number of problems.
         problem: [N] int64, number of each solution's problem, ascending from 0.
         answer_ids: [N] int64: of the solutions of one problem, those with equal ids gave the same answer; -1 for none.
-        self_rewards: [N] float32, r_s of each, not clamped.
+        self_rewards: [N] float32, r_s of each, not clamped; -inf in predictions where the model's score is no number.
         scores: [N, S] float32, all scores of each, NaN for those that it does not have: where each solution was
             verified several times, its verdicts. Elsewhere S is 1, and the score is r_s.
         finished: [N] bool: whether the response ended by itself; False for a truncated one.
@@ -89,7 +90,7 @@ class Candidates:
             [N], int64 for integers and else float64.
 
         Raises:
-            ValueError: if a number is not between these bounds, infinite ones and NaN included.
+            UserError: if a number is not between these bounds, infinite ones and NaN included.
         """
         classes, units = self.classes, _units(values)
         sums = units.new_zeros(len(classes.problem)).index_add(0, classes.row_class, units[classes.rows])
@@ -123,7 +124,7 @@ def _units(values: Tensor) -> Tensor:
     if not values.is_floating_point():
         return values.long()
     if not (values.abs() < LARGEST_VALUE).all():
-        raise ValueError(
+        raise UserError(
             f"Votes are summed from values between -{LARGEST_VALUE} and {LARGEST_VALUE}, and one is not: clamp "
             "them, and put a number in the place of NaN."
         )

@@ -5,6 +5,7 @@ from dataclasses import fields
 import pytest
 import torch
 
+from laser_lightning.errors import UserError
 from laser_lightning.metrics import Candidates, SampleGroups
 from laser_lightning.metrics.votes.candidates import ONE_VOTE
 
@@ -61,7 +62,7 @@ def test_what_cannot_be_summed_exactly_is_refused(value: float) -> None:
     values = torch.zeros(7)
     values[3] = value
     for add in (TWO.sum_by_answer, TWO.mean_by_answer, TWO.sum_by_problem):
-        with pytest.raises(ValueError, match="from values between -1024 and 1024, and one is not: clamp them"):
+        with pytest.raises(UserError, match="from values between -1024 and 1024, and one is not: clamp them"):
             add(values)
 
 
