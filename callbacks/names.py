@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from laser_lightning.metrics.votes import FIXED_RULES
 
 COUNTS = ("self_verification/correct", "self_verification/incorrect", "response/tokens")
-# Metrics are shown in this order; a name that ends in "*" stands for all that begin so.
+# Metrics are shown in this order; "*" stands for any text.
 ROWS = (
     "loss",
     "pass@1",
     "pass@1/*",
     "pass@*",
-    "maj@*",
-    "weighted_maj@*",
-    "best_of@*",
+    *(f"{rule.name}@*" for rule in FIXED_RULES),
+    "*@*",  # votes by rules of the user's
     "self_verification/f1",
     "self_verification/auroc",
     "self_verification/ece",
@@ -32,8 +34,7 @@ def row_order(values: Iterable[str]) -> list[str]:
     """The metrics in this order, those of other names behind them."""
     ordered: list[str] = []
     for pattern in ROWS:
-        begin = pattern.removesuffix("*")
-        matches = [name for name in values if name == pattern or (begin != pattern and name.startswith(begin))]
+        matches = [name for name in values if fnmatchcase(name, pattern)]
         ordered += [name for name in matches if name not in ordered]
     return ordered + [name for name in values if name not in ordered]
 

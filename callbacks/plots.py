@@ -1,6 +1,7 @@
 """The figures themselves, drawn from numbers without any global state of matplotlib."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from laser_lightning.callbacks.names import row_order
 from laser_lightning.metrics.functional import (
     auroc,
     expected_calibration_error,
@@ -24,6 +26,15 @@ Intervals = Mapping[int, tuple[float, float, float]]
 
 # Of the palette of Okabe and Ito, which people with any colour vision tell apart.
 BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
+ORANGE, SKY = "#E69F00", "#56B4E9"
+Style = tuple[str, str, str]
+OF_VOTES: dict[str, tuple[str, Style]] = {
+    "maj": ("majority", (VERMILLION, "s", "--")),
+    "weighted_maj": ("weighted majority", (GREEN, "^", "-.")),
+    "best_of": ("best of k", (PURPLE, "v", ":")),
+}
+"""Labels and styles (colour, marker, line) of the votes that are always there."""
+OF_OTHER_VOTES: Sequence[Style] = ((ORANGE, "D", "--"), (SKY, "P", "-."), (BLUE, "X", ":"), (GREY, "*", "-"))
 SCORE_LIMITS = (-1.0, 2.0)
 HISTOGRAM_BINS = 60
 MEAN_OF_STEPS = 10
@@ -108,7 +119,7 @@ def evaluation_figure(stage: str, step: int, curves: Mapping[str, Mapping[str, I
     Args:
         stage: ``val`` or ``test``, for the title.
         step: optimizer steps behind the weights, for the title.
-        curves: by panel and name (pass, maj, weighted_maj, best_of), at each k the value and its interval.
+        curves: by panel and name (pass, and those of the vote rules), at each k the value and its interval.
     """
     columns = min(len(curves), 2 if len(curves) <= 4 else 3)
     rows = -(-len(curves) // columns)
@@ -318,30 +329,22 @@ def _draw_curves(axes: Axes, curves: Series, if_empty: str, marked: bool = False
 
 
 def _draw_evaluation(axes: Axes, series: Series) -> None:
-    styles = (
-        ("pass@1", BLUE, "o", "-"),
-        ("maj@", VERMILLION, "s", "--"),
-        ("weighted_maj@", GREEN, "^", "-."),
-        ("best_of@", PURPLE, "v", ":"),
-    )
-    drawn = False
-    for start, color, marker, line in styles:
-        for name, points in series.items():
-            exact = name == start if not start.endswith("@") else name.startswith(start)
-            if exact and points:
-                steps, values = zip(*points, strict=True)
-                axes.plot(
-                    steps,
-                    values,
-                    color=color,
-                    marker=marker,
-                    linestyle=line,
-                    markersize=5,
-                    linewidth=1.6,
-                    label=name.replace("_", " "),
-                )
-                drawn = True
-    if not drawn:
+    shown = [name for name in row_order(series) if series[name] and _is_vote(name)]
+    rules = [name.partition("@")[0] for name in shown]
+    styles = {name: style for name, _, style in _styles(rules)}
+    for name, rule in (("pass@1", ""), *zip(shown, rules, strict=True)):
+        if series.get(name):
+            color, marker, line = styles.get(rule, (BLUE, "o", "-"))
+            axes.plot(
+                *zip(*series[name], strict=True),
+                color=color,
+                marker=marker,
+                linestyle=line,
+                markersize=5,
+                linewidth=1.6,
+                label=name.replace("_", " "),
+            )
+    if not axes.lines:
         return _say(axes, "no evaluation yet")
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.25 * (high - low))  # room for the legend
@@ -351,13 +354,11 @@ def _draw_evaluation(axes: Axes, series: Series) -> None:
 def _draw_intervals(axes: Axes, curves: Mapping[str, Intervals]) -> None:
     if not any(len(points) > 1 for points in curves.values()):
         return _say(axes, "one solution per problem:\nnothing to choose from")
-    styles = {
-        "maj": ("majority", VERMILLION, "s", "--"),
-        "weighted_maj": ("weighted majority", GREEN, "^", "-."),
-        "best_of": ("best of k", PURPLE, "v", ":"),
-        "pass": ("pass@k", GREY, None, (0, (1, 3))),
-    }
-    for name, (label, color, marker, line) in styles.items():
+    styles: list[tuple[str, str, tuple]] = [
+        *_styles([name for name in curves if name != "pass"]),
+        ("pass", "pass@k", (GREY, None, (0, (1, 3)))),
+    ]
+    for name, label, (color, marker, line) in styles:
         points = sorted(curves[name])
         value, low, high = zip(*(curves[name][k] for k in points), strict=True)
         axes.plot(points, value, color=color, marker=marker, linestyle=line, markersize=5, linewidth=1.6, label=label)
@@ -369,3 +370,15 @@ def _draw_intervals(axes: Axes, curves: Mapping[str, Intervals]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(points, [str(k) for k in points], minor=False)
     axes.minorticks_off()
+
+
+def _is_vote(metric: str) -> bool:
+    """Whether it is ``<name of a rule>@<k>``."""
+    return "@" in metric and "/" not in metric and not metric.startswith("pass@")
+
+
+def _styles(rules: Sequence[str]) -> Iterator[tuple[str, str, Style]]:
+    """Name, label and style of each rule."""
+    others = cycle(OF_OTHER_VOTES)
+    for name in dict.fromkeys(rules):
+        yield name, *(OF_VOTES[name] if name in OF_VOTES else (name.replace("_", " "), next(others)))

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,8 @@ from lightning.pytorch import LightningModule, Trainer
 from laser_lightning.callbacks.base import RunCallback
 from laser_lightning.data.module import data_module
 from laser_lightning.errors import UserError
-from laser_lightning.inference.vote import alike, count
+from laser_lightning.inference.vote import alike, candidates_of, chosen_by, count
+from laser_lightning.metrics.votes import VoteRule
 from laser_lightning.objective.self_reward.last_token import CORRECT_THRESHOLD
 from laser_lightning.records.rounds import Round
 from laser_lightning.runs.files import set_aside
@@ -59,6 +60,7 @@ class Predictions(RunCallback):
       model takes it for correct), ``finished``, and its length in ``tokens``.
     - ``majority``, ``weighted_majority``, ``best``: the answers that the solutions give together (see
       ``laser_lightning.inference.vote.Vote``).
+    - ``votes``: the answer by each rule of ``evaluation.votes``, by its name; left out where there is none.
 
     Records are written batch by batch (a row group each in Parquet), to ``<set>.jsonl.partial``; a file has its name
     once it is complete. A killed run that is repeated in its directory begins that file anew, from the solutions that
@@ -79,13 +81,13 @@ class Predictions(RunCallback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a module without solutions, and begin a file for each set."""
-        self.needs_laser_module(pl_module, "predictions")
+        module = self.needs_laser_module(pl_module, "predictions")
         rank = f".rank{trainer.global_rank}" if trainer.world_size > 1 else ""
-        writer = _JsonLines if self.format == "jsonl" else _Parquet
+        columns = schema(module.evaluator.settings.votes)
         for dataset in data_module(trainer, type(self).__name__).evaluation_problems:
             path = self.run_directory / self.filename / f"{dataset}{rank}.{self.format}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._writers[dataset] = writer(path)
+            self._writers[dataset] = _JsonLines(path) if self.format == "jsonl" else _Parquet(path, columns)
 
     def on_predict_batch_end(
         self,
@@ -101,7 +103,9 @@ class Predictions(RunCallback):
             return
         module = self.needs_laser_module(pl_module, "predictions")
         assert module.last_round is not None
-        self._writers[batch[0].dataset].write(list(records(module.last_round, module.verifier_pool)))
+        self._writers[batch[0].dataset].write(
+            list(records(module.last_round, module.verifier_pool, module.evaluator.settings.votes))
+        )
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the files their names."""
@@ -118,12 +122,21 @@ class Predictions(RunCallback):
         self._writers.clear()
 
 
-def records(round_: Round, pool: VerifierPool) -> Iterable[dict[str, Any]]:
+def schema(votes: Sequence[VoteRule]) -> pa.Schema:
+    """The columns of a Parquet file with the answers by these rules too."""
+    if not votes:
+        return SCHEMA
+    by_rule = pa.struct([(rule.name, pa.string()) for rule in votes])
+    return SCHEMA.insert(SCHEMA.get_field_index("solutions"), pa.field("votes", by_rule))
+
+
+def records(round_: Round, pool: VerifierPool, votes: Sequence[VoteRule] = ()) -> Iterable[dict[str, Any]]:
     """The record of each problem of a round.
 
     Args:
         round_: P problems with k solutions each.
         pool: says which answers are equivalent.
+        votes: rules beside those that are always there.
     """
     k = round_.rollouts.group_size
     answers = [verification.answer for verification in round_.verifications]
@@ -146,6 +159,7 @@ def records(round_: Round, pool: VerifierPool) -> Iterable[dict[str, Any]]:
             "majority": chosen.majority,
             "weighted_majority": chosen.weighted_majority,
             "best": chosen.best,
+            **({"votes": _by_rule(votes, round_, rows, voting[number], scores)} if votes else {}),
             "solutions": [
                 {
                     "text": round_.texts[row],
@@ -159,6 +173,20 @@ def records(round_: Round, pool: VerifierPool) -> Iterable[dict[str, Any]]:
                 for row in rows
             ],
         }
+
+
+def _by_rule(
+    votes: Sequence[VoteRule], round_: Round, rows: range, answers: list[str | None], scores: list[float]
+) -> dict[str, str | None]:
+    """The answer that each rule gives to one problem, from the solutions of these rows."""
+    candidates = candidates_of(
+        answers,
+        scores[rows.start : rows.stop],
+        round_.rollouts.finished[rows.start : rows.stop].tolist(),
+        None if round_.scores is None else round_.scores[rows.start : rows.stop].tolist(),
+    )
+    chosen = {rule.name: chosen_by(rule, candidates) for rule in votes}
+    return {name: None if row is None else answers[row] for name, row in chosen.items()}
 
 
 class _JsonLines:
@@ -182,14 +210,15 @@ class _JsonLines:
 class _Parquet:
     """A Parquet file that is being written; it can be read once it is closed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.schema = schema
         self.path, self.partial = path, path.with_name(f"{path.name}.partial")
         self.partial.unlink(missing_ok=True)  # an interrupted run of this process may hold it open, and write its end
-        self._writer = pq.ParquetWriter(self.partial, SCHEMA)
+        self._writer = pq.ParquetWriter(self.partial, schema)
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         """Add records as a row group."""
-        self._writer.write_table(pa.Table.from_pylist(_encodable(rows), schema=SCHEMA))
+        self._writer.write_table(pa.Table.from_pylist(_encodable(rows), schema=self.schema))
 
     def close(self) -> None:
         """Write the end of the file."""

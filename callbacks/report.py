@@ -1,7 +1,7 @@
 """The report of a stand-alone evaluation: tables, CSV, JSON, and figures of accuracy against k."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
@@ -15,7 +15,6 @@ from laser_lightning.callbacks.names import number
 from laser_lightning.callbacks.plots import evaluation_figure, render
 from laser_lightning.callbacks.publish import publish_figure
 from laser_lightning.callbacks.results import (
-    CURVES,
     EvaluationResult,
     SetResult,
     evaluation_result,
@@ -23,7 +22,7 @@ from laser_lightning.callbacks.results import (
     write_json,
     write_table,
 )
-from laser_lightning.metrics import SampleGroups
+from laser_lightning.metrics import SampleGroups, VoteRule
 
 DPI = 150
 VERIFICATION = ("f1", "accuracy_on_correct", "accuracy_on_incorrect", "auroc", "ece", "correct", "incorrect")
@@ -37,6 +36,7 @@ BROKEN = {  # names too long for one line
     "response/length_tokens": "length\n_tokens",
     "response/tokens": "tokens",
 }
+COLUMNS_OF_VOTES = 4  # those that 80 columns hold beside the others
 Cell = Callable[[SetResult], str]
 
 
@@ -44,14 +44,14 @@ class EvaluationReport(RunCallback):
     """Reports what ``validate`` or ``test`` measured: every metric of every set and their average over sets.
 
     Tables are printed, and ``<run>/evaluation`` gets ``<stage>.csv`` (a row per set), ``<stage>_curves.csv`` and
-    ``<stage>_curves.png`` (pass@k, majority, weighted majority and best-of-k at k = 1, 2, 4, ... up to the samples, see
-    ``metrics.problem_curves``) and ``<stage>.json`` (all of it), where the stage is ``val`` or ``test``. Means over
-    problems have 95% intervals of the bootstrap over problems. During ``fit`` nothing is done: the run's summary shows
-    its evaluations.
+    ``<stage>_curves.png`` (pass@k and all votes at k = 1, 2, 4, ... up to the samples, see ``metrics.problem_curves``)
+    and ``<stage>.json`` (all of it), where the stage is ``val`` or ``test``. Means over problems have 95% intervals of
+    the bootstrap over problems. During ``fit`` nothing is done: the run's summary shows its evaluations.
     """
 
     def __init__(self) -> None:
         self._groups: dict[str, SampleGroups] = {}
+        self._votes: Sequence[VoteRule] = ()
 
     @property
     def directory(self) -> Path:
@@ -69,6 +69,7 @@ class EvaluationReport(RunCallback):
             module = self.needs_laser_module(pl_module, "report")
             names = module.data.evaluation_problems
             self._groups = {name: module.evaluator.metrics_of(name).sample_groups() for name in names}
+            self._votes = module.evaluator.settings.votes
 
     on_test_epoch_end = on_validation_epoch_end
 
@@ -86,7 +87,7 @@ class EvaluationReport(RunCallback):
         self._groups = {}
         if not trainer.is_global_zero or not values:
             return
-        result = evaluation_result(stage, self.step(trainer), values, groups)
+        result = evaluation_result(stage, self.step(trainer), values, groups, self._votes)
         self.directory.mkdir(parents=True, exist_ok=True)
         write_table(self.directory / f"{stage}.csv", result)
         write_json(self.directory / f"{stage}.json", result)
@@ -105,15 +106,22 @@ def tables(result: EvaluationResult) -> list[Table]:
     Args:
         result: what to show. A value that is undefined is -, and what a set does not have is empty.
     """
+    votes: list[tuple[str, Cell]] = [
+        (f"{BROKEN.get(name, name)}@k", _at_k(name)) for name in result.rows()[0][1].curves
+    ]
     accuracy: dict[str, Cell] = {
         "problems\nx k": lambda one: " x ".join(str(size) for size in (one.problems, one.samples) if size is not None),
         "pass@1": _metric("pass@1"),
         "95% interval": _interval,
-        **{f"{BROKEN.get(name, name)}@k": _at_k(name) for name in CURVES},
+        **dict(votes[:COLUMNS_OF_VOTES]),
     }
     verification = {BROKEN.get(name, name): _metric(f"self_verification/{name}") for name in VERIFICATION}
     return [
         _table(f"{result.stage} at step {result.step}", result, accuracy),
+        *(
+            _table("evaluation.votes", result, dict(votes[start : start + COLUMNS_OF_VOTES]))
+            for start in range(COLUMNS_OF_VOTES, len(votes), COLUMNS_OF_VOTES)
+        ),
         _table("self_verification/", result, verification),
         _table("reward, response/, seconds", result, {BROKEN.get(name, name): _metric(name) for name in COSTS}),
         *_kinds_table(result),

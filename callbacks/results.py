@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +15,7 @@ from laser_lightning.callbacks.base import finite
 from laser_lightning.callbacks.names import row_order
 from laser_lightning.metrics import MeanReward, SampleGroups, percentile_interval, problem_curves, resampled_means
 from laser_lightning.metrics.bootstrap import LEVEL, RESAMPLES
-
-CURVES = ("pass", "maj", "weighted_maj", "best_of")
+from laser_lightning.metrics.votes import FIXED_RULES, VoteRule
 
 
 class Estimate(NamedTuple):
@@ -36,7 +35,7 @@ class SetResult:
         samples: solutions per problem, k; None for the average over sets of different k.
         values: value of each metric, by the name that follows ``<stage>/<set>/``.
         intervals: lower and upper end for those of them that are means over problems.
-        curves: of pass, maj, weighted_maj and best_of the estimate at each k.
+        curves: of pass@k and of each vote rule, by its name, the estimate at each k.
     """
 
     problems: int | None
@@ -69,7 +68,11 @@ class EvaluationResult:
 
 
 def evaluation_result(
-    stage: str, step: int, values: Mapping[str, Mapping[str, float]], groups: Mapping[str, SampleGroups]
+    stage: str,
+    step: int,
+    values: Mapping[str, Mapping[str, float]],
+    groups: Mapping[str, SampleGroups],
+    votes: Sequence[VoteRule] = (),
 ) -> EvaluationResult:
     """Adds intervals, curves and the average to what was logged.
 
@@ -78,15 +81,17 @@ def evaluation_result(
         step: optimizer steps behind the weights.
         values: the logged value of each metric, by set.
         groups: the solutions of each set.
+        votes: rules beside those that are always there.
     """
-    means = {name: _Means.of(name, groups[name]) for name in values}
+    means = {name: _Means.of(name, groups[name], votes) for name in values}
+    curves = ["pass", *(rule.name for rule in (*FIXED_RULES, *votes))]
     sets = {}
     for name, own in values.items():
         sizes = set(groups[name].sizes.tolist())
         ordered = {metric: own[metric] for metric in row_order(own)}
         samples = sizes.pop() if len(sizes) == 1 else None
-        sets[name] = _set_result(len(groups[name].sizes), samples, ordered, means[name])
-    average = _average(list(sets.values()), list(means.values())) if len(sets) > 1 else None
+        sets[name] = _set_result(len(groups[name].sizes), samples, ordered, means[name], curves)
+    average = _average(list(sets.values()), list(means.values()), curves) if len(sets) > 1 else None
     return EvaluationResult(stage, step, sets, average)
 
 
@@ -99,8 +104,8 @@ class _Means:
     resamples: Tensor
 
     @classmethod
-    def of(cls, dataset: str, groups: SampleGroups) -> "_Means":
-        columns = {"reward": MeanReward().problem_values(groups), **problem_curves(groups)}
+    def of(cls, dataset: str, groups: SampleGroups, votes: Sequence[VoteRule]) -> "_Means":
+        columns = {"reward": MeanReward().problem_values(groups), **problem_curves(groups, votes)}
         table = torch.stack(list(columns.values()), dim=1).cpu().double()
         return cls(list(columns), table.mean(dim=0), resampled_means(table, seed=crc32(dataset.encode())))
 
@@ -114,7 +119,7 @@ class _Means:
         return {name: Estimate(*row) for name, row in zip(self.names, rows, strict=True)}
 
 
-def _average(sets: list[SetResult], means: list[_Means]) -> SetResult:
+def _average(sets: list[SetResult], means: list[_Means], curves: list[str]) -> SetResult:
     shared = [name for name in means[0].names if all(name in other.names for other in means)]
     parts = [one.select(shared) for one in means]
     mean = _Means(
@@ -125,12 +130,14 @@ def _average(sets: list[SetResult], means: list[_Means]) -> SetResult:
     names = [name for name in sets[0].values if all(name in other.values for other in sets)]
     values = {name: sum(one.values[name] for one in sets) / len(sets) for name in names}
     samples = {one.samples for one in sets}
-    return _set_result(None, samples.pop() if len(samples) == 1 else None, values, mean)
+    return _set_result(None, samples.pop() if len(samples) == 1 else None, values, mean, curves)
 
 
-def _set_result(problems: int | None, samples: int | None, values: dict[str, float], means: _Means) -> SetResult:
+def _set_result(
+    problems: int | None, samples: int | None, values: dict[str, float], means: _Means, names: list[str]
+) -> SetResult:
     estimates = means.estimates()
-    curves: dict[str, dict[int, Estimate]] = {name: {} for name in CURVES}
+    curves: dict[str, dict[int, Estimate]] = {name: {} for name in names}
     for name, estimate in estimates.items():
         curve, _, k = name.partition("@")
         if k:

@@ -13,6 +13,7 @@ from laser_lightning.moved import OldPlaces
 if TYPE_CHECKING:
     from laser_lightning.data import PromptDataModule
     from laser_lightning.inference.scorer import LaSeRScorer
+    from laser_lightning.metrics.votes import Candidates, VoteRule
     from laser_lightning.modules.laser import LaSeRModule
     from laser_lightning.modules.rise import RISEModule
     from laser_lightning.modules.supervised import SupervisedModule
@@ -61,6 +62,8 @@ _EXPORTS = {
     "LossTerm": "laser_lightning.objective.term",
     "StepContext": "laser_lightning.objective.context",
     "Advantages": "laser_lightning.objective.advantages",
+    "Candidates": "laser_lightning.metrics.votes",
+    "VoteRule": "laser_lightning.metrics.votes",
 }
 
 __all__ = [
@@ -68,6 +71,7 @@ __all__ = [
     "AdvantageMixing",
     "Advantages",
     "BatchNormalized",
+    "Candidates",
     "GroupRelative",
     "ImportanceCorrection",
     "KLDivergence",
@@ -87,6 +91,7 @@ __all__ = [
     "StepContext",
     "SupervisedModule",
     "TruncatedImportance",
+    "VoteRule",
     "YesNoSelfReward",
 ]
 

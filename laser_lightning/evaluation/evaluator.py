@@ -60,7 +60,9 @@ class Evaluator(nn.Module):
         """
         self.metrics = MetricsOfSets()
         for name in sets:
-            self.metrics[name] = EvaluationMetrics(self.samples_of(name), kinds(name), reward_names)
+            self.metrics[name] = EvaluationMetrics(
+                self.samples_of(name), kinds(name), reward_names, self.settings.votes
+            )
         unknown = set(self.settings.samples_per_set) - set(sets)
         if unknown and sets:
             raise UserError(f"evaluation.samples_per_set names {sorted(unknown)}, which no data set has as its key.")

@@ -86,6 +86,7 @@ class KeptRounds:
             column("reference_log_prob") if exact else None,
             column("self_reward"),
             seconds=kept.seconds,
+            scores=column("scores") if solutions[0].scores else None,
         )
 
     def put(self, dataset: str, round_: Round | None) -> None:
@@ -113,6 +114,7 @@ def _solutions(round_: Round) -> list[KeptSolution]:
     rollouts, group = round_.rollouts, round_.rollouts.group_size
     prompts = [prompt_fingerprint(problem.prompt_ids) for problem in round_.problems]
     references = [None] * len(rollouts) if round_.references is None else round_.references.tolist()
+    scores: list[list[float]] = [[]] * len(rollouts) if round_.scores is None else round_.scores.tolist()
     columns = (
         round_.texts,
         rollouts.responses(),
@@ -139,6 +141,7 @@ def _solutions(round_: Round) -> list[KeptSolution]:
             self_reward,
             dict(verification.rewards),
             verification.policy_reward,
+            scores[row],
         )
         for row, (text, ids, finished, log_prob, reference, reward, verification, self_reward) in enumerate(
             zip(*columns, strict=True)

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from laser_lightning.metrics import (
-    BestOfK,
-    MajorityVote,
     MeanReward,
     PassAt1,
     PassAt1ByKind,
@@ -17,11 +15,13 @@ from laser_lightning.metrics import (
     ResponseStatistics,
     SampleGroups,
     SelfVerification,
+    VoteAccuracy,
+    VoteRule,
     WallTime,
-    WeightedMajorityVote,
     answer_ids,
 )
 from laser_lightning.metrics.answers import Compare, representatives
+from laser_lightning.metrics.votes import FIXED_RULES
 from laser_lightning.records.rounds import Round
 
 
@@ -32,16 +32,17 @@ class EvaluationMetrics(nn.Module):
         samples: solutions per problem, k.
         kinds: kinds of problems to report apart; empty for none.
         reward_names: names of the verifier's reward functions, each of which is reported as ``reward/<name>``.
+        votes: rules beside those that are always there; each is reported as ``<its name>@<k>``.
     """
 
-    def __init__(self, samples: int, kinds: list[str], reward_names: Sequence[str] = ()) -> None:
+    def __init__(
+        self, samples: int, kinds: list[str], reward_names: Sequence[str] = (), votes: Sequence[VoteRule] = ()
+    ) -> None:
         super().__init__()
         groups: dict[str, nn.Module] = {"reward": MeanReward(), "pass@1": PassAt1()}
         if samples > 1:
             groups[f"pass@{samples}"] = PassAtK(samples)
-            groups[f"maj@{samples}"] = MajorityVote()
-            groups[f"weighted_maj@{samples}"] = WeightedMajorityVote()
-            groups[f"best_of@{samples}"] = BestOfK()
+            groups |= {f"{rule.name}@{samples}": VoteAccuracy(rule) for rule in (*FIXED_RULES, *votes)}
         self.groups = MetricCollection(groups)  # type: ignore[arg-type]
         self.rewards = nn.ModuleDict({name: MeanReward() for name in reward_names})
         self.self_verification = SelfVerification()
@@ -70,7 +71,10 @@ class EvaluationMetrics(nn.Module):
             "rewards": round_.rewards,
             "answer_ids": answer_ids([answer for group in groups for answer in group]).to(device),
             "self_rewards": round_.self_rewards,
+            "finished": round_.rollouts.finished,
         }
+        if round_.scores is not None:
+            columns["scores"] = round_.scores
         self.groups.update(**columns)
         for name, metric in self._of_rewards().items():
             # Only the rows that the function was asked about, in a MixedVerifier; 0 where it failed.

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from laser_lightning.metrics.votes import FIXED_RULES, VoteRule, check_names
 from laser_lightning.rollout import Sampling
 
 
@@ -19,6 +20,7 @@ class EvaluationSettings:
             ``<run>/kept/<stage>/<set>``. The same evaluation in the same run directory then takes them from there and
             samples only the batches that are missing. A run without a directory of its own (no logger, and
             ``trainer.default_root_dir`` is the working directory) keeps nothing.
+        votes: vote rules beside majority, weighted majority and best of k; each is reported as ``<its name>@<k>``.
     """
 
     samples: int = 8
@@ -27,3 +29,7 @@ class EvaluationSettings:
     at_start: bool = True
     at_end: bool = True
     keep: bool = True
+    votes: list[VoteRule] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_names(self.votes, FIXED_RULES)

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 
 from laser_lightning.errors import UserError
-from laser_lightning.metrics.voting import ONE_VOTE, score_votes
+from laser_lightning.metrics.votes.candidates import ONE_VOTE
+from laser_lightning.metrics.votes.weighted_majority import score_votes
 
 StopReason = Literal["certain", "confidence"]
 

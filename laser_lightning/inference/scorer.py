@@ -13,6 +13,7 @@ from laser_lightning.errors import UserError
 from laser_lightning.inference.early_stop import EarlyStop
 from laser_lightning.inference.solve import Solution, Solved, solve
 from laser_lightning.inference.vote import Vote, vote
+from laser_lightning.metrics.votes import VoteRule
 from laser_lightning.objective.self_reward.last_token import settled_scores
 from laser_lightning.objective.self_reward.settings import SelfRewardSettings
 from laser_lightning.policy.lora import ADAPTER_CONFIG, base_model, merge_adapter
@@ -147,6 +148,7 @@ class LaSeRScorer:
         verifier: Verifier | VerifierPool | None = None,
         stop: EarlyStop | None = EarlyStop(),
         sampling: Sampling | None = None,
+        rule: VoteRule | None = None,
     ) -> list[Solved]:
         """Draw solutions until their weighted vote is decided, and let them vote.
 
@@ -162,6 +164,7 @@ class LaSeRScorer:
                 several spellings; equivalence is taken to be transitive.) None draws all ``n`` at once: the same as
                 ``generate`` and ``vote``.
             sampling: as in ``generate``.
+            rule: as in ``vote``. It needs ``stop=None``, since ``stop`` looks at the weighted vote.
 
         Returns:
             P results.
@@ -175,7 +178,7 @@ class LaSeRScorer:
         def draw(rows: list[int], count: int) -> list[list[Solution]]:
             return self._draw([encoded[row] for row in rows], count, sampling)
 
-        return solve(draw, len(encoded), n, stop, _pool(verifier))
+        return solve(draw, len(encoded), n, stop, _pool(verifier), rule)
 
     def _prompts_to_solve(self, prompts: Sequence[Prompt], n: int, sampling: Sampling) -> list[list[int]]:
         """Token ids of prompts, each of which leaves room for a response."""
@@ -240,6 +243,7 @@ class LaSeRScorer:
         solutions: Sequence[Solution],
         verifier: Verifier | VerifierPool | None = None,
         verifier_name: str | None = None,
+        rule: VoteRule | None = None,
     ) -> Vote:
         r"""Choose one answer among the solutions of one problem.
 
@@ -249,11 +253,20 @@ class LaSeRScorer:
                 which takes the last ``\boxed{}``. A verifier runs in this process without a time limit; a
                 ``VerifierPool`` has one, and a solution on which it fails has no answer.
             verifier_name: which of a ``MixedVerifier``'s verifiers judges the problem; None for its default.
+            rule: a vote rule of your own, or of ``laser_lightning.metrics.votes``, which gives ``Vote.chosen`` beside
+                the three answers that are always given.
 
         Raises:
             UserError: if there is no solution, or no verifier of this name.
         """
-        return vote([s.text for s in solutions], [s.self_reward for s in solutions], _pool(verifier), verifier_name)
+        return vote(
+            [s.text for s in solutions],
+            [s.self_reward for s in solutions],
+            _pool(verifier),
+            verifier_name,
+            rule,
+            [s.finished for s in solutions],
+        )
 
     # ------------------------------------------------------------------- scores
 

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from laser_lightning.errors import UserError
 from laser_lightning.inference.early_stop import EarlyStop, StopReason
 from laser_lightning.inference.vote import Vote, alike, count
+from laser_lightning.metrics.votes import VoteRule, WeightedMajority
 from laser_lightning.verifiers import VerifierPool
 
 
@@ -48,7 +50,9 @@ Draw = Callable[[list[int], int], list[list[Solution]]]
 """Draws so many solutions to each of the problems with these numbers."""
 
 
-def solve(draw: Draw, problems: int, n: int, stop: EarlyStop | None, pool: VerifierPool) -> list[Solved]:
+def solve(
+    draw: Draw, problems: int, n: int, stop: EarlyStop | None, pool: VerifierPool, rule: VoteRule | None = None
+) -> list[Solved]:
     """Draw solutions to problems, in each round for all that are not decided yet, and let them vote.
 
     Args:
@@ -57,10 +61,19 @@ def solve(draw: Draw, problems: int, n: int, stop: EarlyStop | None, pool: Verif
         n: most solutions of a problem.
         stop: when not to draw all ``n``; None draws them in one round.
         pool: finds the answers, and says which are equivalent.
+        rule: gives ``Vote.chosen``.
 
     Returns:
         P results.
+
+    Raises:
+        UserError: if ``stop``, which looks at the weighted vote, is given with a rule that chooses in another way.
     """
+    if stop is not None and rule is not None and type(rule) is not WeightedMajority:
+        raise UserError(
+            f"stop looks at the weighted vote, which may be decided before that of the rule '{rule.name}' is: draw all "
+            "solutions, with stop=None."
+        )
     solutions: list[list[Solution]] = [[] for _ in range(problems)]
     answers: list[list[str | None]] = [[] for _ in range(problems)]
     stopped: list[StopReason | None] = [None] * problems
@@ -78,6 +91,7 @@ def solve(draw: Draw, problems: int, n: int, stop: EarlyStop | None, pool: Verif
                 stopped[row] = stop.reason(same, [s.self_reward for s in solutions[row]], n - drawn)
             undecided = [row for row in undecided if stopped[row] is None]
     votes = [
-        count(same, [s.self_reward for s in group]) for same, group in zip(alike(answers, pool), solutions, strict=True)
+        count(same, [s.self_reward for s in group], rule, [s.finished for s in group])
+        for same, group in zip(alike(answers, pool), solutions, strict=True)
     ]
     return [Solved(*columns) for columns in zip(solutions, votes, stopped, strict=True)]

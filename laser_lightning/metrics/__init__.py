@@ -17,13 +17,17 @@ from laser_lightning.metrics.pass_at_k import PassAt1, PassAt1ByKind, PassAtK
 from laser_lightning.metrics.responses import ResponseStatistics
 from laser_lightning.metrics.reward import MeanReward
 from laser_lightning.metrics.self_verification import SelfVerification
-from laser_lightning.metrics.voting import BestOfK, MajorityVote, WeightedMajorityVote
+from laser_lightning.metrics.votes import BestScored, Candidates, Majority, VoteRule, WeightedMajority
+from laser_lightning.metrics.voting import BestOfK, MajorityVote, VoteAccuracy, WeightedMajorityVote
 from laser_lightning.metrics.wall_time import WallTime
 
 __all__ = [
     "BestOfK",
+    "BestScored",
+    "Candidates",
     "ExactMetric",
     "GroupMetric",
+    "Majority",
     "MajorityVote",
     "MeanReward",
     "PassAt1",
@@ -33,7 +37,10 @@ __all__ = [
     "ResponseStatistics",
     "SampleGroups",
     "SelfVerification",
+    "VoteAccuracy",
+    "VoteRule",
     "WallTime",
+    "WeightedMajority",
     "WeightedMajorityVote",
     "answer_ids",
     "auroc",

@@ -1,17 +1,14 @@
 """Accuracy against the number of solutions k that are looked at: pass@k, votes and best-of-k."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from laser_lightning.metrics.groups import GroupMetric, SampleGroups
+from laser_lightning.metrics.groups import SampleGroups
 from laser_lightning.metrics.pass_at_k import PassAtK
-from laser_lightning.metrics.voting import BestOfK, MajorityVote, WeightedMajorityVote
-
-CHOICES: dict[str, type[GroupMetric]] = {
-    "maj": MajorityVote,
-    "weighted_maj": WeightedMajorityVote,
-    "best_of": BestOfK,
-}
+from laser_lightning.metrics.votes import FIXED_RULES, VoteRule
+from laser_lightning.metrics.voting import problem_accuracy
 
 
 def curve_points(samples: int) -> list[int]:
@@ -24,7 +21,7 @@ def curve_points(samples: int) -> list[int]:
     return sorted({*powers, samples} - {0})
 
 
-def problem_curves(groups: SampleGroups) -> dict[str, Tensor]:
+def problem_curves(groups: SampleGroups, votes: Sequence[VoteRule] = ()) -> dict[str, Tensor]:
     """The value of each problem at each k, under the names of the metrics: ``pass@2``, ``maj@2``, ``best_of@2``, ...
 
     All solutions are used at every k. pass@k is the unbiased estimator from all of them. For the others a problem's n
@@ -34,6 +31,7 @@ def problem_curves(groups: SampleGroups) -> dict[str, Tensor]:
 
     Args:
         groups: the solutions of P problems; k goes up to the least number of solutions that a problem has.
+        votes: rules beside those that are always there.
 
     Returns:
         By name [P] float32, in the order of k.
@@ -43,8 +41,8 @@ def problem_curves(groups: SampleGroups) -> dict[str, Tensor]:
     for k in curve_points(least):
         values[f"pass@{k}"] = PassAtK(k).problem_values(groups)
         blocks, owner = groups.blocks(k)
-        for name, metric in CHOICES.items():
+        for rule in (*FIXED_RULES, *votes):
             sums = torch.zeros_like(groups.sizes, dtype=torch.float32)
-            sums = sums.index_add(0, owner, metric().problem_values(blocks))
-            values[f"{name}@{k}"] = sums / (groups.sizes // k)
+            sums = sums.index_add(0, owner, problem_accuracy(rule, blocks))
+            values[f"{rule.name}@{k}"] = sums / (groups.sizes // k)
     return values

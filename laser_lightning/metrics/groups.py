@@ -35,6 +35,8 @@ class SampleGroups:
         correct: [N], bool: whether the reward is above 0.5.
         answer_ids: [N], int64, -1 for no answer.
         self_rewards: [N], float32, not clamped.
+        finished: [N], bool: whether the response ended by itself.
+        scores: [N, S], float32, all scores of each solution, NaN for absent ones; [N, 1] where that is r_s alone.
     """
 
     problem_ids: Tensor
@@ -44,6 +46,8 @@ class SampleGroups:
     correct: Tensor
     answer_ids: Tensor
     self_rewards: Tensor
+    finished: Tensor
+    scores: Tensor
 
     @classmethod
     def regroup(
@@ -53,15 +57,32 @@ class SampleGroups:
         rewards: Tensor,
         answer_ids: Tensor,
         self_rewards: Tensor,
+        finished: Tensor | None = None,
+        scores: Tensor | None = None,
     ) -> Self:
-        """Group rows [N] in any order; of rows with the same problem id and sample index the first counts."""
+        """Group rows [N] in any order; of rows with the same problem id and sample index the first counts.
+
+        All are finished where ``finished`` does not say otherwise, and have one score, r_s, without ``scores``.
+        """
+        finished = torch.ones_like(problem_ids, dtype=torch.bool) if finished is None else finished.bool()
+        scores = self_rewards[:, None] if scores is None else scores
         order = sort_rows(problem_ids, sample_indices)
         order = order[starts_run(problem_ids[order], sample_indices[order])]
         unique_ids, problem, sizes = torch.unique_consecutive(
             problem_ids[order], return_inverse=True, return_counts=True
         )
         rewards = rewards[order]
-        return cls(unique_ids, sizes, problem, rewards, rewards > 0.5, answer_ids[order], self_rewards[order])
+        return cls(
+            unique_ids,
+            sizes,
+            problem,
+            rewards,
+            rewards > 0.5,
+            answer_ids[order],
+            self_rewards[order],
+            finished[order],
+            scores[order],
+        )
 
     def check_sizes(self, k: int) -> None:
         """Refuse ``k`` if a problem has fewer solutions.
@@ -116,6 +137,8 @@ class SampleGroups:
             self.correct[rows],
             self.answer_ids[rows],
             self.self_rewards[rows],
+            self.finished[rows],
+            self.scores[rows],
         )
 
     def sum(self, values: Tensor) -> Tensor:
@@ -134,6 +157,7 @@ class GroupMetric(ExactMetric):
     """
 
     higher_is_better: bool | None = True
+    scores_per_solution: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,6 +166,9 @@ class GroupMetric(ExactMetric):
         self.add_list("rewards", torch.float32)
         self.add_list("answer_ids", torch.int64)
         self.add_list("self_rewards", torch.float32)
+        self.add_list("finished", torch.uint8)
+        self.add_list("scores", torch.float32)  # [N * S], row by row
+        self.add_state("scores_per_solution", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="max")
 
     def update(
         self,
@@ -150,6 +177,8 @@ class GroupMetric(ExactMetric):
         rewards: Tensor,
         answer_ids: Tensor,
         self_rewards: Tensor,
+        finished: Tensor | None = None,
+        scores: Tensor | None = None,
     ) -> None:
         """Add solutions, in any order.
 
@@ -159,16 +188,21 @@ class GroupMetric(ExactMetric):
             rewards: [N], the verifier's rewards; a solution is correct if its reward is above 0.5.
             answer_ids: [N], from ``answer_ids()``: equal ids are equal answers, -1 is no answer.
             self_rewards: [N], scores as they are, not clamped.
+            finished: [N], whether each response ended by itself; None if all did.
+            scores: [N, S], all scores of each solution, NaN for absent ones, with the same S in every call on every
+                rank; None, in every call, if r_s is the only one.
 
         Raises:
             ValueError: if the shapes differ, ids are not integers, or a reward or a self-reward is NaN.
         """
+        finished = torch.ones_like(problem_ids, dtype=torch.bool) if finished is None else finished
         self.check_columns(
             problem_ids=problem_ids,
             sample_indices=sample_indices,
             rewards=rewards,
             answer_ids=answer_ids,
             self_rewards=self_rewards,
+            finished=finished,
         )
         self.check_integers(problem_ids=problem_ids, sample_indices=sample_indices, answer_ids=answer_ids)
         self.check_numbers(rewards=rewards, self_rewards=self_rewards)
@@ -177,6 +211,15 @@ class GroupMetric(ExactMetric):
         self.append("rewards", rewards)
         self.append("answer_ids", answer_ids)
         self.append("self_rewards", self_rewards)
+        self.append("finished", finished)
+        if scores is not None:
+            if scores.ndim != 2 or len(scores) != len(problem_ids):
+                raise ValueError(
+                    f"{type(self).__name__}.update needs scores [N, S] of {len(problem_ids)} solutions, but got "
+                    f"{list(scores.shape)}."
+                )
+            self.append("scores", scores.flatten())
+            self.scores_per_solution = self.scores_per_solution.clamp(min=scores.shape[1])
 
     def compute(self) -> Tensor:
         """Mean over problems, over all ranks; NaN (undefined) without data.
@@ -225,4 +268,16 @@ class GroupMetric(ExactMetric):
             self.held("rewards"),
             self.held("answer_ids"),
             self.held("self_rewards"),
+            self.held("finished"),
+            self._several_scores(),
         )
+
+    def _several_scores(self) -> Tensor | None:
+        """[N, S]; None where r_s is the only score of each solution."""
+        columns, solutions, scores = int(self.scores_per_solution), len(self.held("problem_ids")), self.held("scores")
+        if len(scores) != solutions * columns:
+            raise ValueError(
+                f"{type(self).__name__} has {len(scores)} scores of {solutions} solutions, of which one has {columns}: "
+                "give all the same number of scores, and NaN for those that are absent."
+            )
+        return scores.view(solutions, columns) if columns else None

@@ -28,6 +28,8 @@ class Round:
         self_rewards: [N] float32, 0 for truncated solutions; NaN where the model was not asked for its judgement.
         reference_log_probs: [N, R] log-probs of the response tokens under the reference, with an exact one, else None.
         seconds: wall time of sampling and judging, on this rank; 0 where it was not measured.
+        scores: [N, S] float32 all scores of each solution, NaN for absent ones, where it was judged several times and
+            ``self_rewards`` is what they come to; None where that is the only one.
     """
 
     problems: Sequence[Problem]
@@ -39,6 +41,7 @@ class Round:
     self_rewards: Tensor
     reference_log_probs: Tensor | None = None
     seconds: float = 0.0
+    scores: Tensor | None = None
 
     def problem_of(self, row: int) -> Problem:
         """The problem that solution ``row`` answers."""
@@ -79,6 +82,7 @@ class Round:
             None if self.references is None else self.references[rows],
             self.self_rewards[rows],
             None if self.reference_log_probs is None else self.reference_log_probs[rows],
+            scores=None if self.scores is None else self.scores[rows],
         )
 
     def ungrouped(self) -> "Round":
@@ -122,4 +126,5 @@ def joined(first: Round, second: Round) -> Round:
         stacked((first.self_rewards, second.self_rewards)),
         both(first.reference_log_probs, second.reference_log_probs),
         first.seconds + second.seconds,
+        both(first.scores, second.scores),
     )

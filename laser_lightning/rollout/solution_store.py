@@ -20,7 +20,8 @@ INFORMATION = ("policy",)
 """Keys of a header that are told, and not compared: the same weights may lie under two paths."""
 
 Header = dict[str, Any]
-_OPTIONAL = ("rewards", "policy_reward")  # only written where there are several reward functions
+_OF_REWARDS = ("rewards", "policy_reward")  # only written where there are several reward functions
+_OPTIONAL = (*_OF_REWARDS, "scores")
 _FLOATS = ("reward_token_log_prob", "reference_log_prob", "reward", "self_reward")
 
 
@@ -43,6 +44,7 @@ class KeptSolution:
         self_reward: r_s; 0 if truncated.
         rewards: what each of several reward functions said; None for one that failed. Empty for a single one.
         policy_reward: their weighted sum, which a policy is trained on; None for a single one.
+        scores: all of several scores, NaN for absent ones. Empty, and not written, where r_s is the only one.
     """
 
     index: int
@@ -59,6 +61,7 @@ class KeptSolution:
     self_reward: float
     rewards: dict[str, float | None] = field(default_factory=dict)
     policy_reward: float | None = None
+    scores: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -281,7 +284,11 @@ def _check_header(path: Path, header: Mapping[str, Any]) -> None:
 def _row(solution: KeptSolution) -> dict[str, Any]:
     row = asdict(solution)
     if not solution.rewards:
-        row = {name: value for name, value in row.items() if name not in _OPTIONAL}
+        row = {name: value for name, value in row.items() if name not in _OF_REWARDS}
+    if solution.scores:
+        row["scores"] = [_as_json(score) for score in solution.scores]
+    else:
+        del row["scores"]
     return row | {name: _as_json(row[name]) for name in _FLOATS if row[name] is not None}
 
 
@@ -289,7 +296,8 @@ def _solution(row: dict[str, Any], path: Path) -> KeptSolution:
     try:
         names = [one.name for one in fields(KeptSolution)]
         values = {name: row[name] for name in names if name in row or name not in _OPTIONAL}
-        return KeptSolution(**values | {name: float(row[name]) for name in _FLOATS if row[name] is not None})
+        values |= {name: float(row[name]) for name in _FLOATS if row[name] is not None}
+        return KeptSolution(**values | {"scores": [float(score) for score in row.get("scores", ())]})
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"A line of {path} is damaged: it is not a kept solution ({error!r}). Move the file away."

@@ -29,7 +29,9 @@ def test_rows_are_in_order_and_none_is_lost() -> None:
         "pass@8",
         "pass@1/add1",
         "seconds",
+        "mean_score@8",
         "response/length_tokens",
+        "best_of@8",
         "pass@1",
     ]
     assert row_order(dict.fromkeys(names, 0.0)) == [
@@ -37,6 +39,8 @@ def test_rows_are_in_order_and_none_is_lost() -> None:
         "pass@1/add1",
         "pass@8",
         "maj@8",
+        "best_of@8",
+        "mean_score@8",
         "self_verification/f1",
         "response/length_tokens",
         "seconds",

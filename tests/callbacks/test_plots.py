@@ -136,6 +136,16 @@ def test_training_curves() -> None:
     assert render(figure).size
 
 
+def test_votes_of_any_rule_have_a_curve() -> None:
+    names = ("best_of@4", "own_rule@4", "maj@4", "second@4", "pass@4", "weighted_maj@4", "pass@1")
+    series = {name: [(0, 0.1 * place), (30, 0.5)] for place, name in enumerate(names)}
+    panel = panels(training_figure(30, {}, {"sums": series}))["Evaluation on sums"]
+    shown = ["pass@1", "maj@4", "weighted maj@4", "best of@4", "own rule@4", "second@4"]
+    assert [line.get_label() for line in panel.lines] == shown
+    assert line(panel, "own rule@4") == ([0, 30], [0.1, 0.5])
+    assert len({(line.get_color(), line.get_marker()) for line in panel.lines}) == 6
+
+
 def test_held_out_self_verification_and_phases() -> None:
     judged = {"self_verification/f1": [(0, 0.0), (30, 0.6)], "self_verification/auroc": [(0, 0.5), (30, 0.9)]}
     phases = {"self-rewarding": 10, "integrated": 20, "never": 40}
@@ -180,5 +190,8 @@ def test_accuracy_against_k() -> None:
     assert shown["a"].get_xscale() == "log"
     assert [text.get_text() for text in shown["a"].get_xticklabels()] == ["1", "2", "5"]
     assert len(shown["a"].collections) == 3  # the shaded intervals
+    own = panels(evaluation_figure("test", 7, {"a": dict.fromkeys((*names, "own_rule"), curve)}))["a"]
+    assert line(own, "own rule") == ([1, 2, 5], [0.5, 0.6, 0.7])
+    assert len(own.collections) == 4
     assert "one solution per problem" in texts(shown["b"])
     assert "one solution per problem" in texts(shown["c"])

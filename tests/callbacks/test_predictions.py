@@ -13,6 +13,7 @@ from laser_lightning.callbacks import Predictions
 from laser_lightning.callbacks.predictions import SCHEMA, records
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
+from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.supervised import SupervisedModule
 from laser_lightning.policy.model import PolicySettings
 from laser_lightning.records.rounds import Round
@@ -93,6 +94,26 @@ def test_a_killed_run_writes_the_whole_file_when_it_is_repeated(
     make_run(Predictions(format)).predict()
     assert len(calls) == 3
     assert contents(path) == first == contents(path.with_name(f"sums.1.{format}"))
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_votes_by_rules_of_the_users(
+    format: Any, make_run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "metrics")
+    from vote_rules import MeanOfScores  # type: ignore[import-not-found]
+
+    rules = [MeanOfScores("own"), MeanOfScores("other")]
+    make_run(Predictions(format), evaluation=EvaluationSettings(samples=4, votes=rules)).predict()
+    path = tmp_path / "run" / "predictions" / f"sums.{format}"
+    if format == "jsonl":
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+    else:
+        rows = pq.read_table(path).to_pylist()
+    # 2 has (1 + 0.8) / 2, 3 has 0.
+    votes = {"votes": {"own": "2", "other": "2"}}
+    assert rows == [expected(index) | votes for index in range(3)]
+    assert list(rows[0])[-2:] == ["votes", "solutions"]
 
 
 def test_the_votes_differ(make_rollouts: Callable[..., Any]) -> None:

@@ -90,6 +90,27 @@ def test_one_sample_has_no_votes(
     assert (tmp_path / "run/evaluation/val_curves.png").exists()
 
 
+def test_votes_by_rules_of_the_users(
+    make_run: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "metrics")
+    from vote_rules import MeanOfScores  # type: ignore[import-not-found]
+
+    rules = [MeanOfScores("own"), MeanOfScores("other")]
+    run = make_run(EvaluationReport(), evaluation=EvaluationSettings(samples=4, votes=rules))
+    run.validate()
+    # Answers 2, 3, 2 and none, with the scores 1, 0, 0.8 and 0.
+    assert run.trainer.callback_metrics["val/sums/own@4"] == 1
+    shown = capsys.readouterr().out
+    assert [line.split() for line in shown.splitlines() if "own@k" in line] == [["set", "own@k", "other@k"]]
+    assert row_of(shown, "sums", 1) == ["sums", "1.000", "1.000"]
+    with (tmp_path / "run/evaluation/val.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["own@4"], row["own@4_low"], row["other@4"]) == ("1.0", "1.0", "1.0")
+    curves = json.loads((tmp_path / "run/evaluation/val.json").read_text())["sets"]["sums"]["curves"]
+    assert [point["k"] for point in curves["own"]] == [1, 2, 4]
+
+
 def test_other_modules_are_refused(make_run: Callable[..., Any], policy_dir: Path) -> None:
     module = SupervisedModule(PolicySettings(path=str(policy_dir)))
     with pytest.raises(UserError, match="set `report: null`"):

@@ -71,6 +71,21 @@ def test_curves_by_hand(result: EvaluationResult) -> None:
     assert (point.low, point.high) == (1.0, 1.0)
 
 
+def test_a_rule_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "metrics")
+    from vote_rules import MeanOfScores  # type: ignore[import-not-found]
+
+    groups = groups_of([[1, 0, 1, 1], [1, 1, 1, 0]])
+    values = {"own@4": 1.0, "pass@1": 0.75}
+    result = evaluation_result("val", 7, {"a": values, "b": values}, {"a": groups, "b": groups}, [MeanOfScores("own")])
+    assert result.average is not None
+    for one in (result.sets["a"], result.average):
+        assert list(one.curves) == ["pass", "maj", "weighted_maj", "best_of", "own"]
+        # A wrong solution has the score 0: 1 wins wherever there is one. Of 8 solutions 2 are wrong.
+        assert [point.value for point in one.curves["own"].values()] == [0.75, 1.0, 1.0]
+        assert one.intervals["own@4"] == (1.0, 1.0)
+
+
 def test_the_average_has_what_all_sets_have(result: EvaluationResult) -> None:
     average = result.average
     assert average is not None

@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +278,33 @@ def test_a_source(tmp_path: Path) -> None:
     solutions = lines(tmp_path / "run/solutions/train.jsonl")
     assert {line["problem"]: int(line["gold"]) for line in solutions} == equations, "two steps of 8 are all problems"
     assert {line["kind"] for line in solutions} == {"sum"}
+
+
+def test_a_vote_rule(tmp_path: Path) -> None:
+    shutil.copy(DOCS / "examples" / "my_vote_rule.py", tmp_path)
+    few = ["--data.val.arithmetic.size=24", "--calibration.prompts=8", "--figures=null", "--run_dir=run"]
+    rule = ["--model.evaluation.votes+=my_vote_rule.MeanScore", "--model.evaluation.votes.least=2"]
+    command("-m", "laser_lightning", "validate", "--config=quickstart", *few, *rule, directory=tmp_path)
+    solutions = lines(tmp_path / "run/solutions/validate.jsonl")
+    assert len(solutions) == 24 * 8
+    values, alone, several = [], 0, 0
+    for start in range(0, 192, 8):
+        scores: dict[str, list[Fraction]] = {}
+        right: dict[str, float] = {}
+        for line in solutions[start : start + 8]:
+            if line["answer"] is not None:
+                scores.setdefault(line["answer"], []).append(Fraction(min(max(line["self_reward"], 0.0), 1.0)))
+                right[line["answer"]] = line["reward"]
+        standings = {answer: (len(own) >= 2, sum(own) / len(own)) for answer, own in scores.items()}
+        winners = [answer for answer in standings if standings[answer] == max(standings.values())]
+        values.append(statistics.mean(right[answer] for answer in winners) if winners else 0.0)
+        alone += max(standings.values(), key=lambda standing: standing[1]) != max(standings.values())
+        several += len(winners) > 1
+    assert alone, "the bound decided nothing"
+    assert several, "nothing tied"
+    (row,) = [row for row in csv.DictReader((tmp_path / "run/metrics.csv").open()) if row["val/arithmetic/pass@1"]]
+    assert float(row["val/arithmetic/mean_score@8"]) == pytest.approx(statistics.mean(values), rel=1e-6)
+    assert float(row["val/arithmetic/mean_score@8"]) != float(row["val/arithmetic/maj@8"])
 
 
 def test_the_use_of_an_export(tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 """Evaluation metrics fed from rounds."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from laser_lightning.arguments import made_from, plain_form
 from laser_lightning.data.problem import Problem
 from laser_lightning.evaluation.metrics import EvaluationMetrics, MetricsOfSets
-from laser_lightning.metrics import MajorityVote
+from laser_lightning.evaluation.settings import EvaluationSettings
+from laser_lightning.metrics import VoteAccuracy
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.rounds import Round
 from laser_lightning.verifiers import Verification
@@ -73,6 +76,38 @@ def test_values_by_hand() -> None:
     assert float(metrics.compute()["maj@4"]) == 0.25  # (2 of 4 classes correct + 0) / 2
 
 
+def test_a_rule_beside_the_others_sees_all_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "metrics")
+    from vote_rules import MeanOfScores  # type: ignore[import-not-found]
+
+    round_ = round_of([1, 0, 0, 1, 0, 0], [0.5] * 6, ["4", "5", "5", "1", "2", "2"])
+    metrics = EvaluationMetrics(3, [], votes=[MeanOfScores("own")])
+    metrics.update(round_, None)
+    assert float(metrics.compute()["own@3"]) == 0.5  # r_s alone: the means tie
+    metrics.reset()
+    # Problem 0: 1 against (0.5 + 0.5) / 2: right. Problem 1: 0.25 against (1 + 0) / 2: wrong.
+    nan = torch.nan
+    round_.scores = torch.tensor([[1.0, nan], [1.0, 0.0], [0.5, nan], [0.5, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    metrics.update(round_, None)
+    assert float(metrics.compute()["own@3"]) == 0.5
+    assert metrics.sample_groups().scores.isnan().sum() == 2
+    metrics.reset()
+    round_.rollouts.finished[4] = False  # now 0.25 against (0 + 0) / 2
+    metrics.update(round_, None)
+    assert float(metrics.compute()["own@3"]) == 1.0
+    assert "own@1" not in EvaluationMetrics(1, [], votes=[MeanOfScores("own")]).groups
+
+
+def test_rules_have_a_plain_form_for_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "metrics")
+    from vote_rules import MeanOfScores  # type: ignore[import-not-found]
+
+    plain = plain_form(EvaluationSettings(samples=3, votes=[MeanOfScores("own")]))
+    assert plain["init_args"]["votes"] == [{"class_path": "vote_rules.MeanOfScores", "init_args": {"name": "own"}}]
+    (rule,) = made_from(plain).votes
+    assert (type(rule), rule.name) == (MeanOfScores, "own")
+
+
 def test_each_of_several_rewards() -> None:
     round_ = round_of([1, 1, 0, 0, 0, 0, 0, 1], [0.0] * 8, ["4"] * 8)
     said: list[dict[str, float | None]] = [{"right": 1.0, "short": 0.5}, {"right": 1.0, "short": None}] * 2
@@ -101,7 +136,7 @@ def test_answers_are_compared_by_the_verifier_that_their_problem_names() -> None
     metrics = EvaluationMetrics(3, [])
     metrics.update(round_, compare)
     majority = metrics.groups["maj@3"]
-    assert isinstance(majority, MajorityVote)
+    assert isinstance(majority, VoteAccuracy)
     torch.testing.assert_close(majority.per_problem()[1], torch.tensor([1.0, 1 / 3]))
 
 

@@ -201,6 +201,21 @@ def test_it_goes_on_where_it_was(
         assert_equal(ours, theirs)
 
 
+def test_other_votes_are_counted_from_what_was_kept(
+    policy_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "metrics")
+    from vote_rules import MeanOfScores  # type: ignore[import-not-found]
+
+    settings = EvaluationSettings(samples=3, votes=[MeanOfScores("own")])
+    first = Evaluation(tmp_path / "run", policy_dir).run()
+    again = Evaluation(tmp_path / "run", policy_dir, evaluation=settings).run()
+    fresh = Evaluation(tmp_path / "fresh", policy_dir, evaluation=settings).run()
+    assert (first.calls, again.calls, fresh.calls) == (3, 0, 3)
+    assert set(again.metrics) - set(first.metrics) == {"test/sums/own@3"}
+    assert same(again.metrics, fresh.metrics)
+
+
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "sampling": ({"sampling": Sampling(12, temperature=0.5)}, "sampling.temperature was 1.0 and is 0.5"),
     "samples": ({"evaluation": EvaluationSettings(samples=2)}, "samples was 3 and is 2"),
@@ -225,6 +240,18 @@ def test_another_setting_starts_anew(name: str, policy_dir: Path, tmp_path: Path
     assert (folder / "rank0.1.jsonl").read_bytes() == old
     fresh = Evaluation(tmp_path / "fresh", policy_dir, **options).run()
     assert same(changed.metrics, fresh.metrics)
+
+
+def test_several_scores_of_a_solution_are_taken_from_disk_too(policy_dir: Path, tmp_path: Path) -> None:
+    first = Evaluation(tmp_path / "run", policy_dir).run()
+    kept, round_ = first.module.evaluator.kept, first.watcher.rounds[-1]
+    assert kept is not None
+    round_.scores = torch.tensor([[0.1, torch.nan]] * len(round_.rewards))
+    kept.put("sums", round_)
+    taken = kept.take("sums", 3, list(round_.problems))
+    assert taken is not None
+    torch.testing.assert_close(taken.scores, round_.scores, rtol=0, atol=0, equal_nan=True)
+    assert_equal(taken, round_)
 
 
 def test_another_model_starts_anew(policy_dir: Path, reference_dir: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import laser_lightning
 from laser_lightning.errors import UserError
 from laser_lightning.inference.early_stop import EarlyStop
 from laser_lightning.inference.scorer import LaSeRScorer, Solution
+from laser_lightning.metrics import BestScored
 from laser_lightning.objective.self_reward.settings import SelfRewardSettings
 from laser_lightning.policy.lora import LoRASettings, merged_weights, save_adapter
 from laser_lightning.policy.model import Policy
@@ -242,6 +243,8 @@ def test_votes(scorer_of: Callable[..., LaSeRScorer]) -> None:
     assert scorer_of().vote(solutions[3:]).majority == "5"  # a box is what the default looks for
     with VerifierPool(ExactVerifier(r"#(\d+)$"), workers=1) as pool:
         assert scorer_of().vote(solutions, pool) == found
+    by_rule = scorer_of().vote(solutions, ExactVerifier(r"#(\d+)$"), rule=BestScored())
+    assert by_rule == found._replace(chosen="5", chosen_index=2)
     with pytest.raises(UserError, match="needs at least one solution"):
         scorer_of().vote([])
 
@@ -258,6 +261,8 @@ def test_solving_without_stops_is_generating_and_voting(scorer_of: Callable[...,
         assert result.vote == theirs.vote(group, FIRST_CHARACTER)
         assert result.stopped is None
     assert scorer_of().solve([]) == []
+    (one,) = scorer_of(seed=4).solve(PROMPTS[:1], 5, FIRST_CHARACTER, None, sampling, BestScored())
+    assert (one.vote.chosen, one.vote.chosen_index) == (one.vote.best, one.vote.best_index)
 
 
 def test_solving_in_rounds(scorer_of: Callable[..., LaSeRScorer]) -> None:

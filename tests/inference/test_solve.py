@@ -2,9 +2,11 @@
 
 import pytest
 
+from laser_lightning.errors import UserError
 from laser_lightning.inference.early_stop import EarlyStop
 from laser_lightning.inference.solve import Solution, Solved, solve
 from laser_lightning.inference.vote import vote
+from laser_lightning.metrics import Majority, VoteRule, WeightedMajority
 from laser_lightning.verifiers import Verifier, VerifierPool
 
 
@@ -89,6 +91,17 @@ def test_one_round_of_all(stop: EarlyStop | None) -> None:
     solved = run(drawn, 8, stop)
     assert drawn.rounds == [([0, 1, 2, 3], 8)]
     assert all(result.stopped is None and len(result.solutions) == 8 for result in solved)
+
+
+def test_a_rule_of_the_callers() -> None:
+    def solved(rule: VoteRule, stop: EarlyStop | None) -> list[str | None]:
+        found = solve(Drawn(*PROBLEMS), len(PROBLEMS), 8, stop, pool(), rule)
+        return [result.vote.chosen for result in found]
+
+    assert solved(Majority(), None) == ["1", "2", "5", None]
+    assert solved(WeightedMajority(), EarlyStop(batch=3)) == ["1", "2", "5", None]
+    with pytest.raises(UserError, match="may be decided before that of the rule 'maj' is: draw all solutions"):
+        solved(Majority(), EarlyStop())
 
 
 def test_no_problems() -> None:

@@ -1,9 +1,12 @@
 """Votes of the solutions of one problem, worked out by hand."""
 
+from pathlib import Path
+
 import pytest
 
 from laser_lightning.errors import UserError
 from laser_lightning.inference.vote import Vote, vote
+from laser_lightning.metrics import BestScored
 from laser_lightning.verifiers import ExactVerifier, MathVerifier, MixedVerifier, Verifier, VerifierPool
 
 
@@ -47,6 +50,24 @@ def test_the_verifiers_of_the_project() -> None:
     assert math == Vote(["1/2", "1/2", "3"], "1/2", "1/2", "3", 2)
     exact = cast(["a #4", "#4", "#4.0"], [0.1, 0.1, 0.9], ExactVerifier(r"#(\S+)$"))
     assert exact == Vote(["4", "4", "4.0"], "4", "4.0", "4.0", 2)
+
+
+def test_a_rule_of_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "metrics")
+    from vote_rules import MeanOfScores  # type: ignore[import-not-found]
+
+    pool, texts, scores = VerifierPool(Numbers(), workers=0), ["4", "5", "4.0", "6"], [0.9, 0.5, 0.2, 0.6]
+    # The means are (0.9 + 0.2) / 2, 0.5 and 0.6.
+    found = vote(texts, scores, pool, rule=MeanOfScores())
+    assert (found.chosen, found.chosen_index) == ("6", 3)
+    assert found[:5] == vote(texts, scores, pool)[:5]
+    assert vote(texts, scores, pool)[5:] == (None, None)
+    # The last one was cut; of 4 and 5 that tie the first is chosen.
+    cut = vote(texts, [0.75, 0.5, 0.25, 0.6], pool, rule=MeanOfScores(), finished=[True, True, True, False])
+    assert (cut.chosen, cut.chosen_index) == ("4", 0)
+    assert vote(["", ""], [0.1, 0.2], pool, rule=MeanOfScores())[5:] == (None, None)
+    best = vote(["", "7"], [0.2, 0.1], pool, rule=BestScored())
+    assert (best.chosen, best.chosen_index) == (best.best, best.best_index) == (None, 0)
 
 
 def test_nothing_to_vote_on() -> None:

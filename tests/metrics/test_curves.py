@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,6 +84,24 @@ def test_values_are_those_of_a_loop_over_problems_and_blocks(random_rows: Callab
                     block = (index >= start) & (index < start + k)
                     blocks.append(value_of(metric(), {key: column[block] for key, column in own.items()}))
                 assert curves[f"{name}@{k}"][number] == pytest.approx(sum(blocks) / len(blocks))
+
+
+def test_a_rule_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    from vote_rules import MeanOfScores  # type: ignore[import-not-found]
+
+    # Answers 1 1 2 1, where 2 is right; scores 0.1, 0.5, 0.4, 0.3.
+    groups = SampleGroups.regroup(
+        problem_ids=torch.zeros(4, dtype=torch.int64),
+        sample_indices=torch.arange(4),
+        rewards=torch.tensor([0.0, 0.0, 1.0, 0.0]),
+        answer_ids=torch.tensor([1, 1, 2, 1]),
+        self_rewards=torch.tensor([0.1, 0.5, 0.4, 0.3]),
+    )
+    curves = problem_curves(groups, [MeanOfScores("own")])
+    assert list(curves)[-5:] == ["pass@4", "maj@4", "weighted_maj@4", "best_of@4", "own@4"]
+    # One of 4; of the blocks (1, 1) and (2, 1) the second; 0.4 against the mean of 0.1, 0.5 and 0.3.
+    assert [curves[f"own@{k}"].item() for k in (1, 2, 4)] == [0.25, 0.5, 1.0]
 
 
 def test_the_last_point_is_the_metric(random_rows: Callable[..., Rows]) -> None:

@@ -22,9 +22,12 @@ from laser_lightning.metrics import (
     PassAtK,
     ResponseStatistics,
     SelfVerification,
+    VoteAccuracy,
     WeightedMajorityVote,
     problem_curves,
 )
+
+HERE = str(Path(__file__).parent)
 
 WORKER = """
 import json, os, sys
@@ -32,6 +35,9 @@ import torch
 from torch import nn
 from torchmetrics import MetricCollection
 from laser_lightning.metrics import *
+
+sys.path.insert(0, sys.argv[3])
+from vote_rules import MeanOfScores
 
 rank = int(os.environ["RANK"])
 torch.distributed.init_process_group("gloo")
@@ -45,7 +51,7 @@ results = {}
 for name, parts in splits.items():
     groups = MetricCollection({
         "pass@1": PassAt1(), "pass@4": PassAtK(4), "maj@8": MajorityVote(8),
-        "weighted_maj@4": WeightedMajorityVote(4), "best": BestOfK(),
+        "weighted_maj@4": WeightedMajorityVote(4), "best": BestOfK(), "own": VoteAccuracy(MeanOfScores()),
     })
     verification, kinds, statistics = SelfVerification(), PassAt1ByKind(["a", "b"]), ResponseStatistics()
     too_many = PassAtK(99)
@@ -102,7 +108,7 @@ def _run(tmp_path: Path, rows: dict[str, Tensor]) -> list[dict[str, Any]]:
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2"}
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path / "rows.pt"), str(tmp_path / "result")],
+            [sys.executable, "-c", WORKER, str(tmp_path / "rows.pt"), str(tmp_path / "result"), HERE],
             env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -121,14 +127,24 @@ def _run(tmp_path: Path, rows: dict[str, Tensor]) -> list[dict[str, Any]]:
     return [json.loads((tmp_path / f"result{rank}").read_text()) for rank in range(2)]
 
 
-def test_two_processes_agree_with_one(tmp_path: Path, random_rows: Callable[..., dict[str, Tensor]]) -> None:
+def test_two_processes_agree_with_one(
+    tmp_path: Path, random_rows: Callable[..., dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(HERE)
+    from vote_rules import MeanOfScores  # type: ignore[import-not-found]
+
     rows = random_rows(problems=30)
+    generator = torch.Generator().manual_seed(5)
+    rows["finished"] = torch.rand(len(rows["rewards"]), generator=generator) > 0.3
+    verdicts = torch.randint(0, 3, (len(rows["rewards"]), 2), generator=generator)
+    rows["scores"] = torch.tensor([0.0, 1.0, torch.nan])[verdicts]
     groups: dict[str, GroupMetric] = {
         "pass@1": PassAt1(),
         "pass@4": PassAtK(4),
         "maj@8": MajorityVote(8),
         "weighted_maj@4": WeightedMajorityVote(4),
         "best": BestOfK(),
+        "own": VoteAccuracy(MeanOfScores()),
     }
     expected: dict[str, Tensor] = {}
     for name, metric in groups.items():

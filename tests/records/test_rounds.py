@@ -53,6 +53,15 @@ def test_joined_rounds_hold_the_solutions_of_both(make_rollouts: Callable[..., R
     assert again.references.tolist() == [0.0, 1.0, 2.0, 3.0]
 
 
+def test_several_scores_stay_with_their_solutions(make_rollouts: Callable[..., Rollouts]) -> None:
+    first, second = made(make_rollouts(prompts=2, group_size=2), "a"), made(make_rollouts(prompts=2, group_size=2), "b")
+    assert joined(first, second).scores is None
+    first.scores, second.scores = torch.arange(8.0).view(4, 2), torch.arange(8.0, 16.0).view(4, 2)
+    chosen = joined(first, second).select(torch.tensor([3, 0])).scores
+    assert chosen is not None
+    assert chosen.tolist() == [[12.0, 13.0], [14.0, 15.0], [0.0, 1.0], [2.0, 3.0]]
+
+
 def test_the_policy_is_trained_on_the_weighted_sum_where_there_is_one(make_rollouts: Callable[..., Rollouts]) -> None:
     round_ = made(make_rollouts(prompts=2, group_size=2), "a")
     assert round_.policy_rewards.tolist() == round_.rewards.tolist()

@@ -57,6 +57,13 @@ def test_several_rewards_are_kept_and_files_without_them_still_load(path: Path, 
     assert SolutionFile(tmp_path / "new.jsonl", HEADER).read(0).solutions == [several]
 
 
+def test_several_scores_are_kept(path: Path, tmp_path: Path) -> None:
+    assert "scores" not in path.read_text(encoding="utf-8")  # as earlier releases wrote them
+    several = replace(FINISHED, scores=[0.1, math.nan, -math.inf])
+    SolutionFile(tmp_path / "new.jsonl", HEADER).append(KeptBatch([several], 0.0))
+    assert repr(SolutionFile(tmp_path / "new.jsonl", HEADER).read(0).solutions) == repr([several])
+
+
 def test_a_batch_that_a_kill_left_unfinished_is_cut_off(path: Path) -> None:
     whole = path.read_bytes()
     ends = [len(line) for line in whole.splitlines(keepends=True)]

@@ -1,0 +1,19 @@
+"""The solution with the highest self-reward."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from laser_lightning.metrics.votes.candidates import Candidates
+from laser_lightning.metrics.votes.rule import VoteRule
+
+
+class BestScored(VoteRule):
+    """The solution with the highest self-reward, not clamped (best of k), whether it has an answer or not."""
+
+    name = "best_of"
+    chooses: Literal["answer", "solution"] = "solution"
+
+    def standings(self, candidates: Candidates) -> Tensor:
+        """[N], r_s of each."""
+        return candidates.self_rewards
