@@ -1,7 +1,7 @@
 """LaSeR (arXiv 2510.14943) as a LightningModule: ``training_step`` reads as the algorithm."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.evaluation import EvaluationHooks
 from laser_lightning.modules.optimization import OptimizerSettings
 from laser_lightning.modules.reward_log import FailingRewards, count_rewards
+from laser_lightning.modules.teaching import teach_curriculum
 from laser_lightning.modules.training_log import StepWarnings, TrainingLog, mismatch_terms
 from laser_lightning.objective.advantages import Advantages, AdvantageSettings, estimated, mixed
 from laser_lightning.objective.losses import ClippedPolicyLoss, PolicyLoss, solution_weights
@@ -46,10 +47,12 @@ class SampledStep:
     Attributes:
         sampled: all of it, which metrics count.
         trained: what of it is trained on; the same, unless ``sampling_rounds`` asks for more.
+        chosen: [M] numbers of the sampled problems whose solutions ``trained`` begins with; None for all of them.
     """
 
     sampled: Round
     trained: Round
+    chosen: Tensor | None = field(default=None, kw_only=True)
 
 
 class LaSeRModule(EvaluationHooks):
@@ -210,6 +213,7 @@ class LaSeRModule(EvaluationHooks):
             with self.parts("update"):
                 targets = self.targets(step.trained, rows, advantages, phase, old_log_probs, reference_log_probs)
                 self.update_policy(step.trained.rollouts, rows, targets, log)
+        teach_curriculum(self.data, step, advantages.values, self.trainer.global_step, self.ranks)
         rewards = count_rewards(step.sampled, self.verifier, self.ranks.sum)
         self._log_step({**self.step_values(log, step, phase, advantages), **rewards.values()})
         if failing := self._failing.count(rewards, self.verifier_pool.last_errors):
@@ -231,7 +235,8 @@ class LaSeRModule(EvaluationHooks):
             more = next(iter(self.data.train_dataloader()))
             sampled = joined(sampled, self.sampler.rollout(more, self.group_size, self.sampling, self.generator))
         with_signal_first = sampled.has_signal.int().argsort(descending=True, stable=True)
-        return SampledStep(sampled, sampled.select(with_signal_first[: len(problems)]))
+        chosen = with_signal_first[: len(problems)]
+        return SampledStep(sampled, sampled.select(chosen), chosen=chosen)
 
     def compute_advantages(self, step: SampledStep, phase: Phase) -> Advantages:
         """Advantages of the verifier's rewards, mixed with self-rewards in the integrated phase."""
