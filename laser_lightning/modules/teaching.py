@@ -55,8 +55,9 @@ def gather_outcome(
     table = ranks.stack(table).transpose(0, 1).flatten(end_dim=1).cpu()
     if (table[:, 1] != table[0, 1]).any():
         raise UserError(
-            f"{type(loader.curriculum).__name__} (data.curriculum) chose other problems on one process than on another. Let "
-            "it take all randomness from draw.generator, and go through no set, whose order differs between processes."
+            f"data.curriculum ({type(loader.curriculum).__name__}) chose other problems on one process than on another."
+            " Let it take all randomness from draw.generator, and go through no set, whose order is another "
+            "one in each process."
         )
     places = loader.places_of(table[:, 0].long().tolist())
     kinds = [loader.problems[place].kind for place in places]

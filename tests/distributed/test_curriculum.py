@@ -111,4 +111,4 @@ def test_processes_that_disagree_end_the_run(command: Callable[..., str], experi
     options += ["--model.self_reward.reference", "-5", "--run_dir", "run"]
     fit = ["fit", "--config", "strategy/zero2", "--config", "run.yaml", *options]
     output = command(experiment, *fit, succeeds=False)
-    assert "OwnWay (data.curriculum) chose other problems on one process than on another" in output
+    assert "data.curriculum (OwnWay) chose other problems on one process than on another" in output

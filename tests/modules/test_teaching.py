@@ -133,7 +133,7 @@ def test_processes_that_disagree_are_told_so(make_rollouts: Callable[..., Rollou
     ranks, round_ = TwoRanks(), a_round([0, 1], make_rollouts)
     step = SampledStep(round_, round_)
     gather_outcome(a_loader([0, 1, 2, 3]), step, torch.zeros(4), 1, ranks)
-    with pytest.raises(UserError, match=r"Chosen \(data.curriculum\) chose other problems on one process"):
+    with pytest.raises(UserError, match=r"data.curriculum \(Chosen\) chose other problems on one process"):
         gather_outcome(a_loader([0, 2, 1, 3]), step, torch.zeros(4), 1, ranks)
 
 
