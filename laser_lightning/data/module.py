@@ -169,6 +169,17 @@ class PromptDataModule(LightningDataModule):
             raise UserError('There are no training problems yet: call setup("fit") first.')
         return self._train_loader
 
+    @property
+    def train_curriculum(self) -> Curriculum:
+        """The copy of ``curriculum`` that this run trains with.
+
+        Raises:
+            UserError: ``setup("fit")`` has not run.
+        """
+        if self._train_loader is None:
+            raise UserError('There are no training problems yet: call setup("fit") first.')
+        return self._train_loader.curriculum
+
     def val_dataloader(self) -> list[PromptLoader]:
         """A loader for each validation set, in the order of ``dataset_names``."""
         if not self.evaluation_problems:

@@ -77,9 +77,9 @@ class LaSeRModule(EvaluationHooks):
         max_skipped_steps: stop after this many optimizer steps in a row without a usable gradient.
         seed: seed of all sampling, evaluations included. Default: that of ``seed_everything``.
         sampling_rounds: sample further problems, up to this many times data.prompts_per_step in all, until the step is
-            full of groups whose rewards are not all equal (DAPO's dynamic sampling, arXiv 2503.14476, equation 11); 1
-            trains on the groups as they come. The self-rewarding loss is trained on the same groups, and the metrics
-            count all that was sampled.
+            full of groups whose rewards are not all equal (DAPO's dynamic sampling, arXiv 2503.14476, equation 11), or
+            that data.curriculum keeps for another reason; 1 trains on the groups as they come. The self-rewarding loss
+            is trained on the same groups, and the metrics count all that was sampled.
 
     Attributes:
         judges_by_score: whether the score behind ``<eos>`` is the model's judgement; exports then carry its settings.
@@ -223,19 +223,20 @@ class LaSeRModule(EvaluationHooks):
         """What the step samples, and what of it is trained on.
 
         With ``sampling_rounds`` every process draws further problems from its loader, whose position is saved with the
-        run, until each has as many groups with a signal as it was given problems, or the rounds are used up; then
-        others fill the places.
+        run, until each has as many groups that the curriculum keeps (those with a signal, by default) as it was given
+        problems, or the rounds are used up; then others fill the places.
         """
         sampled = self.sampler.rollout(problems, self.group_size, self.sampling, self.generator)
         if self.sampling_rounds == 1:
             return SampledStep(sampled, sampled)
+        keeps = self.data.train_curriculum.keeps
         for _ in range(self.sampling_rounds - 1):
-            if self.ranks.max(len(problems) - int(sampled.has_signal.sum())) <= 0:
+            if self.ranks.max(len(problems) - int(keeps(sampled.grouped(sampled.policy_rewards)).sum())) <= 0:
                 break
             more = next(iter(self.data.train_dataloader()))
             sampled = joined(sampled, self.sampler.rollout(more, self.group_size, self.sampling, self.generator))
-        with_signal_first = sampled.has_signal.int().argsort(descending=True, stable=True)
-        chosen = with_signal_first[: len(problems)]
+        kept = keeps(sampled.grouped(sampled.policy_rewards))
+        chosen = kept.int().argsort(descending=True, stable=True)[: len(problems)]
         return SampledStep(sampled, sampled.select(chosen), chosen=chosen)
 
     def compute_advantages(self, step: SampledStep, phase: Phase) -> Advantages:

@@ -180,7 +180,16 @@ class Rarest(Curriculum):
         self.weights = state["weights"]
 
 
-def fit(directory: Path, steps: int, rounds: int, **options: Any) -> tuple[LaSeRModule, Rarest]:
+class Balanced(Rarest):
+    """Keeps groups of which a quarter to a half are right."""
+
+    def keeps(self, rewards: Tensor) -> Tensor:
+        return (rewards.mean(dim=1) >= 0.25) & (rewards.mean(dim=1) <= 0.5)
+
+
+def fit(
+    directory: Path, steps: int, rounds: int, kind: type[Rarest] = Rarest, **options: Any
+) -> tuple[LaSeRModule, Rarest]:
     torch.manual_seed(0)
     module = LaSeRModule(
         policy=PolicySettings(EMBEDDED, random_init=True, config_overrides={**TINY, "num_hidden_layers": 1}),
@@ -194,7 +203,7 @@ def fit(directory: Path, steps: int, rounds: int, **options: Any) -> tuple[LaSeR
         sampling_rounds=rounds,
     )
     # 40 problems in steps of 8 are 5 draws an epoch.
-    data = PromptDataModule(train=ArithmeticSource("train", size=40), prompts_per_step=8, curriculum=Rarest())
+    data = PromptDataModule(train=ArithmeticSource("train", size=40), prompts_per_step=8, curriculum=kind())
     trainer = lightning.Trainer(
         max_steps=steps,
         accelerator="cpu",
@@ -209,9 +218,9 @@ def fit(directory: Path, steps: int, rounds: int, **options: Any) -> tuple[LaSeR
         callbacks=[ModelCheckpoint(directory, "{step}", every_n_train_steps=1, save_top_k=-1)],
     )
     trainer.fit(module, datamodule=data, **options)
-    assert data.curriculum is not data.train_dataloader().curriculum, "a run has its own"
-    curriculum = data.train_dataloader().curriculum
+    curriculum = data.train_curriculum
     assert isinstance(curriculum, Rarest)
+    assert curriculum is not data.curriculum, "a run has its own"
     return module, curriculum
 
 
@@ -241,3 +250,13 @@ def test_a_resumed_run_chooses_and_learns_the_same(tmp_path: Path, rounds: int) 
     assert len(curriculum.chosen) > 4 or rounds == 1, "the verifier is one that makes further rounds"
     signal = last.advantages[trained].abs().sum(dim=1) > 0
     assert signal.tolist() == (last.rewards[trained].std(dim=1) > 0).tolist()
+
+
+def test_a_step_is_filled_with_what_the_curriculum_keeps(tmp_path: Path) -> None:
+    _, curriculum = fit(tmp_path, 1, 12, Balanced)
+    (told,) = curriculum.told
+    trained = ~told.advantages.isnan().any(dim=1)
+    assert trained.sum() == 8
+    # Of 4 solutions one or two are right; 3 would have a signal too.
+    assert set(told.rewards[trained].sum(dim=1).tolist()) <= {1.0, 2.0}
+    assert (told.rewards.sum(dim=1) == 3).any()

@@ -65,6 +65,7 @@ class Curriculum(Part, ABC):
         begin(problems)                 once, before anything else
         load_state_dict(state)          in a resumed run
         choose(draw)                    for each step, and for each further round of one
+        keeps(rewards)                  behind each round, with sampling_rounds above 1
         learn(outcome)                  behind each step
         state_dict()                    behind any step, for a checkpoint or for the state to go back to
 
@@ -99,6 +100,17 @@ class Curriculum(Part, ABC):
         Returns:
             ``draw.count`` numbers of problems. One may come twice: it then has two groups of solutions.
         """
+
+    def keeps(self, rewards: Tensor) -> Tensor:
+        """Say which groups a step is filled with where ``sampling_rounds`` lets it sample until it is full.
+
+        Args:
+            rewards: [P, G] that advantages are made of, of the problems of this rank alone.
+
+        Returns:
+            [P] bool; by default True where the rewards are not all equal (DAPO, arXiv 2503.14476, equation 11).
+        """
+        return (rewards != rewards[:, :1]).any(dim=1)
 
     def learn(self, outcome: StepOutcome) -> None:
         """Learn from a training step of RL. The supervised stage has no rollouts, and never calls it.
