@@ -55,8 +55,8 @@ def load_configs(names: Sequence[str], base: str = "", on_top: MappingNode | Non
 
     Mappings merge by key, at any depth, and everything else is replaced. An overlay of a class may leave out
     `class_path`, `init_args`, or both; another `class_path` starts afresh, without the arguments of the class
-    before, unless it is a subclass that passes them on (`**`, or no `__init__` of its own). `key+` appends to the
-    list at `key`.
+    before, unless it is a subclass that passes them on (`**`, no `__init__` of its own, or one with every argument of
+    the class before, by name and default). `key+` appends to the list at `key`.
 
     Args:
         names: Paths of files, or names of packaged configs. A path that exists wins.
@@ -215,8 +215,11 @@ def _takes_arguments_of(new: object, old: object) -> bool:
     """Whether a class is another one (there can be two import paths), or a subclass that passes all arguments on."""
     if not isclass(new) or not isclass(old) or not issubclass(new, old):
         return new is old and old is not None
-    passes_on = any(argument.kind is argument.VAR_KEYWORD for argument in signature(new.__init__).parameters.values())
-    return new is old or new.__init__ is old.__init__ or passes_on
+    ours, theirs = signature(new.__init__).parameters, signature(old.__init__).parameters
+    passes_on = any(argument.kind is argument.VAR_KEYWORD for argument in ours.values())
+    # Of an argument with another default a value of the class before may be none: bounds of another kind of ratio, say.
+    takes_all = all(name in ours and ours[name].default == argument.default for name, argument in theirs.items())
+    return new is old or new.__init__ is old.__init__ or passes_on or takes_all
 
 
 def _walk(node: Node, key: Key) -> Iterator[tuple[Key, Node]]:

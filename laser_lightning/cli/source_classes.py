@@ -70,6 +70,11 @@ class SourceArgument:
     annotation: ast.expr | None
     default: ast.expr | None
 
+    def defaults_as(self, other: "SourceArgument") -> bool:
+        """Whether the default is written as another argument's is, or both are required."""
+        written = [None if one.default is None else ast.unparse(one.default) for one in (self, other)]
+        return written[0] == written[1]
+
 
 class Sources:
     """Source files, each read once."""
@@ -133,6 +138,8 @@ class Sources:
     def takes_arguments_of(self, new: str, old: str) -> bool | None:
         """Whether a class is another one (there can be two import paths), or a subclass that passes all arguments on.
 
+        It does so by ``**``, without a constructor of its own, or with one that has all of them, by name and default.
+
         Args:
             new: import path of the one.
             old: import path of the other.
@@ -150,7 +157,10 @@ class Sources:
         makers = [next((one for one in order if one is None or one.function("__init__")), None) for order in orders]
         if makers[0] is None or (init := makers[0].function("__init__")) is None:
             return None
-        return init.args.kwarg is not None or (makers[1] is not None and makers[0].node is makers[1].node)
+        if init.args.kwarg is not None or (makers[1] is not None and makers[0].node is makers[1].node):
+            return True
+        ours, theirs = self.arguments(derived) or {}, self.arguments(base)
+        return theirs is not None and all(name in ours and ours[name].defaults_as(it) for name, it in theirs.items())
 
     def flat_names(self, arguments: dict[str, SourceArgument]) -> list[str]:
         """The names of arguments as the parser lists them: a dataclass by its fields, dotted.

@@ -1,11 +1,16 @@
-"""Batches of problems for each rank, in an order that is a function of the seed and the epoch."""
+"""Batches of problems for each rank: those that the curriculum chooses, or, in evaluations, all of them."""
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from operator import index
 from typing import Any
 
+from laser_lightning.data.curriculum.curriculum import Curriculum, Draw
+from laser_lightning.data.curriculum.state import copied, saved_state
+from laser_lightning.data.curriculum.uniform import InOrder, UniformShuffling
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
 
@@ -13,14 +18,14 @@ from laser_lightning.errors import UserError
 class PromptLoader:
     """Deals problems to the ranks in lists of ``Problem``; Lightning saves and restores its position.
 
-    All ranks have the same number of batches per epoch, and no problem is dealt twice in an epoch.
+    All ranks have the same number of batches per epoch: as many whole ones as the problems fill.
 
-    With ``drop_last`` (training) every batch has ``batch_size`` problems, and problems that do not fill a
-    global batch of ``batch_size * world_size`` wait for the next epoch's order. The loader is a *stream*:
-    each ``iter()`` hands out ``len(self)`` more batches, from where the last one stopped. So Lightning's
-    epochs, cut short by ``limit_train_batches`` or not, go through the data in turn, and the position is all
-    there is to save. It counts the batches handed out: checkpoints between steps resume exactly; in a
-    checkpoint taken in the middle of a step (an exception) the unfinished batch counts as used.
+    With ``drop_last`` (training) every batch has ``batch_size`` problems, this rank's share of the
+    ``batch_size * world_size`` that the curriculum chooses. The loader is a *stream*: each ``iter()`` hands out
+    ``len(self)`` more batches, from where the last one stopped. So Lightning's epochs, cut short by
+    ``limit_train_batches`` or not, go through the data in turn, and the position and what the curriculum has
+    learned are all there is to save. The position counts the batches handed out: checkpoints between steps resume
+    exactly; in a checkpoint taken in the middle of a step (an exception) the unfinished batch counts as used.
 
     Without ``drop_last`` (evaluation) every ``iter()`` starts at the beginning, all problems come, and the
     sizes of the batches differ by at most one over batches and ranks. Where there are too few problems for
@@ -34,6 +39,12 @@ class PromptLoader:
         world_size: number of processes.
         shuffle: draw a new order for each epoch; otherwise keep the order of ``problems``.
         drop_last: training rather than evaluation, see above.
+        curriculum: chooses the problems of training; default: ``UniformShuffling``, or ``InOrder`` without ``shuffle``.
+            It is this loader's own.
+        step: how many optimizer steps the run has taken; default: as many as batches were handed out.
+
+    Attributes:
+        choices_checksum: of all that was chosen since the loader was made; equal on ranks that chose the same.
 
     Raises:
         UserError: there are no problems, or with ``drop_last`` fewer than one global batch.
@@ -48,6 +59,8 @@ class PromptLoader:
         world_size: int = 1,
         shuffle: bool = False,
         drop_last: bool = False,
+        curriculum: Curriculum | None = None,
+        step: Callable[[], int] | None = None,
     ) -> None:
         self.problems = problems
         self.global_batch_size = batch_size * world_size
@@ -60,8 +73,12 @@ class PromptLoader:
                 f"The training set has {len(problems)} problems, fewer than the {self.global_batch_size} of "
                 "one step: lower data.prompts_per_step, or add problems."
             )
+        self.curriculum = (UniformShuffling() if shuffle else InOrder()) if curriculum is None else curriculum
+        self.curriculum.begin(problems)
+        saved_state(self.curriculum)  # what no checkpoint can hold is refused now
+        self.choices_checksum = 0
+        self._step = step
         self._position = 0  # batches handed out since the first epoch began
-        self._order: tuple[int, list[int]] = (-1, [])  # epoch, and its order of the problems
 
     def __len__(self) -> int:
         """Batches per epoch, the same on all ranks."""
@@ -72,15 +89,18 @@ class PromptLoader:
         # The position is read and moved only when a batch is asked for: Lightning makes iterators that it
         # never uses, and may make one before it restores the position.
         for number in range(len(self)):
-            if self.drop_last:
-                number = self._position
-                self._position += 1
-            yield self._deal(*divmod(number, len(self)))
+            chosen = self._choose() if self.drop_last else self._part(number)
+            yield [self.problems[place] for place in chosen[self.rank :: self.world_size]]
+
+    def places_of(self, indices: Sequence[int]) -> list[int]:
+        """The places in ``problems`` of the problems with these row numbers."""
+        return [self._places[row] for row in indices]
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, and what the order depends on; the same on all ranks, whatever their number."""
+        """The position, what the order depends on, and what the curriculum has learned; the same on all ranks, whatever
+        their number."""
         epoch, batches = divmod(self._position, len(self))
-        return {"epoch": epoch, "batches": batches, **self._identity}
+        return {"epoch": epoch, "batches": batches, **self._identity, "learned": saved_state(self.curriculum)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved position.
@@ -88,10 +108,12 @@ class PromptLoader:
         Raises:
             UserError: the position belongs to other problems, or to another order of them.
         """
+        # those of version 0.1 had no other curriculum
+        saved = {"curriculum": "UniformShuffling()" if state.get("shuffle") else "InOrder()", "learned": {}} | state
         differences = [
-            f"{name} was {state.get(name)} and is {value}"
+            f"{name} was {saved.get(name)} and is {value}"
             for name, value in self._identity.items()
-            if state.get(name) != value
+            if saved.get(name) != value
         ]
         if differences:
             raise UserError(
@@ -100,6 +122,7 @@ class PromptLoader:
                 "new run from its weights."
             )
         self._position = state["epoch"] * len(self) + state["batches"]
+        self.curriculum.load_state_dict(copied(saved["learned"], "the state of the curriculum"))
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
@@ -113,18 +136,40 @@ class PromptLoader:
             "prompts_per_step": self.global_batch_size,
             "seed": self.seed,
             "shuffle": self.shuffle,
+            "curriculum": _described(self.curriculum),
         }
 
-    def _deal(self, epoch: int, batch: int) -> list[Problem]:
-        """This rank's share of a global batch."""
-        used = len(self) * self.global_batch_size if self.drop_last else len(self.problems)
-        start, end = (used * number // len(self) for number in (batch, batch + 1))
-        return [self.problems[index] for index in self._epoch_order(epoch)[start:end][self.rank :: self.world_size]]
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        return {problem.index: place for place, problem in enumerate(self.problems)}
 
-    def _epoch_order(self, epoch: int) -> list[int]:
-        if self._order[0] != epoch:
-            order = list(range(len(self.problems)))
-            if self.shuffle:
-                random.Random(f"{self.seed}/{epoch}").shuffle(order)
-            self._order = (epoch, order)
-        return self._order[1]
+    def _choose(self) -> Sequence[int]:
+        """The next global batch of training, by the curriculum."""
+        number, count = self._position, self.global_batch_size
+        self._position += 1
+        step = number if self._step is None else self._step()
+        draw = Draw(number, count, step, self.seed, random.Random(f"{self.seed}/draw {number}"))
+        chosen = [index(place) for place in self.curriculum.choose(draw)]
+        if len(chosen) != count or not all(0 <= place < len(self.problems) for place in chosen):
+            raise UserError(
+                f"{type(self.curriculum).__name__} (data.curriculum) chose {len(chosen)} problems with numbers from "
+                f"{min(chosen, default=0)} to {max(chosen, default=0)}: choose must return {count} numbers from 0 to "
+                f"{len(self.problems) - 1}."
+            )
+        self.choices_checksum = zlib.crc32(repr(chosen).encode(), self.choices_checksum)
+        return chosen
+
+    def _part(self, number: int) -> Sequence[int]:
+        """The global batch of an evaluation with this number."""
+        start, end = (len(self.problems) * border // len(self) for border in (number, number + 1))
+        return self._evaluation_order[start:end]
+
+    @cached_property
+    def _evaluation_order(self) -> Sequence[int]:
+        return self.curriculum.choose(Draw(0, len(self.problems), 0, self.seed, random.Random(self.seed)))
+
+
+def _described(curriculum: Curriculum) -> str:
+    """A curriculum with its arguments, as Python writes it."""
+    given = {name: repr(value) for name, value in curriculum.plain_arguments.items()} | curriculum.other_arguments
+    return f"{type(curriculum).__name__}({', '.join(f'{name}={value}' for name, value in given.items())})"

@@ -1,6 +1,7 @@
 """The data module: sources, template and tokenizer in; loaders of problems out."""
 
 import warnings
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,8 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from laser_lightning.data.checks import check_indices, judgeable
+from laser_lightning.data.curriculum.curriculum import Curriculum
+from laser_lightning.data.curriculum.uniform import InOrder, UniformShuffling
 from laser_lightning.data.loader import PromptLoader
 from laser_lightning.data.problem import Problem
 from laser_lightning.data.prompts import check_vocabulary
@@ -21,6 +24,7 @@ from laser_lightning.errors import UserError
 
 TRAIN = "train"
 PROBLEM_AS_IT_IS = PromptTemplate()
+EACH_ONCE_AN_EPOCH = UniformShuffling()
 
 
 def _without_null(sets: dict[str, ProblemSource | None] | None) -> dict[str, ProblemSource]:
@@ -45,12 +49,13 @@ class PromptDataModule(LightningDataModule):
         max_prompt_tokens: length in tokens that no prompt may exceed.
         overlong_prompts: what to do with longer prompts: ``filter`` them out with a warning, or ``refuse``
             the set.
-        shuffle: draw a new order of the training problems for each epoch.
-        seed: seed of that order. Default: that of ``seed_everything``.
+        shuffle: let the curriculum choose; false takes the training problems in their order.
+        seed: seed of the curriculum's choice. Default: that of ``seed_everything``.
         unmatched_gold: what to do with problems whose gold answer the verifier says no response can ever match:
             ``refuse`` the set, or ``filter`` them out with a warning.
         local_files: directory with copies of the evaluation sets: each is read from ``<name of the set>.jsonl`` there,
             with the columns ``problem`` and ``answer`` (and the source's ``verifier_column``), and not from its source.
+        curriculum: which problems a training step gets. A run trains with a copy of it.
 
     Attributes:
         train_problems: the training problems, once ``setup("fit")`` has run.
@@ -72,6 +77,7 @@ class PromptDataModule(LightningDataModule):
         seed: int | None = None,
         local_files: str | None = None,
         unmatched_gold: Literal["filter", "refuse"] = "refuse",
+        curriculum: Curriculum = EACH_ONCE_AN_EPOCH,
     ) -> None:
         super().__init__()
         sizes = {
@@ -82,6 +88,11 @@ class PromptDataModule(LightningDataModule):
         for name, size in sizes.items():
             if size < 1:
                 raise UserError(f"data.{name} is {size}: give a positive number.")
+        if not shuffle and type(curriculum) is not UniformShuffling:
+            raise UserError(
+                f"data.shuffle is false, which takes the problems in their order, and data.curriculum is "
+                f"{type(curriculum).__name__}, which chooses them: leave one of the two out."
+            )
         self.train = train
         self.val, self.test, self.predict = _without_null(val), _without_null(test), _without_null(predict)
         for key, sources in {"val": self.val, "test": self.test, "predict": self.predict}.items():
@@ -92,7 +103,7 @@ class PromptDataModule(LightningDataModule):
         self.eval_prompts_per_batch = eval_prompts_per_batch
         self.max_prompt_tokens = max_prompt_tokens
         self.overlong_prompts = overlong_prompts
-        self.shuffle, self.seed = shuffle, seed_or_global(seed)
+        self.shuffle, self.curriculum, self.seed = shuffle, curriculum, seed_or_global(seed)
         self.local_files, self.unmatched_gold = local_files, unmatched_gold
 
         self.train_problems: list[Problem] = []
@@ -158,6 +169,17 @@ class PromptDataModule(LightningDataModule):
             raise UserError('There are no training problems yet: call setup("fit") first.')
         return self._train_loader
 
+    @property
+    def train_curriculum(self) -> Curriculum:
+        """The copy of ``curriculum`` that this run trains with.
+
+        Raises:
+            UserError: ``setup("fit")`` has not run.
+        """
+        if self._train_loader is None:
+            raise UserError('There are no training problems yet: call setup("fit") first.')
+        return self._train_loader.curriculum
+
     def val_dataloader(self) -> list[PromptLoader]:
         """A loader for each validation set, in the order of ``dataset_names``."""
         if not self.evaluation_problems:
@@ -178,7 +200,7 @@ class PromptDataModule(LightningDataModule):
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The training loader's position.
+        """The training loader's position, and what the curriculum has learned.
 
         Lightning saves and restores the loader too, but does not restore it from checkpoints made at the end
         of an epoch, nor when something asked for ``trainer.estimated_stepping_batches`` before training.
@@ -186,7 +208,7 @@ class PromptDataModule(LightningDataModule):
         return {} if self._train_loader is None else self._train_loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the training loader's position, when there is training."""
+        """Restore the training loader's state, when there is training."""
         if self._train_loader is not None:
             self._train_loader.load_state_dict(state_dict)
 
@@ -214,7 +236,14 @@ class PromptDataModule(LightningDataModule):
             world_size,
             shuffle=self.shuffle,
             drop_last=True,
+            # a copy: every run learns from its own beginning
+            curriculum=deepcopy(self.curriculum) if self.shuffle else InOrder(),
+            step=None if self.trainer is None else self._steps_taken,
         )
+
+    def _steps_taken(self) -> int:
+        assert self.trainer is not None
+        return self.trainer.global_step
 
     def _evaluation_sources(self, stage: str) -> dict[str, ProblemSource]:
         sources = {"fit": self.val, "validate": self.val, "test": self.test, "predict": self.predict}

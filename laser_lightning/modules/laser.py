@@ -15,6 +15,7 @@ from laser_lightning.modules.evaluation import EvaluationHooks
 from laser_lightning.modules.optimization import OptimizerSettings
 from laser_lightning.modules.reward_log import FailingRewards, count_rewards
 from laser_lightning.modules.teacher import load_teacher
+from laser_lightning.modules.teaching import teach_curriculum
 from laser_lightning.modules.training_log import Mismatch, StepWarnings, TrainingLog, UpdateSums
 from laser_lightning.objective.advantages import Advantages, AdvantageSettings
 from laser_lightning.objective.context import FixedLogProbs, StepContext
@@ -67,9 +68,9 @@ class LaSeRModule(EvaluationHooks):
         seed: seed of all sampling, evaluations included. Default: that of ``seed_everything``.
         teacher: a frozen policy of its own, for parts that ask for its log-probs; null for none.
         sampling_rounds: sample further problems, up to this many times data.prompts_per_step in all, until the step is
-            full of groups whose rewards are not all equal (DAPO's dynamic sampling, arXiv 2503.14476, equation 11); 1
-            trains on the groups as they come. The self-rewarding loss is trained on the same groups, and the metrics
-            count all that was sampled.
+            full of groups whose rewards are not all equal (DAPO's dynamic sampling, arXiv 2503.14476, equation 11), or
+            that data.curriculum keeps for another reason; 1 trains on the groups as they come. The self-rewarding loss
+            is trained on the same groups, and the metrics count all that was sampled.
 
     Attributes:
         objective_parts: the parts of the objective by their keys, which may remember something between steps.
@@ -215,6 +216,7 @@ class LaSeRModule(EvaluationHooks):
                 targets = self.targets(step.trained, rows, advantages, phase, context.log_probs)
                 self.update_policy(step.trained.rollouts, rows, targets, log)
         self.objective_parts.learn(step.trained, context)
+        teach_curriculum(self.data, step, advantages.values, self.trainer.global_step, self.ranks)
         rewards = count_rewards(step.sampled, self.verifier, self.ranks)
         self._log_step({**self.step_values(log, step, phase, advantages), **rewards.values()})
         if failing := self._failing.count(rewards, self.verifier_pool.last_errors):
@@ -224,19 +226,21 @@ class LaSeRModule(EvaluationHooks):
         """What the step samples, and what of it is trained on.
 
         With ``sampling_rounds`` every process draws further problems from its loader, whose position is saved with the
-        run, until each has as many groups with a signal as it was given problems, or the rounds are used up; then
-        others fill the places.
+        run, until each has as many groups that the curriculum keeps (those with a signal, by default) as it was given
+        problems, or the rounds are used up; then others fill the places.
         """
         sampled = self.sampler.rollout(problems, self.group_size, self.sampling, self.generator)
         if self.sampling_rounds == 1:
             return SampledStep(sampled, sampled)
+        keeps = self.data.train_curriculum.keeps
         for _ in range(self.sampling_rounds - 1):
-            if self.ranks.max(len(problems) - int(sampled.has_signal.sum())) <= 0:
+            if self.ranks.max(len(problems) - int(keeps(sampled.grouped(sampled.policy_rewards)).sum())) <= 0:
                 break
             more = next(iter(self.data.train_dataloader()))
             sampled = joined(sampled, self.sampler.rollout(more, self.group_size, self.sampling, self.generator))
-        with_signal_first = sampled.has_signal.int().argsort(descending=True, stable=True)
-        return SampledStep(sampled, sampled.select(with_signal_first[: len(problems)]))
+        kept = keeps(sampled.grouped(sampled.policy_rewards))
+        chosen = kept.int().argsort(descending=True, stable=True)[: len(problems)]
+        return SampledStep(sampled, sampled.select(chosen), chosen=chosen)
 
     def context(self, log_probs: FixedLogProbs) -> StepContext:
         """The step as its parts see it; ``log_probs`` are those of the solutions that it trains on."""

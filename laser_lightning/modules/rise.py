@@ -10,17 +10,23 @@ from torch import Tensor
 
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
+from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.laser import LaSeRModule
+from laser_lightning.modules.optimization import OptimizerSettings
 from laser_lightning.modules.training_log import TrainingLog
 from laser_lightning.modules.verification_prompts import VerificationPrompts
-from laser_lightning.objective.advantages import Advantages
+from laser_lightning.objective.advantages import Advantages, AdvantageSettings
 from laser_lightning.objective.context import StepContext
-from laser_lightning.objective.phases import Phase
-from laser_lightning.objective.self_reward.last_token import CORRECT_THRESHOLD, settled_scores
+from laser_lightning.objective.losses import PolicyLoss
+from laser_lightning.objective.phases import Phase, Phases
+from laser_lightning.objective.self_reward.last_token import CORRECT_THRESHOLD, SelfRewardHead, settled_scores
+from laser_lightning.objective.settings import UpdateSettings
+from laser_lightning.policy.model import PolicySettings
 from laser_lightning.records.batching import Rollouts, stacked
 from laser_lightning.records.rounds import Round, SampledStep, joined
-from laser_lightning.rollout import Sampling
-from laser_lightning.verifiers import Verification
+from laser_lightning.rollout import RolloutEngine, Sampling
+from laser_lightning.verifiers import Verification, Verifier
+from laser_lightning.verifiers.settings import VerificationSettings
 
 
 @dataclass
@@ -29,7 +35,7 @@ class VerifiedStep(SampledStep):
 
     Attributes:
         verified: [M] problems whose solutions were verified.
-        verifications: V = M * G verifications, each as the only solution of its problem.
+        verifications: V = M * G * k verifications, in a group for each of the M * G solutions.
     """
 
     verified: Tensor
@@ -37,30 +43,86 @@ class VerifiedStep(SampledStep):
 
 
 class RISEModule(LaSeRModule):
-    """Trains reasoning and verification by generation: each solution costs a second response, its verification.
+    """Trains reasoning and verification by generation: each solution costs k more responses, its verifications.
 
     A verification is rewarded with 1 if its verdict is the verifier's, else with 0 (also without a verdict). Its
-    advantage is relative to the verifications of the other solutions of its problem. Solutions and verifications make
+    advantage is relative to all G * k verifications of its problem: those of one solution alone would say which one
+    hit the verdict, and not which solutions the policy judges wrongly. Solutions and verifications make
     one optimizer step, with one mean over the tokens of all of them. (RISE itself trains by PPO with a value model, and
     rewards -0.5 and -1; rewards and advantages here are those of the other methods, for comparison.)
 
-    The verdict takes the place of the self-reward in training and evaluation: 1 for "correct", else 0, which are
-    "incorrect", no verdict, and any verdict on a truncated solution. Each evaluated solution is verified once.
+    The mean verdict takes the place of the self-reward in training and evaluation. A verdict counts 1 for "correct",
+    else 0, which are "incorrect", no verdict, and any verdict on a truncated solution.
 
     Args:
-        verification_prompts: how the policy is asked about its solutions.
-        laser: arguments of LaSeRModule. ``self_reward.loss_weight`` must be 0.
+        verification_prompts: how the policy is asked about its solutions, and how often.
+        policy: which model is trained.
+        self_reward: how the model judges its solutions, and learns to; here its ``loss_weight`` must be 0.
+        verifier: judges final answers.
+        group_size: solutions per prompt, G.
+        sampling: how solutions are drawn in training.
+        engine: draws them; default: TransformersEngine.
+        policy_loss: policy-gradient loss.
+        advantage: how advantages are computed.
+        phases: when the self-rewarding loss and the mixed advantages begin.
+        update: how rollouts become optimizer steps.
+        optimizer: how gradients change weights.
+        verification: processes and time limit of the verifier.
+        evaluation: how problems are evaluated.
+        max_skipped_steps: stop after this many optimizer steps in a row without a usable gradient.
+        seed: seed of all sampling, evaluations included. Default: that of ``seed_everything``.
+        sampling_rounds: must be 1: the solutions of one round are verified.
+        teacher: a frozen policy of its own, for parts that ask for its log-probs; null for none.
 
     Attributes:
-        last_verifications: the verifications of the latest training or evaluation round, each as the only solution of
-            its problem.
+        last_verifications: the verifications of the latest training or evaluation round, as a round in which each
+            verified solution is a problem of its own with k responses.
     """
 
     judges_by_score = False
     last_verifications: Round
 
-    def __init__(self, verification_prompts: VerificationPrompts = VerificationPrompts(), **laser: Any) -> None:
-        super().__init__(**laser)
+    def __init__(
+        self,
+        verification_prompts: VerificationPrompts = VerificationPrompts(),
+        *,
+        policy: PolicySettings,
+        self_reward: SelfRewardHead,
+        verifier: Verifier,
+        group_size: int = 8,
+        sampling: Sampling = Sampling(),
+        engine: RolloutEngine | None = None,
+        policy_loss: PolicyLoss = ClippedPolicyLoss(),
+        advantage: AdvantageSettings = AdvantageSettings(),
+        phases: Phases = Phases(),
+        update: UpdateSettings = UpdateSettings(),
+        optimizer: OptimizerSettings = OptimizerSettings(),
+        verification: VerificationSettings = VerificationSettings(),
+        evaluation: EvaluationSettings = EvaluationSettings(),
+        max_skipped_steps: int = 10,
+        seed: int | None = None,
+        sampling_rounds: int = 1,
+        teacher: PolicySettings | None = None,
+    ) -> None:
+        super().__init__(
+            policy=policy,
+            self_reward=self_reward,
+            verifier=verifier,
+            group_size=group_size,
+            sampling=sampling,
+            engine=engine,
+            policy_loss=policy_loss,
+            advantage=advantage,
+            phases=phases,
+            update=update,
+            optimizer=optimizer,
+            verification=verification,
+            evaluation=evaluation,
+            max_skipped_steps=max_skipped_steps,
+            seed=seed,
+            sampling_rounds=sampling_rounds,
+            teacher=teacher,
+        )
         if self.self_reward.loss_weight != 0:
             raise UserError(
                 f"self_reward.loss_weight is {self.self_reward.loss_weight}, and RISE trains no self-rewards: set it "
@@ -82,7 +144,7 @@ class RISEModule(LaSeRModule):
         self.last_verifications = self.verify(verified, self.sampling, self.generator)
         solutions.self_rewards = torch.full_like(solutions.self_rewards, torch.nan)
         solutions.self_rewards[solutions.rows_of(drawn)] = verified.self_rewards
-        both = joined(solutions.ungrouped(), self.last_verifications)
+        both = joined(solutions.ungrouped(), self.last_verifications.ungrouped())
         return VerifiedStep(solutions, both, drawn, self.last_verifications)
 
     def _drawn(self, problems: int) -> Tensor:
@@ -94,14 +156,14 @@ class RISEModule(LaSeRModule):
         return order[: max(1, round(share * problems))].sort().values
 
     def compute_advantages(self, step: SampledStep, phase: Phase, context: StepContext) -> Advantages:
-        """Advantages of solutions in their groups, and of verifications among those of their problem."""
+        """Advantages of solutions in their groups, and of verifications among all of their problem."""
         assert isinstance(step, VerifiedStep)
         solutions, made = SampledStep(step.sampled, step.sampled), step.verifications
         first = slice(len(step.sampled.rollouts))
         of_solutions = super().compute_advantages(
             solutions, phase, context._replace(log_probs=context.log_probs.rows(first))
         )
-        rewards = made.rewards.view(len(step.verified), self.group_size)
+        rewards = made.rewards.view(len(step.verified), -1)
         behind = context._replace(log_probs=context.log_probs.rows(slice(first.stop, None)))
         of_verifications = Advantages.of(self.advantage.estimator(rewards, made, behind), rewards)
         return of_solutions._replace(values=stacked((of_solutions.values, of_verifications.values)))
@@ -110,7 +172,8 @@ class RISEModule(LaSeRModule):
         """The trajectories of each optimizer step: some problems' solutions, and the verifications of these."""
         assert isinstance(step, VerifiedStep)
         solutions = torch.arange(len(step.sampled.rollouts), device=self.device)
-        solution_of = torch.cat((solutions, step.sampled.rows_of(step.verified)))
+        verified = step.sampled.rows_of(step.verified).repeat_interleave(self.verification_prompts.samples)
+        solution_of = torch.cat((solutions, verified))
         for rows in super().mini_batches(SampledStep(step.sampled, step.sampled)):
             yield torch.isin(solution_of, rows).nonzero().squeeze(-1)
 
@@ -147,12 +210,15 @@ class RISEModule(LaSeRModule):
 
     def judgement_settings(self) -> dict[str, Any]:
         """How it is asked."""
-        return super().judgement_settings() | {"verification_prompts": asdict(self.verification_prompts)}
+        asked = asdict(self.verification_prompts)
+        if asked["samples"] == 1:  # what was kept before there were more says nothing of their number
+            del asked["samples"]
+        return super().judgement_settings() | {"verification_prompts": asked}
 
     # ------------------------------------------------------------ verification
 
     def verify(self, round_: Round, sampling: Sampling, generator: torch.Generator) -> Round:
-        """Let the policy verify solutions, and put its verdicts in the place of their self-rewards.
+        """Let the policy verify solutions k times, and put its mean verdicts in the place of their self-rewards.
 
         Args:
             round_: N solutions; its ``self_rewards`` are replaced.
@@ -160,10 +226,10 @@ class RISEModule(LaSeRModule):
             generator: the source of randomness, on the policy's device.
 
         Returns:
-            The N verifications as a round of N problems with one solution each; their ``rewards`` say which verdicts
-            are right.
+            The N * k verifications as a round of N problems with k solutions each; their ``rewards`` say which
+            verdicts are right.
         """
-        asked = range(len(round_.rollouts))
+        asked, samples = range(len(round_.rollouts)), self.verification_prompts.samples
         prompts = [
             self.verification_prompts.encode(round_.problem_of(row).problem, round_.texts[row], self.tokenizer)
             for row in asked
@@ -171,11 +237,9 @@ class RISEModule(LaSeRModule):
         rollouts = self._generate(prompts, sampling, generator)
         texts = self.sampler.texts_of(rollouts)
         verdicts = [self.verification_prompts.verdict(text) for text in texts]
-        round_.self_rewards = settled_scores(
-            torch.tensor([float(verdict is True) for verdict in verdicts], device=self.device),
-            round_.rollouts.finished,
-        )
-        correct = (round_.rewards > CORRECT_THRESHOLD).tolist()
+        found_correct = torch.tensor([float(verdict is True) for verdict in verdicts], device=self.device)
+        round_.self_rewards = settled_scores(found_correct.view(-1, samples).mean(dim=1), round_.rollouts.finished)
+        correct = (round_.rewards > CORRECT_THRESHOLD).repeat_interleave(samples).tolist()
         rewards = [float(verdict == truth) for verdict, truth in zip(verdicts, correct, strict=True)]
         answers = [None if verdict is None else str(verdict) for verdict in verdicts]
         return Round(
@@ -189,7 +253,7 @@ class RISEModule(LaSeRModule):
         )
 
     def _generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, generator: torch.Generator) -> Rollouts:
-        """One verification for each of N prompts."""
+        """k verifications for each of N prompts."""
         limit = self.verification_prompts.max_response_tokens
         longest = max((len(prompt) for prompt in prompts), default=0)
         positions = self.policy.positions
@@ -200,4 +264,5 @@ class RISEModule(LaSeRModule):
                 "data.max_prompt_tokens or the latter."
             )
         shorter = replace(sampling, max_response_tokens=limit)
-        return self.sampler.draw(prompts, 1, shorter, generator, part="self_verification")
+        samples = self.verification_prompts.samples
+        return self.sampler.draw(prompts, samples, shorter, generator, part="self_verification")

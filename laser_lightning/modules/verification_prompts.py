@@ -26,6 +26,8 @@ class VerificationPrompts:
         system: system message, if not empty; only with ``chat``.
         share: share of a training step's problems whose solutions are verified and trained on, drawn anew in each
             step; at least one problem of each process.
+        samples: verifications of each solution, in training and evaluation; the share of them that find it correct is
+            its score.
     """
 
     template: str = (
@@ -40,6 +42,7 @@ class VerificationPrompts:
     chat: bool = False
     system: str = ""
     share: float = 1.0
+    samples: int = 1
 
     def __post_init__(self) -> None:
         for place in (_PROBLEM, _RESPONSE):
@@ -70,6 +73,8 @@ class VerificationPrompts:
             )
         if not 0 < self.share <= 1:
             raise UserError(f"verification_prompts.share is {self.share}, and must be above 0 and at most 1.")
+        if self.samples < 1:
+            raise UserError(f"verification_prompts.samples is {self.samples}, and must be at least 1.")
         if self.system and not self.chat:
             raise UserError("verification_prompts.system is set, but verification_prompts.chat is not: set chat: true.")
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -104,10 +104,12 @@ class SampledStep:
     Attributes:
         sampled: all of it, which metrics count.
         trained: what of it is trained on; the same, unless ``sampling_rounds`` asks for more.
+        chosen: [M] numbers of the sampled problems whose solutions ``trained`` begins with; None for all of them.
     """
 
     sampled: Round
     trained: Round
+    chosen: Tensor | None = field(default=None, kw_only=True)
 
 
 def joined(first: Round, second: Round) -> Round:

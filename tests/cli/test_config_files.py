@@ -105,8 +105,9 @@ def test_another_class_starts_without_the_arguments_of_the_class_before(tmp_path
 @pytest.mark.parametrize(
     ("other", "kept"),
     [
-        ("laser_lightning.RISEModule", True),  # passes the arguments of LaSeRModule on
+        ("laser_lightning.RISEModule", True),  # has every argument of LaSeRModule
         ("overlaid.Same", True),  # has no __init__ of its own
+        ("overlaid.Passes", True),
         ("overlaid.Narrow", False),
     ],
 )
@@ -116,6 +117,7 @@ def test_a_subclass_that_takes_the_same_arguments_keeps_them(
     (tmp_path / "overlaid.py").write_text(
         "from laser_lightning import LaSeRModule\n"
         "class Same(LaSeRModule): pass\n"
+        "class Passes(LaSeRModule):\n    def __init__(self, mine: int = 1, **others): super().__init__(**others)\n"
         "class Narrow(LaSeRModule):\n    def __init__(self, policy): pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -123,6 +125,42 @@ def test_a_subclass_that_takes_the_same_arguments_keeps_them(
     base = "model: {class_path: laser_lightning.LaSeRModule, init_args: {group_size: 8}}"
     value = merged(tmp_path, base, f"model: {{class_path: {other}, init_args: {{seed: 2}}}}")
     assert value["model"] == {"class_path": other, "init_args": {"seed": 2} | ({"group_size": 8} if kept else {})}
+
+
+def test_a_subclass_with_other_defaults_starts_without_the_arguments_of_the_class_before(tmp_path: Path) -> None:
+    losses = "laser_lightning.losses"
+    base = f"loss: {{class_path: {losses}.ClippedPolicyLoss, init_args: {{clip_low: 0.2}}}}"
+    # GSPO's clip_low bounds the mean ratio of a solution, by 3e-4: the bound of single ratios is none of it.
+    value = merged(tmp_path, base, f"loss: {{class_path: {losses}.GSPOPolicyLoss, init_args: {{clip_high: 5.0e-4}}}}")
+    assert value["loss"]["init_args"] == {"clip_high": 5e-4}
+
+
+@pytest.mark.parametrize(
+    ("new", "passes_on"),
+    [
+        ("self, mine=0, second=2, first=1", True),
+        ("self, *, first=1, second=2, third=3", True),
+        ("self, mine=0, **others", True),
+        ("self, first=1", False),
+        ("self, first=1, second=3", False),
+        ("self, first, second=2", False),
+    ],
+)
+@pytest.mark.parametrize("imported", [False, True])
+def test_which_constructors_pass_arguments_on(
+    imported: bool, new: str, passes_on: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "class Old:\n    def __init__(self, first=1, second=2): pass\n"
+    text += f"class New(Old):\n    def __init__({new}): pass\n"
+    # A class that is made where the file does not show it can only be imported.
+    text += "if True:\n    for name in ['Made', 'MadeOld']: globals()[name] = {'Made': New, 'MadeOld': Old}[name]\n"
+    (tmp_path / "constructors.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "constructors", raising=False)
+    old, new = ("constructors.MadeOld", "constructors.Made") if imported else ("constructors.Old", "constructors.New")
+    base = f"slot: {{class_path: {old}, init_args: {{first: 5}}}}"
+    value = merged(tmp_path, base, f"slot: {{class_path: {new}, init_args: {{second: 6}}}}")
+    assert value["slot"]["init_args"] == ({"first": 5} if passes_on else {}) | {"second": 6}
 
 
 def test_a_short_form_is_spelled_out_under_a_class_path(tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_tokenizer_that_nobody_has_is_refused(tmp_path: Path) -> None:
 class FakeTrainer:
     """The part of a trainer that the data module reads, as on the second of three ranks."""
 
-    global_rank, world_size = 1, 3
+    global_rank, world_size, global_step = 1, 3, 0
 
 
 def test_ranks_share_the_step(tokenizer: PreTrainedTokenizerFast) -> None:

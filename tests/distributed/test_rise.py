@@ -1,4 +1,4 @@
-"""RISE's steps on two processes are those of one."""
+"""RISE's steps on two processes are those of one, with two verifications of each solution."""
 
 import csv
 from collections.abc import Callable
@@ -36,6 +36,7 @@ model:
       correct_verdict: ""
       incorrect_verdict: "no"
       max_response_tokens: 6
+      samples: 2
     self_reward: {init_args: {reference: -5.0}}
     optimizer: {algorithm: sgd, warmup_steps: 0, schedule: constant, max_grad_norm: null}
     update: {mini_batches: 1}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = sorted((DOCS / "examples").glob("*.py"))
@@ -305,6 +306,31 @@ def test_a_vote_rule(tmp_path: Path) -> None:
     (row,) = [row for row in csv.DictReader((tmp_path / "run/metrics.csv").open()) if row["val/arithmetic/pass@1"]]
     assert float(row["val/arithmetic/mean_score@8"]) == pytest.approx(statistics.mean(values), rel=1e-6)
     assert float(row["val/arithmetic/mean_score@8"]) != float(row["val/arithmetic/maj@8"])
+
+
+def test_a_curriculum(tmp_path: Path) -> None:
+    options = ["--data.curriculum=my_curriculum.InstructiveKinds", "--data.curriculum.temperature=0.1"]
+    # Without mixing, so that the log of solutions says all that advantages depend on.
+    options += ["--model.advantage.mixing=null", "--trainer.max_steps=3"]
+    fit("my_curriculum.py", *options, directory=tmp_path)
+    solutions = lines(tmp_path / "run/solutions/train.jsonl")
+    assert len(solutions) == 3 * 64
+    taught: dict[str, float] = {}
+    for step in range(3):
+        groups: dict[str, list[float]] = {}
+        of_step = [line for line in solutions if line["step"] == step]
+        for start in range(0, 64, 8):
+            rewards = [line["reward"] for line in of_step[start : start + 8]]
+            mean, deviation = statistics.mean(rewards), statistics.stdev(rewards)
+            sizes = [abs(reward - mean) / (deviation + 1e-6) for reward in rewards]
+            groups.setdefault(of_step[start]["kind"], []).append(statistics.mean(sizes))
+        # a running mean from 0 on, of which the latest step is half
+        for kind, sizes in groups.items():
+            taught[kind] = 0.5 * taught.get(kind, 0.0) + 0.5 * statistics.mean(sizes)
+    state = torch.load(tmp_path / "run/checkpoints/step=3.ckpt", weights_only=True)["PromptDataModule"]
+    assert state["curriculum"] == "InstructiveKinds(temperature=0.1, rate=0.5)"
+    known = {kind: value for kind, value in state["learned"]["taught"].items() if value or kind in taught}
+    assert known == pytest.approx(taught, abs=1e-5)
 
 
 def test_the_use_of_an_export(tmp_path: Path) -> None:

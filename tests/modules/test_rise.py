@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
 from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.export import write_export
+from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.optimization import OptimizerSettings
 from laser_lightning.modules.rise import RISEModule, VerifiedStep
 from laser_lightning.modules.training_log import TrainingLog
@@ -42,6 +44,11 @@ REWARDS = [1.0, 0, 1, 0, 1, 1, 1, 0]
 # Right are: y of a right one, n of a wrong one. "?" is no verdict, which is never right.
 RIGHT = [1.0, 0, 0, 1, 1, 1, 0, 0]
 
+# The same with two verifications of each solution, whose verdicts do not always agree.
+PAIRS = ["y", "n", "?", "n", "y", "yes", "y", "n", "y!", "y", "n", "no", "y", "n", "y", "y"]
+PAIRS_RIGHT = [1.0, 0, 0, 1, 1, 1, 0, 1, 1, 1, 0, 0, 1, 0, 0, 0]
+TWICE = replace(PROMPTS, samples=2)
+
 
 class PlusVerifier(Verifier):
     """Finds solutions right that begin with a plus."""
@@ -59,8 +66,9 @@ class PlusVerifier(Verifier):
 class ScriptedEngine(RolloutEngine):
     """Writes the solutions and verifications of above, and keeps what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, verdicts: Sequence[str] = VERDICTS) -> None:
         self.tokenizer: Any = None
+        self.verdicts = verdicts
         self.calls: list[tuple[list[str], int, Sampling]] = []
 
     def generate(
@@ -74,9 +82,9 @@ class ScriptedEngine(RolloutEngine):
     ) -> Rollouts:
         self.calls.append(([self.tokenizer.decode(prompt) for prompt in prompts], group_size, sampling))
         texts = SOLUTIONS[: len(prompts) * group_size]
-        if group_size == 1:  # each prompt says which solution is to be verified
-            asked = [prompt.split("|")[1].removesuffix("?") for prompt in self.calls[-1][0]]
-            texts = [VERDICTS[SOLUTIONS.index(solution)] for solution in asked]
+        if prompts and "|" in self.calls[-1][0][0]:  # each prompt says which solution is to be verified
+            asked = [SOLUTIONS.index(prompt.split("|")[1].removesuffix("?")) for prompt in self.calls[-1][0]]
+            texts = [self.verdicts[solution * group_size + i] for solution in asked for i in range(group_size)]
         finished = torch.tensor([not text.startswith("~") for text in texts], dtype=torch.bool)
         rows = [self.tokenizer.encode(text) + [EOS] * (not text.startswith("~")) for text in texts]
         prompt_ids, prompt_lengths = pad_rows(prompts, 0)
@@ -219,6 +227,69 @@ def test_the_step_is_that_of_single_sequences(tmp_path: Path, plain_pass: Callab
     assert (change - expected).norm() < 2e-5 * expected.norm()
 
 
+def test_a_step_with_two_verifications_of_each_solution(tmp_path: Path) -> None:
+    model, values = trained(tmp_path, verification_prompts=TWICE, engine=ScriptedEngine(PAIRS))
+    ((round_, rows, targets),) = model.steps
+    assert round_.texts == SOLUTIONS + PAIRS
+    assert rows.tolist() == list(range(24))
+    assert round_.rewards.tolist() == REWARDS + PAIRS_RIGHT
+    # Among the eight verifications of a problem. 1 0 0 1 1 1 0 1: mean 5/8; 1 1 0 0 1 0 0 0: mean 3/8. The squared
+    # distances of both sum up to 5 * (3/8)^2 + 3 * (5/8)^2 = 120/64, so that std = sqrt(120 / 64 / 7).
+    std = (120 / 64 / 7) ** 0.5
+    expected = [(right - mean) / std for right, mean in zip(PAIRS_RIGHT, [5 / 8] * 8 + [3 / 8] * 8, strict=True)]
+    assert targets.advantages.tolist() == pytest.approx(advantages()[:8] + expected, abs=1e-5)
+    # Each question is asked once, for a group of two, and stands in front of both in the update.
+    assert isinstance(model.engine, ScriptedEngine)
+    questions, group_size, _ = model.engine.calls[1]
+    assert (len(questions), group_size) == (8, 2)
+    prompts, lengths = round_.rollouts.prompt_ids[8:], round_.rollouts.prompt_lengths[8:]
+    found = [model.tokenizer.decode(ids[:length]) for ids, length in zip(prompts, lengths, strict=True)]
+    assert found == [question for question in questions for _ in range(2)]
+    # The mean verdict is the score; a truncated solution is not found correct whatever is said.
+    assert model.step.sampled.self_rewards.tolist() == [0.5, 0, 1, 0.5, 1, 0, 0.5, 0]
+    assert values["train/self_reward/mean"] == pytest.approx(3.5 / 8)
+    # More than half of its verifications find a solution correct: of the 5 right ones the third and the fifth.
+    assert values["train/self_reward/accuracy_on_correct"] == pytest.approx(2 / 5)
+    assert values["train/self_reward/accuracy_on_incorrect"] == 1.0
+    assert values["train/verification/accuracy"] == pytest.approx(8 / 16)
+    assert values["train/verification/verdict_rate"] == pytest.approx(15 / 16)
+    # With <eos>: 2 2 2 2 2 4 2 2 and 3 2 2 3 2 2 2 2.
+    assert values["train/verification/response_tokens"] == 36
+    assert values["train/generated_tokens"] == 31 + 36
+    # The evaluation behind the step has the same.
+    assert model.last_round is not None
+    assert model.last_round.self_rewards.tolist() == [0.5, 0, 1, 0.5, 1, 0, 0.5, 0]
+    assert model.last_verifications.texts == PAIRS
+    assert model.last_verifications.grouped(model.last_verifications.rewards).shape == (8, 2)
+
+
+def test_a_mini_batch_holds_both_verifications_of_a_share(tmp_path: Path) -> None:
+    prompts, update = replace(TWICE, share=0.5), UpdateSettings(mini_batches=2)
+    model, _ = trained(tmp_path, verification_prompts=prompts, update=update, engine=ScriptedEngine(PAIRS), seed=2)
+    assert model.step.verified.tolist() == [1], "the seed is one that draws the second problem"
+    parts = sorted(rows.tolist() for _, rows, _ in model.steps)
+    assert parts == [[0, 1, 2, 3], list(range(4, 16))]
+    assert model.step.trained.texts[8:] == PAIRS[8:]
+    assert model.step.sampled.self_rewards[4:].tolist() == [1, 0, 0.5, 0]
+    assert model.step.sampled.self_rewards[:4].isnan().all()
+
+
+def test_what_was_kept_says_how_often_solutions_were_verified(tmp_path: Path) -> None:
+    model, _ = trained(tmp_path)
+    # Files of before there were several verifications have no such key, and are still good.
+    assert "samples" not in model.judgement_settings()["verification_prompts"]
+    model.verification_prompts = TWICE
+    assert model.judgement_settings()["verification_prompts"]["samples"] == 2
+
+
+def test_every_argument_of_laser_is_an_argument() -> None:
+    ours, theirs = signature(RISEModule.__init__).parameters, signature(LaSeRModule.__init__).parameters
+    assert set(ours) == {*theirs, "verification_prompts"}
+    for name, argument in theirs.items():
+        assert (ours[name].annotation, ours[name].default) == (argument.annotation, argument.default), name
+        assert f"        {name}: " in (RISEModule.__doc__ or "") or name == "self"
+
+
 def test_micro_batches_do_not_matter(tmp_path: Path) -> None:
     whole, _ = trained(tmp_path)
     single, _ = trained(tmp_path, update=UpdateSettings(micro_batch_tokens=24))
@@ -275,6 +346,9 @@ def test_a_rank_without_problems_takes_part_in_both_generations(tmp_path: Path) 
     engine.collective, engine.calls = True, []
     assert model.solve([], 4, model.sampling, torch.Generator()) is None
     assert [(call[0], call[1]) for call in engine.calls] == [([], 4), ([], 1)]
+    model.verification_prompts = TWICE
+    model.solve([], 4, model.sampling, torch.Generator())
+    assert [(call[0], call[1]) for call in engine.calls[2:]] == [([], 4), ([], 2)]
 
 
 def test_a_question_that_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def test_the_first_match_is_the_verdict() -> None:
         ({"max_response_tokens": 0}, "max_response_tokens is 0"),
         ({"share": 0.0}, "share is 0.0"),
         ({"share": 1.5}, "share is 1.5"),
+        ({"samples": 0}, "samples is 0, and must be at least 1"),
         ({"system": "Be strict."}, "set chat: true"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Which problems a training step gets, and what is learned from the solutions to them."""

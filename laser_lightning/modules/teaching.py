@@ -1,0 +1,65 @@
+"""What a training step made of its problems, on all ranks, for the curriculum to learn from."""
+
+import torch
+from torch import Tensor
+
+from laser_lightning.data.curriculum.curriculum import StepOutcome
+from laser_lightning.data.loader import PromptLoader
+from laser_lightning.data.module import PromptDataModule
+from laser_lightning.distributed.ranks import Ranks
+from laser_lightning.errors import UserError
+from laser_lightning.records.rounds import Round, SampledStep
+
+
+def teach_curriculum(data: PromptDataModule, step: SampledStep, advantages: Tensor, number: int, ranks: Ranks) -> None:
+    """Let the curriculum learn from a step, if it learns at all; all ranks call together.
+
+    Args:
+        data: has the curriculum.
+        step: what was sampled.
+        advantages: [N'] or [N', R], of the solutions of ``step.trained``.
+        number: optimizer steps taken, those of this step included.
+        ranks: whose outcomes are gathered.
+
+    Raises:
+        UserError: the ranks' curricula chose different problems.
+    """
+    if data.curriculum.learns:
+        loader = data.train_dataloader()
+        loader.curriculum.learn(gather_outcome(loader, step, advantages, number, ranks))
+
+
+def gather_outcome(
+    loader: PromptLoader, step: SampledStep, advantages: Tensor, number: int, ranks: Ranks
+) -> StepOutcome:
+    """What a step made of the problems of all ranks: see ``teach_curriculum``."""
+    round_ = step.sampled
+    rewards, self_rewards = round_.grouped(round_.rewards), round_.grouped(round_.self_rewards)
+    problems, group = rewards.shape
+    chosen = torch.arange(problems, device=rewards.device) if step.chosen is None else step.chosen
+    of_groups = torch.full_like(rewards, torch.nan)
+    of_groups[chosen] = _of_solutions(advantages, step.trained)[: len(chosen) * group].view(-1, group).to(rewards.dtype)
+    # As float64, which holds every float32 and every row number exactly, one collective operation is enough.
+    table = rewards.new_zeros(problems, 2 + 3 * group, dtype=torch.float64)
+    table[:, 0] = torch.tensor([problem.index for problem in round_.problems])
+    table[:, 1] = loader.choices_checksum
+    table[:, 2:] = torch.cat((rewards, self_rewards, of_groups), dim=1)
+    # A draw was dealt out one by one: the first of every rank, then the second of every rank, ...
+    table = ranks.stack(table).transpose(0, 1).flatten(end_dim=1).cpu()
+    if (table[:, 1] != table[0, 1]).any():
+        raise UserError(
+            f"data.curriculum ({type(loader.curriculum).__name__}) chose other problems on one process than on another."
+            " Let it take all randomness from draw.generator, and go through no set, whose order is another "
+            "one in each process."
+        )
+    places = loader.places_of(table[:, 0].long().tolist())
+    kinds = [loader.problems[place].kind for place in places]
+    return StepOutcome(number, places, kinds, *table[:, 2:].float().split(group, dim=1))
+
+
+def _of_solutions(advantages: Tensor, trained: Round) -> Tensor:
+    """[N] advantages; of token-level ones [N, R] the means over each solution's tokens."""
+    if advantages.ndim == 1:
+        return advantages
+    mask = trained.rollouts.trained_mask
+    return (advantages * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
