@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from laser_lightning.modules.laser import LaSeRModule
     from laser_lightning.modules.rise import RISEModule
     from laser_lightning.modules.supervised import SupervisedModule
+    from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
     from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+    from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision
+    from laser_lightning.objective.self_reward.target import SelfRewardTarget
+    from laser_lightning.objective.self_reward.weights import SelfRewardWeights
     from laser_lightning.objective.self_reward.yes_no import YesNoSelfReward
     from laser_lightning.records.batching import Rollouts
 
@@ -27,6 +31,12 @@ _EXPORTS = {
     "RISEModule": "laser_lightning.modules.rise",
     "SupervisedModule": "laser_lightning.modules.supervised",
     "LastTokenSelfReward": "laser_lightning.objective.self_reward.last_token",
+    "Readings": "laser_lightning.objective.self_reward.head",
+    "SelfRewardHead": "laser_lightning.objective.self_reward.head",
+    "SelfRewardTarget": "laser_lightning.objective.self_reward.target",
+    "SelfRewardWeights": "laser_lightning.objective.self_reward.weights",
+    "StepSolutions": "laser_lightning.objective.self_reward.solutions",
+    "Supervision": "laser_lightning.objective.self_reward.solutions",
     "YesNoSelfReward": "laser_lightning.objective.self_reward.yes_no",
     "LaSeRScorer": "laser_lightning.inference.scorer",
     "PromptDataModule": "laser_lightning.data",
@@ -39,8 +49,14 @@ __all__ = [
     "LastTokenSelfReward",
     "PromptDataModule",
     "RISEModule",
+    "Readings",
     "Rollouts",
+    "SelfRewardHead",
+    "SelfRewardTarget",
+    "SelfRewardWeights",
+    "StepSolutions",
     "SupervisedModule",
+    "Supervision",
     "YesNoSelfReward",
 ]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from laser_lightning.data.problem import Problem
 from laser_lightning.distributed.balancing import balanced
@@ -19,7 +19,8 @@ from laser_lightning.objective.advantages import Advantages, AdvantageSettings, 
 from laser_lightning.objective.losses import ClippedPolicyLoss, PolicyLoss, solution_weights
 from laser_lightning.objective.objective import Objective, Targets, UpdateSettings
 from laser_lightning.objective.phases import Phase, Phases
-from laser_lightning.objective.self_reward.last_token import SelfRewardHead, class_counts
+from laser_lightning.objective.self_reward.head import SelfRewardHead
+from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision
 from laser_lightning.objective.shaping.overlong import shaped
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, PolicyOutputs, PolicySettings
 from laser_lightning.policy.precision import float32_by_default
@@ -154,6 +155,9 @@ class LaSeRModule(EvaluationHooks):
         # A constant reference and no KL term: no reference model is loaded, and none is run.
         if (self.self_reward.is_exact or self.update.kl_coef > 0) and self.reference is None:
             self.reference = self.load_reference()
+        if not hasattr(self, "sampler"):
+            width = self.policy.lm.config.get_text_config().hidden_size
+            self.self_reward.prepare(width, sharded=getattr(self.strategy, "zero_stage_3", False))
         self.sampler = self.make_sampler()
 
     def make_sampler(self) -> Sampler:
@@ -169,6 +173,11 @@ class LaSeRModule(EvaluationHooks):
             self.parts,
             self.update.micro_batch_tokens,
         )
+
+    def trained_parameters(self) -> Iterator[nn.Parameter]:
+        """What the optimizer steps: the policy's parameters, and those of its judgement where it has any."""
+        yield from super().trained_parameters()
+        yield from self.self_reward.parameters()
 
     def setup(self, stage: str) -> None:
         """Check what needs the trainer: the data, the engine and the batch arithmetic."""
@@ -284,17 +293,20 @@ class LaSeRModule(EvaluationHooks):
     ) -> Targets:
         """Fix every denominator and class count of an optimizer step on solutions ``rows``, over all ranks."""
         rollouts, rewards = round_.rollouts, round_.rewards
-        lengths, finished = rollouts.response_lengths, rollouts.finished
-        counts = (lengths[rows].sum()[None], rows.new_tensor([len(rows)]), class_counts(rewards[rows], finished[rows]))
-        totals = self.ranks.sum(torch.cat(counts))
-        trains_score = phase >= Phase.SELF_REWARDING
+        lengths = rollouts.response_lengths
+        totals = self.ranks.sum(torch.cat((lengths[rows].sum()[None], rows.new_tensor([len(rows)]))))
+        supervision = Supervision(rewards, torch.zeros_like(rewards))
+        if phase >= Phase.SELF_REWARDING and self.self_reward.loss_weight > 0:
+            solutions = StepSolutions.of(round_, rows, self.trainer.global_step, self.ranks)
+            supervision = self.self_reward.supervise(solutions)
         return Targets(
             advantages=advantages.values,
             rewards=rewards,
             policy_weights=solution_weights(
                 lengths, self.update.aggregation, totals[0], totals[1], self.sampling.max_response_tokens
             ),
-            self_reward_weights=self.self_reward.loss_weights(rewards, finished & trains_score, totals[2:]),
+            self_reward_weights=supervision.weights,
+            self_reward_targets=supervision.targets,
             references=round_.references,
             old_log_probs=old_log_probs,
             reference_log_probs=reference_log_probs,
@@ -338,20 +350,19 @@ class LaSeRModule(EvaluationHooks):
             last = number + 1 == len(batches)
             self.parts.progress.advance(number, len(batches))
             with self.interruption.interruptible(communicates=True), self.micro_step(last):
-                token_ids = self.self_reward.trained_token_ids(targets.rewards[batch.rows])
-                outputs = self.differentiable(batch, token_ids)
+                outputs = self.differentiable(batch)
                 shares = self.objective(outputs, batch, targets)
                 if not self.update.reuses_rollouts:
-                    shares |= mismatch_terms(outputs, batch, rollouts, token_ids == self.self_reward.token_id)
+                    shares |= mismatch_terms(outputs, batch, rollouts)
                 shares = {name: value * weight for name, value in shares.items()}
                 self.backward_share(shares["loss"])
             for name, value in shares.items():
                 terms[name] = terms.get(name, 0.0) + value.detach()
         return terms
 
-    def forward(self, batch: MicroBatch, token_ids: Tensor) -> PolicyOutputs:
-        """The one differentiable pass: log-probs of a micro-batch's responses, and of one token [B] behind each."""
-        return self.policy(batch, token_ids, self.sampling.temperature, self.update.entropy_coef > 0)
+    def forward(self, batch: MicroBatch) -> PolicyOutputs:
+        """The one differentiable pass: log-probs of a micro-batch's responses, and what is read behind each."""
+        return self.policy(batch, self.self_reward.token_ids, self.sampling.temperature, self.update.entropy_coef > 0)
 
     # ----------------------------------------------------------------- logging
 

@@ -15,7 +15,7 @@ from laser_lightning.modules.training_log import TrainingLog
 from laser_lightning.modules.verification_prompts import VerificationPrompts
 from laser_lightning.objective.advantages import Advantages, estimated
 from laser_lightning.objective.phases import Phase
-from laser_lightning.objective.self_reward.last_token import CORRECT_THRESHOLD, settled_scores
+from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD, settled_scores
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.rounds import Round, joined
 from laser_lightning.rollout import Sampling

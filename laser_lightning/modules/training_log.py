@@ -10,7 +10,7 @@ from torch import Tensor
 from laser_lightning.distributed.parts import StepParts
 from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.objective.phases import Phase
-from laser_lightning.objective.self_reward.last_token import SelfRewardHead
+from laser_lightning.objective.self_reward.head import SelfRewardHead
 from laser_lightning.policy.model import PolicyOutputs
 from laser_lightning.records.batching import MicroBatch, Rollouts
 from laser_lightning.records.rounds import Round
@@ -18,19 +18,19 @@ from laser_lightning.records.rounds import Round
 TERMS = ("loss", "policy_loss", "self_reward_loss", "kl", "entropy", "clip_fraction")
 
 
-def mismatch_terms(outputs: PolicyOutputs, batch: MicroBatch, rollouts: Rollouts, scored: Tensor) -> dict[str, Tensor]:
+def mismatch_terms(outputs: PolicyOutputs, batch: MicroBatch, rollouts: Rollouts) -> dict[str, Tensor]:
     """How far the engine's log-probs are from the trainer's own of the same tokens and weights, as sums and counts.
 
     Args:
         outputs: of the trainer.
         batch: B solutions.
         rollouts: what the engine said of them, among others.
-        scored: [B] bool, where ``outputs`` has the token that the engine read behind ``<eos>``.
     """
     rows, mask = batch.rows, batch.response_mask
     tokens = (outputs.log_probs.detach() - rollouts.sampling_log_probs[rows, : mask.shape[1]]).abs()
-    scores = (outputs.reward_token_log_probs.detach() - rollouts.reward_token_log_probs[rows]).abs()
-    finished = rollouts.finished[rows] & scored
+    read = rollouts.reward_token_log_probs[rows]  # the first of the tokens, where the loss reads more
+    scores = (outputs.reward_token_log_probs.detach()[:, : read.shape[1]] - read).abs()
+    finished = rollouts.finished[rows, None].expand_as(scores)
     return {
         "mismatch_tokens": tokens.where(mask, 0.0).sum(),
         "compared_tokens": mask.sum(),

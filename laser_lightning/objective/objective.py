@@ -15,7 +15,8 @@ from laser_lightning.objective.losses import (
     kl_estimate,
     weighted_sum,
 )
-from laser_lightning.objective.self_reward.last_token import SelfRewardHead
+from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
+from laser_lightning.objective.self_reward.solutions import Supervision
 from laser_lightning.policy.model import PolicyOutputs
 from laser_lightning.records.batching import MicroBatch
 
@@ -74,7 +75,8 @@ class Targets:
         rewards: [N].
         policy_weights: [N], weight of each response token of the solution in the step's mean.
         self_reward_weights: [N], weight of the solution's error in its self-reward; 0 where there is none.
-        references: [N] log pi_ref(z_c) with an exact reference, else None.
+        self_reward_targets: [N], what its self-reward is trained towards.
+        references: [N, K] log pi_ref of the tokens that scores are made of with an exact reference, else None.
         old_log_probs: [N, R] of the policy that the update started from; None for a first and only step, where they
             are those of the step itself.
         reference_log_probs: [N, R] of the frozen reference, for the KL term, else None.
@@ -85,6 +87,7 @@ class Targets:
     rewards: Tensor
     policy_weights: Tensor
     self_reward_weights: Tensor
+    self_reward_targets: Tensor
     references: Tensor | None = None
     old_log_probs: Tensor | None = None
     reference_log_probs: Tensor | None = None
@@ -136,11 +139,14 @@ class Objective:
         loss = policy_loss = weighted_sum(losses, mask, weights)
         self_reward_loss = kl = entropy = torch.zeros_like(policy_loss)
 
-        self_reward_weights = targets.self_reward_weights[rows]
         if self.self_reward.loss_weight > 0:
-            references = None if targets.references is None else targets.references[rows]
             self_reward_loss = self.self_reward.loss(
-                outputs.reward_token_log_probs, targets.rewards[rows], self_reward_weights, references
+                Readings(
+                    outputs.reward_token_log_probs,
+                    outputs.hidden if self.self_reward.reads_hidden else None,
+                    None if targets.references is None else targets.references[rows],
+                ),
+                Supervision(targets.self_reward_targets[rows], targets.self_reward_weights[rows]),
             )
             loss = loss + self.self_reward.loss_weight * self_reward_loss
         if targets.reference_log_probs is not None:

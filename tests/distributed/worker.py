@@ -92,7 +92,7 @@ def hand_made(step: int, kind: str, seed: int) -> Rollouts:
         response_lengths=lengths,
         finished=finished,
         sampling_log_probs=-4.6 + torch.rand(total, limit, generator=generator),  # a vocabulary of 100: ratios near 1
-        reward_token_log_probs=scores.where(finished, torch.tensor(torch.nan)),
+        reward_token_log_probs=scores.where(finished, torch.tensor(torch.nan))[:, None],
     )
 
 

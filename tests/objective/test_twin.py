@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from laser_lightning.data.problem import Problem
+from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.losses import (
     Aggregation,
     CISPOPolicyLoss,
@@ -29,15 +31,13 @@ from laser_lightning.losses import (
 )
 from laser_lightning.objective.advantages import AdvantageSettings, Estimator, estimated, mixed
 from laser_lightning.objective.objective import Objective, Targets, UpdateSettings
-from laser_lightning.objective.self_reward.last_token import (
-    LastTokenSelfReward,
-    SelfRewardHead,
-    class_counts,
-    settled_scores,
-)
+from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
+from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+from laser_lightning.objective.self_reward.solutions import StepSolutions, settled_scores
 from laser_lightning.objective.self_reward.yes_no import YesNoSelfReward
 from laser_lightning.policy.model import Policy
 from laser_lightning.records.batching import Rollouts, micro_batches
+from laser_lightning.records.rounds import Round
 
 Z = 3  # <|reward|>, and z_yes
 NO = 50  # z_no
@@ -268,7 +268,7 @@ class Step:
         self.rewards[-1] = 0.7  # rewards may be any real number
         self.all = torch.arange(len(rollouts))
         log_probs, scores = self.no_grad_pass(policy)
-        rollouts.reward_token_log_probs = scores.where(rollouts.finished, torch.nan)
+        rollouts.reward_token_log_probs = scores.where(rollouts.finished[:, None], torch.nan)
         # An older policy: most ratios differ from 1, and many leave the bounds.
         self.old = log_probs + 0.4 * torch.randn(log_probs.shape, generator=generator)
         rollouts.sampling_log_probs = log_probs + 0.2 * torch.randn(log_probs.shape, generator=generator)
@@ -295,7 +295,7 @@ class Step:
     @torch.no_grad()
     def no_grad_pass(self, model: Policy) -> tuple[Tensor, Tensor]:
         (batch,) = micro_batches(self.rollouts, self.all, 10_000, 0)
-        outputs = model(batch, Z, self.case.temperature)
+        outputs = model(batch, (Z,), self.case.temperature)
         order = batch.rows.argsort()
         return outputs.log_probs[order], outputs.reward_token_log_probs[order]
 
@@ -303,23 +303,25 @@ class Step:
         """What LaSeRModule fixes before the first backward pass; and which groups are mixed."""
         rollouts, case = self.rollouts, self.case
         references = self.reference_scores if case.exact else None
-        scores = self.self_reward.score(rollouts.reward_token_log_probs, references)
+        scores = self.self_reward.score(Readings(rollouts.reward_token_log_probs, references=references))
         self_rewards = settled_scores(scores, rollouts.finished).view(-1, GROUP)
         settings = AdvantageSettings(case.divide_by_std, case.mix, case.min_std, estimator=case.estimator)
         rewards = self.rewards.view(-1, GROUP)
         advantages, is_mixed = estimated(rewards, settings, one_rank), torch.tensor([False])
         if case.mix:
             advantages, is_mixed = mixed(rewards, self_rewards, settings, one_rank)
-        lengths, finished = rollouts.response_lengths, rollouts.finished
+        lengths, groups = rollouts.response_lengths, len(rewards)
+        problems = [Problem("train", 0, "", "", [], "")] * groups
+        round_ = Round(problems, rollouts, [], [], self.rewards, references, self_rewards.flatten())
+        supervision = self.self_reward.supervise(StepSolutions.of(round_, self.all, 0, Ranks()))
         targets = Targets(
             advantages=case.policy_weight * advantages.flatten(),
             rewards=self.rewards,
             policy_weights=solution_weights(
                 lengths, case.aggregation, lengths.sum(), torch.tensor(len(lengths)), LIMIT
             ),
-            self_reward_weights=self.self_reward.loss_weights(
-                self.rewards, finished, class_counts(self.rewards, finished)
-            ),
+            self_reward_weights=supervision.weights,
+            self_reward_targets=supervision.targets,
             references=references,
             old_log_probs=self.old if case.off_policy else None,
             reference_log_probs=self.reference_log_probs if case.kl else None,
@@ -337,7 +339,7 @@ class Step:
         batches = micro_batches(self.rollouts, self.all if rows is None else rows, token_budget, pad)
         self.batches = len(batches)
         for batch in batches:
-            token_ids = self.self_reward.trained_token_ids(self.rewards[batch.rows])
+            token_ids = self.self_reward.token_ids
             outputs = self.policy(batch, token_ids, self.case.temperature, self.settings.entropy_coef > 0)
             parts = self.objective(outputs, batch, targets)
             parts["loss"].backward()

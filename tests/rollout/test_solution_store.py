@@ -146,7 +146,7 @@ def test_kept_solutions_as_an_engine_returns_them() -> None:
     assert rollouts.responses() == [[9, 4, 1], [9]]
     assert rollouts.response_ids[1].tolist() == [9, 0, 0]
     assert rollouts.finished.tolist() == [True, False]
-    assert rollouts.reward_token_log_probs[0] == FINISHED.reward_token_log_prob
+    assert rollouts.reward_token_log_probs[0, 0] == FINISHED.reward_token_log_prob
     assert rollouts.reward_token_log_probs[1].isnan()
     assert rollouts.sampling_log_probs.isnan().all()
     assert rollouts.sampling_log_probs.shape == (2, 3)

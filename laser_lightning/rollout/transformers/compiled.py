@@ -108,7 +108,7 @@ class CompiledDecoding(Decoding):
         prompts: Sequence[Sequence[int]],
         out: Rollouts,
         sampling: Sampling,
-        reward_token_id: int,
+        reward_token_ids: Sequence[int],
         generator: torch.Generator,
         settings: BatchSettings,
         steps: CompiledSteps,
@@ -120,7 +120,7 @@ class CompiledDecoding(Decoding):
             )
         self.steps = steps
         self.ring: RingCache | None = None
-        super().__init__(policy, prompts, out, sampling, reward_token_id, generator, settings)
+        super().__init__(policy, prompts, out, sampling, reward_token_ids, generator, settings)
         if not self.mask_is_ready:
             raise UserError(
                 "engine.compile works for models of transformers whose layers all attend to every token, with "

@@ -38,7 +38,7 @@ class Decoding:
         prompts: of the whole round. The shortest are decoded first, so that those of like length come together.
         out: the record to fill. Its responses have room for one token more than they can be long.
         sampling: how to draw.
-        reward_token_id: id of z_c.
+        reward_token_ids: ids of the tokens that are read behind each ``<eos>``.
         generator: the source of all randomness.
         settings: how many rows there are at a time.
     """
@@ -49,12 +49,12 @@ class Decoding:
         prompts: Sequence[Sequence[int]],
         out: Rollouts,
         sampling: Sampling,
-        reward_token_id: int,
+        reward_token_ids: Sequence[int],
         generator: torch.Generator,
         settings: BatchSettings,
     ) -> None:
         self.policy, self.out, self.sampling = policy, out, sampling
-        self.reward_token_id, self.generator, self.settings = reward_token_id, generator, settings
+        self.reward_token_ids, self.generator, self.settings = reward_token_ids, generator, settings
         self.prompts, self.group_size = prompts, out.group_size
         self.eos = torch.tensor(policy.eos_token_ids, device=policy.device)
         self.waiting = deque(sorted(range(len(prompts)), key=lambda prompt: len(prompts[prompt])))
@@ -201,7 +201,7 @@ class Decoding:
 
     def _score(self, logits: Tensor, rows: Tensor) -> None:
         chosen = rows.nonzero().squeeze(-1)
-        scores = reward_token_log_probs(logits.index_select(0, chosen), self.reward_token_id)
+        scores = reward_token_log_probs(logits.index_select(0, chosen), self.reward_token_ids)
         self.out.reward_token_log_probs.index_copy_(0, self.slots.index_select(0, chosen), scores)
 
     # ------------------------------------------------- rows and columns that go

@@ -29,7 +29,7 @@ def generate(
 ) -> Rollouts:
     generator = torch.Generator().manual_seed(seed)
     options = {"max_batch_size": BATCH} | engine
-    return TransformersEngine(**options).generate(policy, prompts, GROUP, sampling, Z, generator)
+    return TransformersEngine(**options).generate(policy, prompts, GROUP, sampling, (Z,), generator)
 
 
 def passes(policy: Policy) -> list[tuple[int, int, int, int]]:
@@ -67,7 +67,7 @@ def check(
         log_probs = rollouts.sampling_log_probs[i, : len(response)]
         torch.testing.assert_close(log_probs, plain.log_probs, rtol=0, atol=atol)
         score = plain.after_last[Z] if rollouts.finished[i] else torch.tensor(torch.nan)
-        torch.testing.assert_close(rollouts.reward_token_log_probs[i], score, rtol=0, atol=atol, equal_nan=True)
+        torch.testing.assert_close(rollouts.reward_token_log_probs[i, 0], score, rtol=0, atol=atol, equal_nan=True)
     padding = ~rollouts.response_mask
     assert bool((rollouts.response_ids[padding] == policy.pad_token_id).all())
     assert not rollouts.sampling_log_probs[padding].any()
