@@ -50,7 +50,8 @@ def random_batch(solutions: int, vocabulary: int, device: str) -> MicroBatch:
     """Sequences of one length, so that padding plays no part."""
     ids = torch.randint(vocabulary, (solutions, PROMPT + RESPONSE), generator=torch.Generator().manual_seed(0))
     lengths = torch.tensor([[PROMPT], [RESPONSE]]).expand(2, solutions)
-    return MicroBatch(torch.arange(solutions), ids, *lengths).to(torch.device(device))
+    trained = torch.ones(solutions, RESPONSE, dtype=torch.bool)
+    return MicroBatch(torch.arange(solutions), ids, *lengths, trained).to(torch.device(device))
 
 
 def memory(device: str, field: str) -> float:

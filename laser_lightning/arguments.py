@@ -1,4 +1,4 @@
-"""Parts that remember, as plain values, the arguments they were made with, so that a checkpoint can hold them."""
+"""Parts of a run: they remember, as plain values, the arguments they were made with, for checkpoints to hold."""
 
 import inspect
 from collections.abc import Mapping
@@ -123,3 +123,18 @@ def _imported(class_path: str) -> Any:
             f"The checkpoint was made with {class_path}, which cannot be imported here ({error}): put its file into "
             "the working directory, or give the argument that it belongs to again."
         ) from error
+
+
+class Stateful:
+    """A part that may remember something from one step to the next, which a resumed run goes on with."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What checkpoints keep of it: tensors and plain values, the same on all ranks. Nothing by default."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned.
+
+        Args:
+            state: as it was saved; empty if there was none.
+        """

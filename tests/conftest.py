@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from laser_lightning.data.problem import Problem
-from laser_lightning.distributed.ranks import Ranks
+from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.self_reward.solutions import StepSolutions
 from laser_lightning.policy.character_tokenizer import character_tokenizer
 from laser_lightning.policy.model import Policy, PolicySettings, load_tokenizer
@@ -258,15 +258,14 @@ def make_rollouts() -> Callable[..., Rollouts]:
 
 @pytest.fixture(scope="session")
 def step_solutions() -> Callable[..., StepSolutions]:
-    """``step_solutions(rewards, finished=None, scores=None, step=0, ranks=None)``: an optimizer step on [P, G] (or
+    """``step_solutions(rewards, finished=None, scores=None, context=None)``: an optimizer step on [P, G] (or
     [N], groups of one) solutions, of which nothing else is known."""
 
     def make(
         rewards: Tensor,
         finished: Tensor | None = None,
         scores: Tensor | None = None,
-        step: int = 0,
-        ranks: Ranks | None = None,
+        context: StepContext | None = None,
     ) -> StepSolutions:
         rewards = rewards if rewards.ndim == 2 else rewards[:, None]
         total, groups = rewards.numel(), len(rewards)
@@ -277,6 +276,6 @@ def step_solutions() -> Callable[..., StepSolutions]:
         rollouts = Rollouts(ones[:groups, None], ones[:groups], ones[:, None], ones, flags, nothing, nothing)
         problems = [Problem("train", number, "", "", [1], "") for number in range(groups)]
         round_ = Round(problems, rollouts, [""] * total, [], rewards.flatten(), None, judged)
-        return StepSolutions.of(round_, torch.arange(total), step, ranks or Ranks())
+        return StepSolutions.of(round_, torch.arange(total), context or StepContext())
 
     return make

@@ -80,7 +80,8 @@ def balanced(
         gathered = gather(padded)
         return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)]).to(value.dtype)
 
-    everything = {f.name: of_all_ranks(f.name, getattr(mine, f.name)) for f in fields(Rollouts)}
+    held = {f.name: value for f in fields(Rollouts) if (value := getattr(mine, f.name)) is not None}
+    everything = {name: of_all_ranks(name, value) for name, value in held.items()}
     lengths = (everything["prompt_lengths"] + everything["response_lengths"]).tolist()
     share = dealt(lengths, ranks)[rank]
     chosen = torch.tensor(share or [0], device=rows.device)

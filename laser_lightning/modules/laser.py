@@ -1,10 +1,10 @@
 """LaSeR (arXiv 2510.14943) as a LightningModule: ``training_step`` reads as the algorithm."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from laser_lightning.data.problem import Problem
 from laser_lightning.distributed.balancing import balanced
@@ -14,18 +14,23 @@ from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.evaluation import EvaluationHooks
 from laser_lightning.modules.optimization import OptimizerSettings
 from laser_lightning.modules.reward_log import FailingRewards, count_rewards
-from laser_lightning.modules.training_log import StepWarnings, TrainingLog, mismatch_terms
-from laser_lightning.objective.advantages import Advantages, AdvantageSettings, estimated, mixed
+from laser_lightning.modules.teacher import load_teacher
+from laser_lightning.modules.training_log import Mismatch, StepWarnings, TrainingLog, UpdateSums
+from laser_lightning.objective.advantages import Advantages, AdvantageSettings
+from laser_lightning.objective.context import FixedLogProbs, StepContext
 from laser_lightning.objective.losses import ClippedPolicyLoss, PolicyLoss, solution_weights
-from laser_lightning.objective.objective import Objective, Targets, UpdateSettings
+from laser_lightning.objective.objective import Objective
+from laser_lightning.objective.part import ObjectiveParts
 from laser_lightning.objective.phases import Phase, Phases
 from laser_lightning.objective.self_reward.head import SelfRewardHead
 from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision
-from laser_lightning.objective.shaping.overlong import shaped
+from laser_lightning.objective.sentences import sentence_ends
+from laser_lightning.objective.settings import UpdateSettings
+from laser_lightning.objective.targets import Targets
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, PolicyOutputs, PolicySettings
 from laser_lightning.policy.precision import float32_by_default
 from laser_lightning.records.batching import MicroBatch, Rollouts, micro_batches, shortest
-from laser_lightning.records.rounds import Round, joined
+from laser_lightning.records.rounds import Round, SampledStep, joined
 from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
 from laser_lightning.rollout.sampler import Sampler
 from laser_lightning.verifiers import Verifier, VerifierPool
@@ -40,19 +45,6 @@ PROGRESS_BAR = {
 """Short names under which the progress bar shows the most telling metrics."""
 
 
-@dataclass
-class SampledStep:
-    """What a training step sampled.
-
-    Attributes:
-        sampled: all of it, which metrics count.
-        trained: what of it is trained on; the same, unless ``sampling_rounds`` asks for more.
-    """
-
-    sampled: Round
-    trained: Round
-
-
 class LaSeRModule(EvaluationHooks):
     """Trains reasoning and self-verification together.
 
@@ -65,7 +57,7 @@ class LaSeRModule(EvaluationHooks):
         group_size: solutions per prompt, G.
         sampling: how solutions are drawn in training.
         engine: draws them; default: TransformersEngine.
-        policy_loss: policy-gradient loss; default: ClippedPolicyLoss.
+        policy_loss: policy-gradient loss.
         advantage: how advantages are computed.
         phases: when the self-rewarding loss and the mixed advantages begin.
         update: how rollouts become optimizer steps.
@@ -74,16 +66,19 @@ class LaSeRModule(EvaluationHooks):
         evaluation: how problems are evaluated.
         max_skipped_steps: stop after this many optimizer steps in a row without a usable gradient.
         seed: seed of all sampling, evaluations included. Default: that of ``seed_everything``.
+        teacher: a frozen policy of its own, for parts that ask for its log-probs; null for none.
         sampling_rounds: sample further problems, up to this many times data.prompts_per_step in all, until the step is
             full of groups whose rewards are not all equal (DAPO's dynamic sampling, arXiv 2503.14476, equation 11); 1
             trains on the groups as they come. The self-rewarding loss is trained on the same groups, and the metrics
             count all that was sampled.
 
     Attributes:
+        objective_parts: the parts of the objective by their keys, which may remember something between steps.
         judges_by_score: whether the score behind ``<eos>`` is the model's judgement; exports then carry its settings.
         sampler: draws and judges solutions, from ``configure_model`` on.
         last_round: the latest training or evaluation round, for callbacks.
         reference: the frozen policy of before training, where the objective needs one.
+        teacher: the teacher, where there is one.
     """
 
     judges_by_score: bool = True
@@ -96,7 +91,7 @@ class LaSeRModule(EvaluationHooks):
         group_size: int = 8,
         sampling: Sampling = Sampling(),
         engine: RolloutEngine | None = None,
-        policy_loss: PolicyLoss | None = None,
+        policy_loss: PolicyLoss = ClippedPolicyLoss(),
         advantage: AdvantageSettings = AdvantageSettings(),
         phases: Phases = Phases(),
         update: UpdateSettings = UpdateSettings(),
@@ -106,6 +101,7 @@ class LaSeRModule(EvaluationHooks):
         max_skipped_steps: int = 10,
         seed: int | None = None,
         sampling_rounds: int = 1,
+        teacher: PolicySettings | None = None,
     ) -> None:
         super().__init__(policy, optimizer, max_skipped_steps, seed)
         if group_size < 2:
@@ -122,9 +118,15 @@ class LaSeRModule(EvaluationHooks):
         self.verifier_pool = VerifierPool(verifier, verification.workers, verification.timeout_seconds)
         self.group_size, self.sampling_rounds = group_size, sampling_rounds
         self.advantage, self.phases, self.update = advantage, phases, update
-        self.objective = Objective(ClippedPolicyLoss() if policy_loss is None else policy_loss, self_reward, update)
+        self.objective = Objective(policy_loss, self_reward, update)
+        self.objective_parts = ObjectiveParts(
+            {"policy_loss": policy_loss, **advantage.parts(), **update.parts(), **self_reward.parts()}
+        )
+        self.objective_parts.check_teacher(teacher is not None)
+        self.teacher_settings = teacher
         self.evaluator = Evaluator(evaluation, sampling, self.seed)
         self.reference: FrozenPolicy | AdaptersOff | None = None
+        self.teacher: FrozenPolicy | None = None
         self.last_round: Round | None = None
         self._failing = FailingRewards(verification.max_failing_steps)
         self._warnings = StepWarnings(sampling.max_response_tokens, self_reward.token)
@@ -153,11 +155,15 @@ class LaSeRModule(EvaluationHooks):
         self.self_reward.bind(self.tokenizer, self.policy.eos_token_ids)
         self.self_reward.check_vocabulary(self.policy.lm.config.get_text_config().vocab_size)
         # A constant reference and no KL term: no reference model is loaded, and none is run.
-        if (self.self_reward.is_exact or self.update.kl_coef > 0) and self.reference is None:
+        if (self.self_reward.is_exact or self.objective_parts.need_reference) and self.reference is None:
             self.reference = self.load_reference()
         if not hasattr(self, "sampler"):
             width = self.policy.lm.config.get_text_config().hidden_size
             self.self_reward.prepare(width, sharded=getattr(self.strategy, "zero_stage_3", False))
+        if self.teacher_settings is not None and self.teacher is None:
+            self.teacher = load_teacher(self.teacher_settings, self.tokenizer)
+        if self.objective.policy_loss.needs_sentences:
+            self.objective.sentence_ends = sentence_ends(self.tokenizer, self.policy.vocabulary_size)
         self.sampler = self.make_sampler()
 
     def make_sampler(self) -> Sampler:
@@ -173,11 +179,6 @@ class LaSeRModule(EvaluationHooks):
             self.parts,
             self.update.micro_batch_tokens,
         )
-
-    def trained_parameters(self) -> Iterator[nn.Parameter]:
-        """What the optimizer steps: the policy's parameters, and those of its judgement where it has any."""
-        yield from super().trained_parameters()
-        yield from self.self_reward.parameters()
 
     def setup(self, stage: str) -> None:
         """Check what needs the trainer: the data, the engine and the batch arithmetic."""
@@ -213,12 +214,13 @@ class LaSeRModule(EvaluationHooks):
             step = self.sample_groups(problems)
             self.last_round = step.sampled
             self.engine.sleep()
-            advantages = self.compute_advantages(step, phase)
-            old_log_probs, reference_log_probs = self.fixed_log_probs(step.trained)
+            context = self.context(self.fixed_log_probs(step.trained))
+            advantages = self.compute_advantages(step, phase, context)
         for rows in self.mini_batches(step):
             with self.parts("update"):
-                targets = self.targets(step.trained, rows, advantages, phase, old_log_probs, reference_log_probs)
+                targets = self.targets(step.trained, rows, advantages, phase, context.log_probs)
                 self.update_policy(step.trained.rollouts, rows, targets, log)
+        self.objective_parts.learn(step.trained, context)
         rewards = count_rewards(step.sampled, self.verifier, self.ranks.sum)
         self._log_step({**self.step_values(log, step, phase, advantages), **rewards.values()})
         if failing := self._failing.count(rewards, self.verifier_pool.last_errors):
@@ -242,34 +244,29 @@ class LaSeRModule(EvaluationHooks):
         with_signal_first = sampled.has_signal.int().argsort(descending=True, stable=True)
         return SampledStep(sampled, sampled.select(with_signal_first[: len(problems)]))
 
-    def compute_advantages(self, step: SampledStep, phase: Phase) -> Advantages:
-        """Advantages of the verifier's rewards, mixed with self-rewards in the integrated phase."""
-        round_ = step.trained
-        rewards = round_.grouped(self.shaped_rewards(round_))
-        if phase < Phase.INTEGRATED or self.self_reward.loss_weight == 0:
-            values, mixes = estimated(rewards, self.advantage, self.ranks.sum), torch.zeros(len(rewards)).bool()
-        else:
-            values, mixes = mixed(rewards, round_.grouped(round_.self_rewards), self.advantage, self.ranks.sum)
-        return Advantages(values.flatten(), mixes.to(rewards.device))
+    def context(self, log_probs: FixedLogProbs) -> StepContext:
+        """The step as its parts see it; ``log_probs`` are those of the solutions that it trains on."""
+        return StepContext(self.trainer.global_step, self.sampling.max_response_tokens, self.ranks, log_probs)
 
-    def shaped_rewards(self, round_: Round) -> Tensor:
-        """[N] rewards that advantages are made of: the verifier's or their weighted sum, less a penalty of length."""
-        if self.advantage.overlong is None:
-            return round_.policy_rewards
-        lengths, limit = round_.rollouts.response_lengths, self.sampling.max_response_tokens
-        return shaped(round_.policy_rewards, lengths, limit, self.advantage.overlong)
-
-    def fixed_log_probs(self, round_: Round) -> tuple[Tensor | None, Tensor | None]:
-        """[N, R] log-probs of the policy before the update, and of the frozen reference; None where not needed."""
-        old = reference = None
+    def fixed_log_probs(self, round_: Round) -> FixedLogProbs:
+        """Log-probs of the policy before the update, of the frozen reference and of the teacher, where needed."""
+        rollouts, temperature = round_.rollouts, self.sampling.temperature
+        old = reference = teacher = None
         if self.update.reuses_rollouts:
-            old = self.sampler.log_probs(self.policy, round_.rollouts, self.sampling.temperature).tokens
-        if self.update.kl_coef > 0:
+            old = self.sampler.log_probs(self.policy, rollouts, temperature, "old_log_probs_pass").tokens
+        if self.objective_parts.need_reference:
             reference = round_.reference_log_probs  # of the pass that gave exact scores, where there was one
             if reference is None:
                 assert self.reference is not None
-                reference = self.sampler.log_probs(self.reference, round_.rollouts, self.sampling.temperature).tokens
-        return old, reference
+                reference = self.sampler.log_probs(self.reference, rollouts, temperature, "reference_pass").tokens
+        if self.teacher is not None:
+            teacher = self.sampler.log_probs(self.teacher, rollouts, temperature, "teacher_pass").tokens
+        return FixedLogProbs(old, reference, teacher)
+
+    def compute_advantages(self, step: SampledStep, phase: Phase, context: StepContext) -> Advantages:
+        """Advantages of the verifier's rewards, mixed with self-rewards in the integrated phase."""
+        mixes = phase >= Phase.INTEGRATED and self.self_reward.loss_weight > 0
+        return self.advantage.compute_advantages(step.trained, context, mixes)
 
     def mini_batches(self, step: SampledStep) -> Iterator[Tensor]:
         """The solutions [M] of each optimizer step: all of them, or random parts of the prompts in each epoch."""
@@ -288,17 +285,15 @@ class LaSeRModule(EvaluationHooks):
         rows: Tensor,
         advantages: Advantages,
         phase: Phase,
-        old_log_probs: Tensor | None = None,
-        reference_log_probs: Tensor | None = None,
+        log_probs: FixedLogProbs = FixedLogProbs(),
     ) -> Targets:
         """Fix every denominator and class count of an optimizer step on solutions ``rows``, over all ranks."""
         rollouts, rewards = round_.rollouts, round_.rewards
-        lengths = rollouts.response_lengths
+        lengths = rollouts.trained_mask.sum(dim=1)
         totals = self.ranks.sum(torch.cat((lengths[rows].sum()[None], rows.new_tensor([len(rows)]))))
         supervision = Supervision(rewards, torch.zeros_like(rewards))
         if phase >= Phase.SELF_REWARDING and self.self_reward.loss_weight > 0:
-            solutions = StepSolutions.of(round_, rows, self.trainer.global_step, self.ranks)
-            supervision = self.self_reward.supervise(solutions)
+            supervision = self.self_reward.supervise(StepSolutions.of(round_, rows, self.context(log_probs)))
         return Targets(
             advantages=advantages.values,
             rewards=rewards,
@@ -308,16 +303,17 @@ class LaSeRModule(EvaluationHooks):
             self_reward_weights=supervision.weights,
             self_reward_targets=supervision.targets,
             references=round_.references,
-            old_log_probs=old_log_probs,
-            reference_log_probs=reference_log_probs,
-            sampling_log_probs=None if self.update.importance == "none" else rollouts.sampling_log_probs,
+            old_log_probs=log_probs.old,
+            reference_log_probs=log_probs.reference,
+            sampling_log_probs=None if self.update.importance is None else rollouts.sampling_log_probs,
+            teacher_log_probs=log_probs.teacher,
         )
 
     # ------------------------------------------------------ one optimizer step
 
     def update_policy(self, rollouts: Rollouts, rows: Tensor, targets: Targets, log: TrainingLog) -> None:
         """Take one optimizer step: the gradients of all micro-batches, then the step."""
-        needed = rows[self.objective.contributing(targets)[rows]]
+        needed = rows[self.objective.has_gradient(targets)[rows]]
         if self.ranks.sum(torch.tensor(len(needed), device=self.device)) == 0:
             self.skip_step(
                 "no solution has a signal: all rewards are equal in every group, and nothing else is trained"
@@ -325,11 +321,11 @@ class LaSeRModule(EvaluationHooks):
             return
         if (ranks := self.ranks).count > 1:
             rollouts, targets, needed = balanced(rollouts, targets, needed, ranks.stack, ranks.index, ranks.count)
-        terms = self.accumulate_gradients(self.aligned_batches(rollouts, needed), rollouts, targets)
-        norm = self.apply_gradients(terms["loss"])
+        sums = self.accumulate_gradients(self.aligned_batches(rollouts, needed), rollouts, targets)
+        norm = self.apply_gradients(sums.terms.loss)
         if norm is not None:
             self.engine.weights_changed()
-            log.add_update(terms, norm)
+            log.add_update(sums, norm, [term.name for term in self.update.terms])
 
     def aligned_batches(self, rollouts: Rollouts, rows: Tensor) -> list[tuple[MicroBatch, float]]:
         """Micro-batches of some solutions with their weights, the same number on all ranks, which meet in every pass.
@@ -343,26 +339,27 @@ class LaSeRModule(EvaluationHooks):
 
     def accumulate_gradients(
         self, batches: list[tuple[MicroBatch, float]], rollouts: Rollouts, targets: Targets
-    ) -> dict[str, Tensor]:
-        """Differentiate every micro-batch's share of the loss; return the terms of their sum on this rank."""
-        terms: dict[str, Tensor] = {}
+    ) -> UpdateSums:
+        """Differentiate every micro-batch's share of the loss; return what they add up to on this rank."""
+        total: UpdateSums | None = None
         for number, (batch, weight) in enumerate(batches):
             last = number + 1 == len(batches)
             self.parts.progress.advance(number, len(batches))
             with self.interruption.interruptible(communicates=True), self.micro_step(last):
                 outputs = self.differentiable(batch)
-                shares = self.objective(outputs, batch, targets)
-                if not self.update.reuses_rollouts:
-                    shares |= mismatch_terms(outputs, batch, rollouts)
-                shares = {name: value * weight for name, value in shares.items()}
-                self.backward_share(shares["loss"])
-            for name, value in shares.items():
-                terms[name] = terms.get(name, 0.0) + value.detach()
-        return terms
+                terms = self.objective(outputs, batch, targets).weighted(weight)
+                self.backward_share(terms.loss)
+            mismatch = None
+            if not self.update.reuses_rollouts:
+                mismatch = Mismatch.between(outputs, batch, rollouts).weighted(weight)
+            sums = UpdateSums(terms.detach(), mismatch)
+            total = sums if total is None else total + sums
+        assert total is not None
+        return total
 
     def forward(self, batch: MicroBatch) -> PolicyOutputs:
         """The one differentiable pass: log-probs of a micro-batch's responses, and what is read behind each."""
-        return self.policy(batch, self.self_reward.token_ids, self.sampling.temperature, self.update.entropy_coef > 0)
+        return self.policy(batch, self.self_reward.token_ids, self.sampling.temperature, self.objective.needs_entropy)
 
     # ----------------------------------------------------------------- logging
 
@@ -384,9 +381,19 @@ class LaSeRModule(EvaluationHooks):
     # ------------------------------------------------------------- checkpoints
 
     def saved_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Without the frozen reference too, which a resumed run loads from ``policy.path`` as the first run did."""
+        """Without the frozen reference and teacher too, which a resumed run loads as the first run did."""
         kept = super().saved_weights(state)
-        return {name: value for name, value in kept.items() if not name.startswith("reference.")}
+        return {name: value for name, value in kept.items() if not name.startswith(("reference.", "teacher."))}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the parts of the objective remember."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["laser_objective_parts"] = self.objective_parts.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the parts of the objective go on from what they remember."""
+        super().on_load_checkpoint(checkpoint)
+        self.objective_parts.load_state_dict(checkpoint.get("laser_objective_parts", {}))
 
     def fingerprint(self) -> dict[str, object]:
         """The model's, and the tokens that carry its judgement."""

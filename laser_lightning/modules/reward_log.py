@@ -1,11 +1,11 @@
 """What the reward functions of a step said, each by its name, and the stop of a run in which one never works."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from laser_lightning.objective.advantages import AllSum
 from laser_lightning.records.rounds import Round
 from laser_lightning.verifiers import MixedVerifier, Verification, Verifier
 
@@ -49,7 +49,7 @@ class RewardCounts:
         return values
 
 
-def count_rewards(round_: Round, verifier: Verifier, all_sum: AllSum) -> RewardCounts:
+def count_rewards(round_: Round, verifier: Verifier, all_sum: Callable[[Tensor], Tensor]) -> RewardCounts:
     """Count what the reward functions said of a round; all ranks must call it together.
 
     Args:

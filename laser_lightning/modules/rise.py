@@ -10,14 +10,15 @@ from torch import Tensor
 
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
-from laser_lightning.modules.laser import LaSeRModule, SampledStep
+from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.training_log import TrainingLog
 from laser_lightning.modules.verification_prompts import VerificationPrompts
-from laser_lightning.objective.advantages import Advantages, estimated
+from laser_lightning.objective.advantages import Advantages
+from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.phases import Phase
 from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD, settled_scores
-from laser_lightning.records.batching import Rollouts
-from laser_lightning.records.rounds import Round, joined
+from laser_lightning.records.batching import Rollouts, stacked
+from laser_lightning.records.rounds import Round, SampledStep, joined
 from laser_lightning.rollout import Sampling
 from laser_lightning.verifiers import Verification
 
@@ -92,13 +93,18 @@ class RISEModule(LaSeRModule):
         order = torch.randperm(problems, generator=self.generator, device=self.device)
         return order[: max(1, round(share * problems))].sort().values
 
-    def compute_advantages(self, step: SampledStep, phase: Phase) -> Advantages:
-        """[N + V] advantages: of solutions in their groups, and of verifications among those of their problem."""
+    def compute_advantages(self, step: SampledStep, phase: Phase, context: StepContext) -> Advantages:
+        """Advantages of solutions in their groups, and of verifications among those of their problem."""
         assert isinstance(step, VerifiedStep)
-        of_solutions = super().compute_advantages(SampledStep(step.sampled, step.sampled), phase)
-        rewards = step.verifications.rewards.view(len(step.verified), self.group_size)
-        of_verifications = estimated(rewards, self.advantage, self.ranks.sum).flatten()
-        return of_solutions._replace(values=torch.cat((of_solutions.values, of_verifications)))
+        solutions, made = SampledStep(step.sampled, step.sampled), step.verifications
+        first = slice(len(step.sampled.rollouts))
+        of_solutions = super().compute_advantages(
+            solutions, phase, context._replace(log_probs=context.log_probs.rows(first))
+        )
+        rewards = made.rewards.view(len(step.verified), self.group_size)
+        behind = context._replace(log_probs=context.log_probs.rows(slice(first.stop, None)))
+        of_verifications = Advantages.of(self.advantage.estimator(rewards, made, behind), rewards)
+        return of_solutions._replace(values=stacked((of_solutions.values, of_verifications.values)))
 
     def mini_batches(self, step: SampledStep) -> Iterator[Tensor]:
         """The trajectories of each optimizer step: some problems' solutions, and the verifications of these."""

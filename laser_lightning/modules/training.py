@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor, nn
+from torch import Tensor
 
 from laser_lightning.arguments import Part, made_from
 from laser_lightning.data.module import PromptDataModule, data_module
@@ -95,19 +95,15 @@ class TrainingModule(Part, lightning.LightningModule):
         return FrozenPolicy(self.policy_settings, self.tokenizer)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """The optimizer of the policy, and its schedule in optimizer steps."""
+        """The optimizer of all that is trained, and its schedule in optimizer steps."""
         optimizer = build_optimizer(
-            self.trained_parameters(),
+            self.parameters(),  # those of the policy, and of a self-reward head that has any; frozen ones are left out
             self.optimizer_settings,
             on_host=steps_on_host(self.strategy),
             strategy_copies=isinstance(self.strategy, LaSeRDeepSpeedStrategy),
         )
         schedule = build_schedule(optimizer, self.optimizer_settings, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
-
-    def trained_parameters(self) -> Iterator[nn.Parameter]:
-        """What the optimizer steps: the policy's parameters."""
-        yield from self.policy.parameters()
 
     def on_fit_start(self) -> None:
         """Create this rank's generator, on the policy's device."""

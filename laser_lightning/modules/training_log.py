@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -9,8 +10,10 @@ from torch import Tensor
 
 from laser_lightning.distributed.parts import StepParts
 from laser_lightning.distributed.ranks import Ranks
+from laser_lightning.objective.objective import LossTerms
 from laser_lightning.objective.phases import Phase
 from laser_lightning.objective.self_reward.head import SelfRewardHead
+from laser_lightning.objective.sums import Sums
 from laser_lightning.policy.model import PolicyOutputs
 from laser_lightning.records.batching import MicroBatch, Rollouts
 from laser_lightning.records.rounds import Round
@@ -18,25 +21,54 @@ from laser_lightning.records.rounds import Round
 TERMS = ("loss", "policy_loss", "self_reward_loss", "kl", "entropy", "clip_fraction")
 
 
-def mismatch_terms(outputs: PolicyOutputs, batch: MicroBatch, rollouts: Rollouts) -> dict[str, Tensor]:
-    """How far the engine's log-probs are from the trainer's own of the same tokens and weights, as sums and counts.
+@dataclass(frozen=True)
+class Mismatch(Sums):
+    """How far the engine's log-probs are from the trainer's own of the same tokens and weights.
 
-    Args:
-        outputs: of the trainer.
-        batch: B solutions.
-        rollouts: what the engine said of them, among others.
+    Attributes:
+        tokens: scalar, sum of absolute distances over trained tokens.
+        compared_tokens: scalar, their number.
+        scores: scalar, the same of the tokens behind ``<eos>``, over finished solutions.
+        compared_scores: scalar, their number.
     """
-    rows, mask = batch.rows, batch.response_mask
-    tokens = (outputs.log_probs.detach() - rollouts.sampling_log_probs[rows, : mask.shape[1]]).abs()
-    read = rollouts.reward_token_log_probs[rows]  # the first of the tokens, where the loss reads more
-    scores = (outputs.reward_token_log_probs.detach()[:, : read.shape[1]] - read).abs()
-    finished = rollouts.finished[rows, None].expand_as(scores)
-    return {
-        "mismatch_tokens": tokens.where(mask, 0.0).sum(),
-        "compared_tokens": mask.sum(),
-        "mismatch_scores": scores.where(finished, 0.0).sum(),
-        "compared_scores": finished.sum(),
-    }
+
+    tokens: Tensor
+    compared_tokens: Tensor
+    scores: Tensor
+    compared_scores: Tensor
+
+    @classmethod
+    def between(cls, outputs: PolicyOutputs, batch: MicroBatch, rollouts: Rollouts) -> "Mismatch":
+        """Compare a micro-batch.
+
+        Args:
+            outputs: of the trainer.
+            batch: B solutions.
+            rollouts: what the engine said of them, among others.
+        """
+        rows, mask = batch.rows, batch.loss_mask
+        tokens = (outputs.log_probs.detach() - rollouts.sampling_log_probs[rows, : mask.shape[1]]).abs()
+        read = rollouts.reward_token_log_probs[rows]  # the first of the tokens, where the loss reads more
+        scores = (outputs.reward_token_log_probs.detach()[:, : read.shape[1]] - read).abs()
+        finished = rollouts.finished[rows, None].expand_as(scores)
+        return cls(tokens.where(mask, 0.0).sum(), mask.sum(), scores.where(finished, 0.0).sum(), finished.sum())
+
+
+@dataclass(frozen=True)
+class UpdateSums:
+    """What the micro-batches of an optimizer step add up to on this rank.
+
+    Attributes:
+        terms: of the loss.
+        mismatch: None where the rollout sees more than one optimizer step, so that weights have changed since.
+    """
+
+    terms: LossTerms
+    mismatch: Mismatch | None
+
+    def __add__(self, other: "UpdateSums") -> "UpdateSums":
+        both = self.mismatch is not None and other.mismatch is not None
+        return UpdateSums(self.terms + other.terms, self.mismatch + other.mismatch if both else None)  # type: ignore[operator]
 
 
 class StepWarnings:
@@ -93,17 +125,24 @@ class TrainingLog:
         self._began = time.perf_counter()
         self._updates: list[dict[str, float]] = []
 
-    def add_update(self, terms: dict[str, Tensor], gradient_norm: float) -> None:
-        """Count an optimizer step: the shares of its loss on this rank, summed over micro-batches."""
-        totals = self.ranks.sum(torch.stack([value.double() for value in terms.values()])).tolist()
-        sums = dict(zip(terms, totals, strict=True))
-        values = {name: sums[name] for name in TERMS} | {"gradient_norm": gradient_norm}
-        if "compared_tokens" in sums:
-            values["mismatch/token_log_prob"] = sums["mismatch_tokens"] / max(sums["compared_tokens"], 1)
-            values["mismatch/reward_token_log_prob"] = sums["mismatch_scores"] / max(sums["compared_scores"], 1)
-        if "weighted_tokens" in sums:
-            values["importance_weight"] = sums["importance_weights"] / max(sums["weighted_tokens"], 1)
-            values["importance_capped"] = sums["capped_tokens"] / max(sums["weighted_tokens"], 1)
+    def add_update(self, sums: UpdateSums, gradient_norm: float, extra_names: Sequence[str] = ()) -> None:
+        """Count an optimizer step.
+
+        Args:
+            sums: of its micro-batches on this rank.
+            gradient_norm: before clipping.
+            extra_names: of the terms of ``update.terms``.
+        """
+        terms = sums.terms.over(self.ranks)
+        values = {name: float(getattr(terms, name)) for name in TERMS} | {"gradient_norm": gradient_norm}
+        values |= dict(zip(extra_names, terms.extra.tolist(), strict=True))
+        if sums.mismatch is not None:
+            mismatch = sums.mismatch.over(self.ranks)
+            values["mismatch/token_log_prob"] = float(mismatch.tokens / mismatch.compared_tokens.clamp(min=1))
+            values["mismatch/reward_token_log_prob"] = float(mismatch.scores / mismatch.compared_scores.clamp(min=1))
+        if terms.weighted_tokens > 0:
+            values["importance_weight"] = float(terms.importance_weights / terms.weighted_tokens)
+            values["importance_capped"] = float(terms.capped_tokens / terms.weighted_tokens)
         self._updates.append(values)
 
     def update_values(self) -> dict[str, float]:

@@ -26,6 +26,7 @@ class Rollouts:
             top-p, top-k and min-p.
         reward_token_log_probs: [N, K] float32, log pi(z given x, y) at temperature 1 of the K tokens that scores are
             made of; NaN where not finished.
+        loss_mask: [N, Lr] bool, the response tokens that the policy is trained on: those that it sampled; None for all.
     """
 
     prompt_ids: Tensor
@@ -35,6 +36,7 @@ class Rollouts:
     finished: Tensor
     sampling_log_probs: Tensor
     reward_token_log_probs: Tensor
+    loss_mask: Tensor | None = None
 
     def __len__(self) -> int:
         return self.response_ids.shape[0]
@@ -49,6 +51,11 @@ class Rollouts:
         """[N, Lr] bool: which places hold response tokens."""
         return length_mask(self.response_lengths, self.response_ids.shape[1])
 
+    @property
+    def trained_mask(self) -> Tensor:
+        """[N, Lr] bool: which places hold response tokens that the policy is trained on."""
+        return self.response_mask if self.loss_mask is None else self.response_mask & self.loss_mask
+
     def responses(self) -> list[list[int]]:
         """Token ids of every response, without padding."""
         rows, lengths = self.response_ids.tolist(), self.response_lengths.tolist()
@@ -59,8 +66,9 @@ class Rollouts:
         prompts = numbers_of(prompts, len(self.prompt_ids))
         rows = (prompts[:, None] * self.group_size + torch.arange(self.group_size, device=prompts.device)).flatten()
         of_prompts = {name: getattr(self, name)[prompts] for name in ("prompt_ids", "prompt_lengths")}
-        others = (f.name for f in fields(self) if f.name not in of_prompts)
-        return Rollouts(**of_prompts, **{name: getattr(self, name)[rows] for name in others})
+        of_solutions = (f.name for f in fields(self) if f.name not in (*of_prompts, "loss_mask"))
+        loss_mask = None if self.loss_mask is None else self.loss_mask[rows]
+        return Rollouts(**of_prompts, **{name: getattr(self, name)[rows] for name in of_solutions}, loss_mask=loss_mask)
 
     def ungrouped(self) -> "Rollouts":
         """The same N solutions as N groups of one, each with a prompt of its own."""
@@ -87,6 +95,16 @@ def numbers_of(chosen: Tensor, size: int) -> Tensor:
     if chosen.shape != (size,):
         raise ValueError(f"A mask of shape {tuple(chosen.shape)} does not fit a list of {size}.")
     return chosen.nonzero().flatten()
+
+
+def concat_rollouts(parts: Sequence[Rollouts]) -> Rollouts:
+    """Several rollouts with groups of one size as one, right-padded to the widest."""
+    names = [f.name for f in fields(Rollouts) if f.name != "loss_mask"]
+    all_trained = all(part.loss_mask is None for part in parts)
+    return Rollouts(
+        **{name: stacked([getattr(part, name) for part in parts]) for name in names},
+        loss_mask=None if all_trained else stacked([part.trained_mask for part in parts]),
+    )
 
 
 def stacked(parts: Sequence[Tensor]) -> Tensor:
@@ -118,17 +136,25 @@ class MicroBatch:
         input_ids: [B, L] int64.
         prompt_lengths: [B] int64.
         response_lengths: [B] int64.
+        loss_mask: [B, R] bool, the response tokens that are trained on.
     """
 
     rows: Tensor
     input_ids: Tensor
     prompt_lengths: Tensor
     response_lengths: Tensor
+    loss_mask: Tensor
 
     @property
     def response_mask(self) -> Tensor:
         """[B, R] bool over the R places of the longest response here."""
         return length_mask(self.response_lengths, int(self.response_lengths.max()))
+
+    @property
+    def response_ids(self) -> Tensor:
+        """[B, R] int64 response tokens; places behind a response hold no meaning."""
+        places = self.prompt_lengths[:, None] + torch.arange(self.loss_mask.shape[1], device=self.rows.device)
+        return self.input_ids.gather(1, places.clamp(max=self.input_ids.shape[1] - 1))
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same on another device."""
@@ -168,6 +194,7 @@ def micro_batches(
             f"A sequence of {int(lengths.max())} tokens does not fit into update.micro_batch_tokens = {token_budget}: "
             "raise it, or lower sampling.max_response_tokens or data.max_prompt_tokens."
         )
+    trained = rollouts.trained_mask
     sorted_lengths = lengths[order].tolist()
     sizes = _sizes(sorted_lengths, token_budget, packed)
     if sizes and at_least > 1:
@@ -178,6 +205,7 @@ def micro_batches(
             _join(rollouts, prompts[chosen], rows[chosen], int(lengths[chosen].max()), pad_token_id),
             prompt_lengths[chosen],
             response_lengths[chosen],
+            trained[rows[chosen], : int(response_lengths[chosen].max())],
         )
         for chosen in order.split(sizes)
     ]

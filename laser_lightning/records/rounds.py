@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from laser_lightning.data.problem import Problem
-from laser_lightning.records.batching import Rollouts, numbers_of, stacked
+from laser_lightning.records.batching import Rollouts, concat_rollouts, numbers_of, stacked
 from laser_lightning.verifiers import Verification
 
 
@@ -93,16 +93,28 @@ class Round:
         return (problems[:, None] * self.rollouts.group_size + group).flatten()
 
 
+@dataclass
+class SampledStep:
+    """What a training step sampled.
+
+    Attributes:
+        sampled: all of it, which metrics count.
+        trained: what of it is trained on; the same, unless ``sampling_rounds`` asks for more.
+    """
+
+    sampled: Round
+    trained: Round
+
+
 def joined(first: Round, second: Round) -> Round:
     """Two rounds of the same module as one, the problems of the first in front."""
 
     def both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
         return None if one is None or other is None else stacked((one, other))
 
-    parts = [(getattr(first.rollouts, f.name), getattr(second.rollouts, f.name)) for f in fields(Rollouts)]
     return Round(
         [*first.problems, *second.problems],
-        Rollouts(*(stacked(pair) for pair in parts)),
+        concat_rollouts((first.rollouts, second.rollouts)),
         first.texts + second.texts,
         first.verifications + second.verifications,
         stacked((first.rewards, second.rewards)),

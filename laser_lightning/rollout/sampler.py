@@ -87,7 +87,7 @@ class Sampler:
         of_reference = None
         if self.self_reward.is_exact:
             assert self.reference is not None
-            of_reference = self.log_probs(self.reference, rollouts, sampling.temperature)
+            of_reference = self.log_probs(self.reference, rollouts, sampling.temperature, "reference_pass")
         tokens, references = (None, None) if of_reference is None else of_reference
         hidden = self.hidden_states(rollouts) if self.self_reward.reads_hidden else None
         with torch.no_grad():
@@ -129,20 +129,22 @@ class Sampler:
         return self.tokenizer.batch_decode(rollouts.responses(), skip_special_tokens=True)
 
     @torch.no_grad()
-    def log_probs(self, model: Policy | AdaptersOff, rollouts: Rollouts, temperature: float) -> SolutionLogProbs:
+    def log_probs(
+        self, model: Policy | AdaptersOff, rollouts: Rollouts, temperature: float, part: str
+    ) -> SolutionLogProbs:
         """Run a model over given solutions, in a pass of its own.
 
         Args:
-            model: the policy, or the reference.
+            model: the policy, or a frozen one.
             rollouts: N solutions.
             temperature: the one that they were sampled at.
+            part: the part of the step that this is.
         """
         found = SolutionLogProbs(
             torch.zeros_like(rollouts.sampling_log_probs), torch.zeros_like(rollouts.reward_token_log_probs)
         )
         rows = torch.arange(len(rollouts), device=found.tokens.device)
-        name = "reference_pass" if model is self.reference else "old_log_probs_pass"
-        with self.parts(name), self.gathered(model):
+        with self.parts(part), self.gathered(model):
             for batch in micro_batches(
                 rollouts, rows, self.micro_batch_tokens, self.policy.pad_token_id, self.policy.packs
             ):

@@ -9,11 +9,11 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from laser_lightning.cli import trainer as cli
 from laser_lightning.cli.command_line import main
 from laser_lightning.cli.config_files import packaged_names
+from laser_lightning.cli.exact_parser import ExactParser
 from laser_lightning.cli.help import command_help, program_help
 from laser_lightning.cli.program import OTHER_COMMANDS, TRAINER_COMMANDS
 from laser_lightning.cli.source_classes import Sources
 from laser_lightning.cli.spelling import program_keys
-from laser_lightning.cli.exact_parser import ExactParser
 from laser_lightning.errors import UserError
 
 OVERLAY = "model: {optimizer: {lerning_rate: 1e-6}}"

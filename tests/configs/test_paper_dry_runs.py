@@ -10,7 +10,6 @@ import datasets
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
-from torch import Tensor
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -23,8 +22,10 @@ from transformers import (
 from laser_lightning.cli.command_line import main
 from laser_lightning.modules.laser import LaSeRModule, SampledStep
 from laser_lightning.objective.advantages import Advantages
-from laser_lightning.objective.objective import Objective, Targets
+from laser_lightning.objective.context import StepContext
+from laser_lightning.objective.objective import LossTerms, Objective
 from laser_lightning.objective.phases import Phase
+from laser_lightning.objective.targets import Targets
 from laser_lightning.policy.model import PolicyOutputs
 from laser_lightning.records.batching import MicroBatch
 
@@ -182,18 +183,16 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     seen: list[dict[str, Any]] = []
     compute, share = LaSeRModule.compute_advantages, Objective.__call__
 
-    def spied_advantages(module: LaSeRModule, step: SampledStep, phase: Phase) -> Advantages:
-        result = compute(module, step, phase)
+    def spied_advantages(module: LaSeRModule, step: SampledStep, phase: Phase, context: StepContext) -> Advantages:
+        result = compute(module, step, phase, context)
         assert result.values.abs().sum() > 0, "some group has right and wrong solutions"
         seen.append({"phase": phase, "mixed": bool(result.mixed_groups.any()), "loss": 0.0})
         return result
 
-    def spied_share(
-        objective: Objective, outputs: PolicyOutputs, batch: MicroBatch, targets: Targets
-    ) -> dict[str, Tensor]:
+    def spied_share(objective: Objective, outputs: PolicyOutputs, batch: MicroBatch, targets: Targets) -> LossTerms:
         parts = share(objective, outputs, batch, targets)
-        assert parts["loss"].isfinite()
-        seen[-1]["loss"] += float(parts["self_reward_loss"])
+        assert parts.loss.isfinite()
+        seen[-1]["loss"] += float(parts.self_reward_loss)
         return parts
 
     monkeypatch.setattr(LaSeRModule, "compute_advantages", spied_advantages)

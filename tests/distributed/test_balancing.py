@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from laser_lightning.distributed.balancing import balanced, dealt
-from laser_lightning.objective.objective import Targets
+from laser_lightning.objective.targets import Targets
 from laser_lightning.records.batching import Rollouts
 
 

@@ -12,10 +12,9 @@ pytestmark = pytest.mark.distributed
 # Draws the responses to a prompt from a seed of that prompt, whichever rank it is on.
 ENGINE = """
 import zlib
-from dataclasses import fields
 import torch
 from laser_lightning import Rollouts
-from laser_lightning.records.batching import stacked
+from laser_lightning.records.batching import concat_rollouts
 from laser_lightning.rollout import TransformersEngine
 
 class SeededEngine(TransformersEngine):
@@ -24,7 +23,7 @@ class SeededEngine(TransformersEngine):
         for prompt in prompts:
             generator = torch.Generator().manual_seed(zlib.crc32(bytes(token % 256 for token in prompt)))
             parts.append(super().generate(policy, [prompt], *others[:-1], generator))
-        return Rollouts(*(stacked([getattr(part, field.name) for part in parts]) for field in fields(Rollouts)))
+        return concat_rollouts(parts)
 """
 
 # The model writes few verdicts: here every verification of even length finds its solution correct.

@@ -55,7 +55,7 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     # Advantages normalized over the solutions of all ranks.
     "batch statistics": {
-        "estimator": "batch_normalized",
+        "batch_normalized": True,
         "max_grad_norm": 1.0,
         "max_steps": 2,
         "kinds": [[MIXED, CORRECT], [TRUNCATED, MIXED]],

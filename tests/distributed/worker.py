@@ -26,13 +26,14 @@ from laser_lightning.distributed.strategies import LaSeRDDPStrategy, LaSeRDeepSp
 from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.optimization import OptimizerSettings
-from laser_lightning.objective.advantages import AdvantageSettings
-from laser_lightning.objective.objective import UpdateSettings
+from laser_lightning.objective.advantages import AdvantageSettings, BatchNormalized, GroupRelative, SelfRewardMixing
+from laser_lightning.objective.losses import TruncatedImportance
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.policy import model as policy_module
 from laser_lightning.policy.lora import LoRASettings
 from laser_lightning.policy.model import Policy, PolicySettings
-from laser_lightning.records.batching import Rollouts
+from laser_lightning.records.batching import Rollouts, concat_rollouts
 from laser_lightning.rollout import RolloutEngine, Sampling
 from laser_lightning.rollout.sampler import Sampler
 from laser_lightning.runs.checkpoints import WholeFiles
@@ -96,10 +97,6 @@ def hand_made(step: int, kind: str, seed: int) -> Rollouts:
     )
 
 
-def joined(parts: Sequence[Rollouts]) -> Rollouts:
-    return Rollouts(*(torch.cat([getattr(part, name) for part in parts]) for name in Rollouts.__dataclass_fields__))
-
-
 class FailedRolloutError(Exception):
     """What the dealt engine raises where it is told to."""
 
@@ -124,7 +121,7 @@ class DealtEngine(RolloutEngine):
             raise FailedRolloutError
         halves = [hand_made(self.round, kind, seed) for seed, kind in enumerate(self.kinds[self.round])]
         self.round += 1
-        return joined(halves) if WORLD == 1 else halves[RANK]
+        return concat_rollouts(halves) if WORLD == 1 else halves[RANK]
 
 
 class PromptEngine(RolloutEngine):
@@ -134,11 +131,11 @@ class PromptEngine(RolloutEngine):
         parts = []
         for ids in prompts:
             half = hand_made(0, "mixed", seed=sum(ids) * len(ids))
-            one = {name: getattr(half, name)[:GROUP] for name in Rollouts.__dataclass_fields__}
+            one = {name: values[:GROUP] for name, values in vars(half).items() if values is not None}
             one["response_ids"][:, 1] = one["response_ids"][:, 1] % 3 + 30  # few different answers
             one["prompt_ids"], one["prompt_lengths"] = torch.full((1, 80), 30), torch.tensor([len(ids)])
             parts.append(Rollouts(**one))
-        return joined(parts)
+        return concat_rollouts(parts)
 
 
 class SecondTokenVerifier(FirstTokenVerifier):
@@ -255,11 +252,13 @@ def steps(spec: dict[str, Any]) -> Any:
         group_size=GROUP,
         sampling=Sampling(max_response_tokens=12),
         engine=DealtEngine(spec["kinds"], spec.get("fails", ())),
-        advantage=AdvantageSettings(self_reward_mix=0.3, estimator=spec.get("estimator", "group_relative")),
+        advantage=AdvantageSettings(
+            BatchNormalized() if spec.get("batch_normalized") else GroupRelative(), SelfRewardMixing(tau=0.3)
+        ),
         update=UpdateSettings(
             kl_coef=spec.get("kl_coef", 0.0),
             epochs=spec.get("epochs", 1),
-            importance=spec.get("importance", "none"),
+            importance=TruncatedImportance(spec["importance"]) if "importance" in spec else None,
         ),
         # A large eps: AdamW must not amplify rounding.
         optimizer=OptimizerSettings(

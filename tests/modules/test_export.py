@@ -70,7 +70,9 @@ def test_a_checkpoint_file_is_exported(
     policy.load_state_dict({name.removeprefix("policy."): w for name, w in weights.items() if "policy." in name})
     token, prompt, response = SelfRewardSettings.load("out").token_id, [30, 31, 32], [40, 41, 42, 1]
     ids = torch.tensor([prompt + response])
-    scored = policy(MicroBatch(torch.arange(1), ids, torch.tensor([3]), torch.tensor([4])), (token,))
+    scored = policy(
+        MicroBatch(torch.arange(1), ids, torch.tensor([3]), torch.tensor([4]), torch.ones(1, 4).bool()), (token,)
+    )
     exported = plain_pass(AutoModelForCausalLM.from_pretrained("out"), prompt, response)
     assert float(scored.reward_token_log_probs[0, 0]) == pytest.approx(float(exported.after_last[token]), abs=1e-5)
 

@@ -18,14 +18,14 @@ from laser_lightning.callbacks import ReferenceConstantCalibration
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.errors import UserError
 from laser_lightning.evaluation.settings import EvaluationSettings
-from laser_lightning.losses import PolicyLoss, TokenLosses
+from laser_lightning.losses import PolicyLoss, PolicyTokens, TokenLosses, TruncatedImportance
 from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.optimization import OptimizerSettings
 from laser_lightning.objective.advantages import AdvantageSettings
-from laser_lightning.objective.objective import UpdateSettings
 from laser_lightning.objective.phases import Phases
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
-from laser_lightning.objective.shaping.overlong import OverlongSettings
+from laser_lightning.objective.settings import UpdateSettings
+from laser_lightning.objective.shaping.overlong import OverlongPenalty
 from laser_lightning.policy.model import EMBEDDED, PolicySettings
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.rollout import Sampling, TransformersEngine
@@ -260,9 +260,10 @@ def test_the_ratio_of_reused_rollouts_is_the_true_one(tmp_path: Path) -> None:
     seen: list[float] = []
 
     class Spy(PolicyLoss):
-        def __call__(self, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> TokenLosses:
-            seen.append(float((log_probs - old_log_probs).detach()[mask].abs().max()))
-            return TokenLosses(-(log_probs - old_log_probs).exp() * advantages[:, None], torch.zeros_like(mask))
+        def __call__(self, tokens: PolicyTokens) -> TokenLosses:
+            difference = tokens.log_probs - tokens.old_log_probs
+            seen.append(float(difference.detach()[tokens.mask].abs().max()))
+            return TokenLosses(-difference.exp() * tokens.advantages, torch.zeros_like(tokens.mask))
 
     fit(tmp_path, fresh(update=UpdateSettings(epochs=3), policy_loss=Spy()), steps=3)
     assert seen[0] == pytest.approx(0, abs=1e-6)
@@ -278,7 +279,7 @@ def test_without_a_policy_signal_only_the_self_rewarding_loss_moves_weights(
 ) -> None:
     head = LastTokenSelfReward("<|reward|>", reference=-20.0, loss_weight=loss_weight)
     model = fresh(
-        verifier=ConstantVerifier(0.0), self_reward=head, phases=phases, advantage=AdvantageSettings(self_reward_mix=0)
+        verifier=ConstantVerifier(0.0), self_reward=head, phases=phases, advantage=AdvantageSettings(mixing=None)
     )
     if changes:
         fit(tmp_path, model)
@@ -292,7 +293,7 @@ def test_without_a_policy_signal_only_the_self_rewarding_loss_moves_weights(
 
 def test_a_penalty_of_length_is_for_the_advantages_alone(tmp_path: Path) -> None:
     # All answers are right, so only their lengths tell the solutions of a group apart.
-    model = fresh(verifier=ConstantVerifier(1.0), advantage=AdvantageSettings(overlong=OverlongSettings(1.0)))
+    model = fresh(verifier=ConstantVerifier(1.0), advantage=AdvantageSettings(shaping=[OverlongPenalty(1.0)]))
     targets, fixed = model.targets, []
     model.targets = lambda *args: fixed.append(targets(*args)) or fixed[-1]  # type: ignore[method-assign, func-returns-value]
     values = fit(tmp_path, model)
@@ -307,7 +308,7 @@ def test_a_penalty_of_length_is_for_the_advantages_alone(tmp_path: Path) -> None
 
 
 def test_one_class_only(tmp_path: Path) -> None:
-    values = fit(tmp_path, fresh(verifier=ConstantVerifier(1.0), advantage=AdvantageSettings(self_reward_mix=0)))
+    values = fit(tmp_path, fresh(verifier=ConstantVerifier(1.0), advantage=AdvantageSettings(mixing=None)))
     assert values["train/self_reward/f1"] == 0.0
     assert math.isnan(values["train/self_reward/auroc"])
     assert math.isfinite(values["train/self_reward_loss"])
@@ -421,7 +422,8 @@ def test_importance_weights_are_applied_and_logged(tmp_path: Path, pretrained: P
     losses = {}
     for importance in ("none", "token"):
         head = LastTokenSelfReward("<|reward|>", reference=-20.0, loss_weight=0.5)
-        update = UpdateSettings(importance=importance, importance_cap=3.0, micro_batch_tokens=200)  # type: ignore[arg-type]
+        correction = None if importance == "none" else TruncatedImportance(cap=3.0)
+        update = UpdateSettings(importance=correction, micro_batch_tokens=200)
         model = fresh(policy=pretrained, self_reward=head, update=update, engine=MistakenEngine())
         values = fit(tmp_path, model)
         losses[importance] = values["train/policy_loss"]

@@ -8,7 +8,14 @@ import torch
 
 from laser_lightning.data.problem import Problem
 from laser_lightning.evaluation.metrics import EvaluationMetrics
-from laser_lightning.objective.advantages import AdvantageSettings, estimated, mixed
+from laser_lightning.objective.advantages import (
+    AdvantageEstimator,
+    BatchNormalized,
+    GroupRelative,
+    LeaveOneOut,
+    SelfRewardMixing,
+)
+from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.self_reward.head import Readings
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision
@@ -46,34 +53,39 @@ def test_the_loss_is_smallest_at_the_rewards() -> None:
     assert log_probs.grad.flatten().tolist() == pytest.approx([0.0] * 4, abs=1e-7)
 
 
+NO_ROLLOUT: Round = None  # type: ignore[assignment]  # not looked at
+
+
+def estimated(rewards: torch.Tensor, estimator: AdvantageEstimator) -> torch.Tensor:
+    return estimator(rewards, NO_ROLLOUT, StepContext())
+
+
 def test_group_relative_advantages() -> None:
     # Mean 0.575; squares of the distances: 0.075625, 1.155625, 2.030625, 0.005625, in all 3.2675; std = sqrt(that / 3).
     std = math.sqrt(3.2675 / 3)
     distances = torch.tensor([[-0.275, -1.075, 1.425, -0.075]])
-    settings = AdvantageSettings(epsilon=0.0)
-    torch.testing.assert_close(estimated(REWARDS[None], settings, lambda total: total), distances / std)
-    plain = AdvantageSettings(divide_by_std=False)
-    torch.testing.assert_close(estimated(REWARDS[None], plain, lambda total: total), distances)
+    torch.testing.assert_close(estimated(REWARDS[None], GroupRelative(epsilon=0.0)), distances / std)
+    torch.testing.assert_close(estimated(REWARDS[None], GroupRelative(divide_by_std=False)), distances)
     # Leave one out: (0.3 - 1.8 / 3 ...), each reward minus the mean of the other three; the sum is 2.3.
-    others = AdvantageSettings(estimator="leave_one_out")
     expected = torch.tensor([[0.3 - 2.0 / 3, -0.5 - 2.8 / 3, 2.0 - 0.3 / 3, 0.5 - 1.8 / 3]])
-    torch.testing.assert_close(estimated(REWARDS[None], others, lambda total: total), expected)
+    torch.testing.assert_close(estimated(REWARDS[None], LeaveOneOut()), expected)
 
 
 @pytest.mark.parametrize("value", [0.3, -0.5, 2.0])
 def test_equal_real_rewards_give_no_advantage(value: float) -> None:
     rewards = torch.full((1, 7), value)
-    for estimator in ("group_relative", "leave_one_out", "batch_normalized", "batch_normalized_with_baseline"):
-        settings = AdvantageSettings(estimator=estimator)  # type: ignore[arg-type]
-        assert estimated(rewards, settings, lambda total: total).tolist() == [[0.0] * 7]
+    for estimator in (GroupRelative(), LeaveOneOut(), BatchNormalized(), BatchNormalized(baseline=True)):
+        assert estimated(rewards, estimator).tolist() == [[0.0] * 7]
 
 
 def test_mixing_normalises_both_so_their_scales_do_not_matter() -> None:
     # Rewards -1 and 3 and self-rewards 0 and 1: both have the advantages -1/sqrt(2) and 1/sqrt(2).
-    settings = AdvantageSettings(self_reward_mix=0.3, epsilon=0.0)
-    advantages, is_mixed = mixed(torch.tensor([[-1.0, 3.0]]), torch.tensor([[0.0, 1.0]]), settings, lambda total: total)
+    rewards, scores, estimator = torch.tensor([[-1.0, 3.0]]), torch.tensor([[0.0, 1.0]]), GroupRelative(epsilon=0.0)
+    advantages, is_mixed = SelfRewardMixing(tau=0.3)(
+        rewards, scores, lambda values: estimated(values, estimator), NO_ROLLOUT, StepContext()
+    )
     assert is_mixed.tolist() == [True]
-    torch.testing.assert_close(advantages, torch.tensor([[-1.0, 1.0]]) / math.sqrt(2))
+    torch.testing.assert_close(advantages, torch.tensor([-1.0, 1.0]) / math.sqrt(2))
 
 
 def round_of(rewards: torch.Tensor, self_rewards: torch.Tensor, answers: list[str]) -> Round:

@@ -19,9 +19,10 @@ from laser_lightning.modules.optimization import OptimizerSettings
 from laser_lightning.modules.rise import RISEModule, VerifiedStep
 from laser_lightning.modules.training_log import TrainingLog
 from laser_lightning.modules.verification_prompts import VerificationPrompts
-from laser_lightning.objective.objective import Targets, UpdateSettings
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.objective.self_reward.settings import SETTINGS_FILE
+from laser_lightning.objective.settings import UpdateSettings
+from laser_lightning.objective.targets import Targets
 from laser_lightning.policy.model import EMBEDDED, PolicySettings
 from laser_lightning.records.batching import Rollouts, pad_rows
 from laser_lightning.records.rounds import Round

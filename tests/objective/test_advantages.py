@@ -3,25 +3,59 @@
 import math
 import statistics
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
+from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.errors import UserError
-from laser_lightning.objective.advantages import AdvantageSettings, Estimator, estimated, group_relative, leave_one_out
-from laser_lightning.objective.advantages import mixed as mixed_over_ranks
+from laser_lightning.objective.advantages import (
+    AdvantageEstimator,
+    BatchNormalized,
+    GroupRelative,
+    LeaveOneOut,
+    SelfRewardMixing,
+)
+from laser_lightning.objective.context import StepContext
+from laser_lightning.records.rounds import Round
+
+NO_ROLLOUT: Round = None  # type: ignore[assignment]  # not looked at
 
 
-def one_rank(values: Tensor) -> Tensor:
-    """The sum over the ranks of a single process."""
-    return values
+def ranks_with(all_sum: Callable[[Tensor], Tensor]) -> Ranks:
+    """Ranks whose sums are computed in the test."""
+    ranks = Ranks()
+    ranks.sum = all_sum  # type: ignore[method-assign]
+    return ranks
 
 
-def mixed(rewards: Tensor, self_rewards: Tensor, settings: AdvantageSettings) -> tuple[Tensor, Tensor]:
-    return mixed_over_ranks(rewards, self_rewards, settings, one_rank)
+def estimated(
+    rewards: Tensor, estimator: AdvantageEstimator, all_sum: Callable[[Tensor], Tensor] = lambda total: total
+) -> Tensor:
+    """What an estimator that looks at rewards alone says of them."""
+    return estimator(rewards, NO_ROLLOUT, StepContext(ranks=ranks_with(all_sum)))
+
+
+def mixed(
+    rewards: Tensor,
+    scores: Tensor,
+    mixing: SelfRewardMixing,
+    estimator: AdvantageEstimator,
+    all_sum: Callable[[Tensor], Tensor] = lambda total: total,
+) -> tuple[Tensor, Tensor]:
+    """Mixed advantages [P, G], and which groups were mixed."""
+    found = mixing(rewards, scores, lambda values: estimated(values, estimator, all_sum), NO_ROLLOUT, StepContext())
+    return found.values.view(rewards.shape), found.mixed_groups
+
+
+def group_relative(rewards: Tensor, divide_by_std: bool = True, epsilon: float = 1e-6) -> Tensor:
+    return estimated(rewards, GroupRelative(divide_by_std, epsilon))
+
+
+EXACT = GroupRelative(epsilon=0.0)
 
 
 def test_group_relative_uses_the_sample_standard_deviation() -> None:
@@ -55,10 +89,10 @@ def test_a_unanimous_group_has_advantage_exactly_zero(value: float, group_size: 
 
 
 def test_a_unanimous_group_has_advantage_zero_without_epsilon_too() -> None:
-    # 0 / (0 + epsilon) must not become 0 / 0, since AdvantageSettings accepts epsilon = 0.
+    # 0 / (0 + epsilon) must not become 0 / 0, since epsilon may be 0.
     rewards = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
     assert group_relative(rewards, epsilon=0.0)[0].tolist() == [0.0, 0.0, 0.0]
-    advantages, _ = mixed(rewards, torch.zeros(2, 3), AdvantageSettings(epsilon=0.0))
+    advantages, _ = mixed(rewards, torch.zeros(2, 3), SelfRewardMixing(), EXACT)
     assert advantages[0].tolist() == [0.0, 0.0, 0.0]
 
 
@@ -75,7 +109,7 @@ def test_groups_do_not_touch_each_other() -> None:
     assert torch.equal(together, alone)
 
 
-MIX = AdvantageSettings(self_reward_mix=0.25, min_std=0.1, epsilon=0.0)
+MIX = SelfRewardMixing(tau=0.25, min_std=0.1)
 
 
 def test_mixing_by_hand() -> None:
@@ -83,7 +117,7 @@ def test_mixing_by_hand() -> None:
     #   A_v = 0.666667 / 0.577350 = 1.154701, and twice -0.333333 / 0.577350 = -0.577350.
     # Self-rewards 0, 0.5, 1: mean 0.5, variance (0.25 + 0.25) / 2 = 0.25, std 0.5; A_s = -1, 0, 1.
     # Mixed 3/4 A_v + 1/4 A_s: 0.866025 - 0.25 = 0.616025; -0.433013; -0.433013 + 0.25 = -0.183013.
-    advantages, is_mixed = mixed(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.5, 1.0]]), MIX)
+    advantages, is_mixed = mixed(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.5, 1.0]]), MIX, EXACT)
     torch.testing.assert_close(advantages, torch.tensor([[0.616025, -0.433013, -0.183013]]), rtol=0, atol=2e-6)
     assert is_mixed.tolist() == [True]
 
@@ -91,16 +125,16 @@ def test_mixing_by_hand() -> None:
 def test_self_rewards_are_clamped_before_they_are_normalised() -> None:
     # -3, 0.5 and 9 count as 0, 0.5 and 1.
     rewards = torch.tensor([[1.0, 0.0, 0.0]])
-    clamped, _ = mixed(rewards, torch.tensor([[-3.0, 0.5, 9.0]]), MIX)
-    plain, _ = mixed(rewards, torch.tensor([[0.0, 0.5, 1.0]]), MIX)
+    clamped, _ = mixed(rewards, torch.tensor([[-3.0, 0.5, 9.0]]), MIX, EXACT)
+    plain, _ = mixed(rewards, torch.tensor([[0.0, 0.5, 1.0]]), MIX, EXACT)
     assert torch.equal(clamped, plain)
 
 
 def test_a_truncated_solution_counts_as_zero_for_the_group_and_for_itself() -> None:
     # The published code gave truncated solutions the highest self-rewarding advantage. Here the second one is truncated
     # (self-reward 0, as settled_scores has it). Scores 1, 0, 1, 0: std 0.577350, A_s = 0.866025 or -0.866025.
-    settings = AdvantageSettings(self_reward_mix=1.0, epsilon=0.0)
-    advantages, _ = mixed(torch.tensor([[1.0, 0.0, 0.0, 1.0]]), torch.tensor([[1.0, 0.0, 1.0, 0.0]]), settings)
+    rewards, scores = torch.tensor([[1.0, 0.0, 0.0, 1.0]]), torch.tensor([[1.0, 0.0, 1.0, 0.0]])
+    advantages, _ = mixed(rewards, scores, SelfRewardMixing(tau=1.0), EXACT)
     torch.testing.assert_close(
         advantages, torch.tensor([[0.866025, -0.866025, 0.866025, -0.866025]]), rtol=0, atol=1e-6
     )
@@ -110,8 +144,8 @@ def test_a_truncated_solution_counts_as_zero_for_the_group_and_for_itself() -> N
 def test_a_group_is_mixed_only_above_min_std(min_std: float, expected: bool) -> None:
     # 0, 0.5 and 1 have a sample std of exactly 0.5, which is "at most min_std" for min_std = 0.5.
     rewards = torch.tensor([[1.0, 0.0, 0.0]])
-    settings = AdvantageSettings(self_reward_mix=0.5, min_std=min_std)
-    advantages, is_mixed = mixed(rewards, torch.tensor([[0.0, 0.5, 1.0]]), settings)
+    mixing = SelfRewardMixing(tau=0.5, min_std=min_std)
+    advantages, is_mixed = mixed(rewards, torch.tensor([[0.0, 0.5, 1.0]]), mixing, GroupRelative())
     assert is_mixed.tolist() == [expected]
     assert torch.equal(advantages, group_relative(rewards)) != expected
 
@@ -119,14 +153,14 @@ def test_a_group_is_mixed_only_above_min_std(min_std: float, expected: bool) -> 
 def test_min_std_looks_at_clamped_self_rewards() -> None:
     # 1, 5 and 9 are all 1 once clamped: a std of 0, though the raw values vary widely.
     rewards = torch.tensor([[1.0, 0.0, 0.0]])
-    advantages, is_mixed = mixed(rewards, torch.tensor([[1.0, 5.0, 9.0]]), MIX)
+    advantages, is_mixed = mixed(rewards, torch.tensor([[1.0, 5.0, 9.0]]), MIX, EXACT)
     assert is_mixed.tolist() == [False]
     assert torch.equal(advantages, group_relative(rewards, epsilon=0.0))
 
 
 def test_the_filter_is_per_group() -> None:
     rewards = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    advantages, is_mixed = mixed(rewards, torch.tensor([[0.5, 0.5], [0.0, 1.0]]), MIX)
+    advantages, is_mixed = mixed(rewards, torch.tensor([[0.5, 0.5], [0.0, 1.0]]), MIX, EXACT)
     # Second group: A_v = 0.707107, -0.707107 and A_s the opposite; (3/4 - 1/4) * 0.707107 = 0.353553.
     assert is_mixed.tolist() == [False, True]
     torch.testing.assert_close(
@@ -137,9 +171,9 @@ def test_the_filter_is_per_group() -> None:
 @pytest.mark.parametrize("unanimous", [0.0, 1.0])
 @pytest.mark.parametrize("mix_unanimous_groups", [True, False])
 def test_unanimous_groups_are_mixed_only_if_asked_for(unanimous: float, mix_unanimous_groups: bool) -> None:
-    settings = AdvantageSettings(self_reward_mix=0.25, mix_unanimous_groups=mix_unanimous_groups)
+    mixing = SelfRewardMixing(tau=0.25, mix_unanimous_groups=mix_unanimous_groups)
     rewards = torch.tensor([[unanimous] * 3, [1.0, 0.0, 0.0]])
-    advantages, is_mixed = mixed(rewards, torch.tensor([[0.0, 0.5, 1.0]] * 2), settings)
+    advantages, is_mixed = mixed(rewards, torch.tensor([[0.0, 0.5, 1.0]] * 2), mixing, GroupRelative())
     # A_v is 0, A_s is -1, 0, 1, so mixing leaves tau * A_s.
     expected = [-0.25, 0.0, 0.25] if mix_unanimous_groups else [0.0, 0.0, 0.0]
     torch.testing.assert_close(advantages[0], torch.tensor(expected))
@@ -149,16 +183,16 @@ def test_unanimous_groups_are_mixed_only_if_asked_for(unanimous: float, mix_unan
 @pytest.mark.parametrize("divide_by_std", [True, False])
 def test_tau_of_zero_is_the_verifier_alone_and_tau_of_one_the_score_alone(divide_by_std: bool) -> None:
     rewards, scores = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.2, 1.0]])
-    none, is_mixed = mixed(rewards, scores, AdvantageSettings(divide_by_std, self_reward_mix=0.0))
+    none, is_mixed = mixed(rewards, scores, SelfRewardMixing(tau=0.0), GroupRelative(divide_by_std))
     assert torch.equal(none, group_relative(rewards, divide_by_std))
     assert is_mixed.tolist() == [False]
-    full, is_mixed = mixed(rewards, scores, AdvantageSettings(divide_by_std, self_reward_mix=1.0))
+    full, is_mixed = mixed(rewards, scores, SelfRewardMixing(tau=1.0), GroupRelative(divide_by_std))
     torch.testing.assert_close(full, group_relative(scores, divide_by_std))
     assert is_mixed.tolist() == [True]
 
 
 def test_a_group_of_one_is_never_mixed() -> None:
-    advantages, is_mixed = mixed(torch.tensor([[1.0], [0.0]]), torch.tensor([[0.3], [0.9]]), MIX)
+    advantages, is_mixed = mixed(torch.tensor([[1.0], [0.0]]), torch.tensor([[0.3], [0.9]]), MIX, EXACT)
     assert advantages.tolist() == [[0.0], [0.0]]
     assert is_mixed.tolist() == [False, False]
 
@@ -170,9 +204,7 @@ def test_against_plain_python(divide_by_std: bool, mix_unanimous_groups: bool) -
     rewards = torch.randint(0, 2, (60, 4), generator=generator).float()
     spread = torch.rand(60, 1, generator=generator)
     scores = 0.5 + spread * torch.randn(60, 4, generator=generator)
-    settings = AdvantageSettings(
-        divide_by_std, self_reward_mix=0.1, min_std=0.3, mix_unanimous_groups=mix_unanimous_groups
-    )
+    mixing = SelfRewardMixing(tau=0.1, min_std=0.3, mix_unanimous_groups=mix_unanimous_groups)
 
     def normalised(values: list[float]) -> list[float]:
         if len(set(values)) == 1:
@@ -188,25 +220,25 @@ def test_against_plain_python(divide_by_std: bool, mix_unanimous_groups: bool) -
         expected.append([0.9 * v + 0.1 * s if mix else v for v, s in pairs])
         expected_mixed.append(mix)
     assert 10 < sum(expected_mixed) < 50  # both kinds are there
-    advantages, is_mixed = mixed(rewards, scores, settings)
+    advantages, is_mixed = mixed(rewards, scores, mixing, GroupRelative(divide_by_std))
     assert is_mixed.tolist() == expected_mixed
     torch.testing.assert_close(advantages, torch.tensor(expected), rtol=1e-5, atol=1e-6)
 
 
 def test_advantages_have_no_path_for_gradients_when_self_rewards_have_none() -> None:
-    advantages, _ = mixed(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), MIX)
+    advantages, _ = mixed(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), MIX, EXACT)
     assert not advantages.requires_grad
     assert not group_relative(torch.tensor([[1.0, 0.0]])).requires_grad
 
 
 def test_leave_one_out_by_hand() -> None:
     # RLOO: 3 - (1 + 2 + 0) / 3 = 2; 1 - (3 + 2 + 0) / 3 = -2/3; 2 - (3 + 1 + 0) / 3 = 2/3; 0 - (3 + 1 + 2) / 3 = -2.
-    advantages = leave_one_out(torch.tensor([[3.0, 1.0, 2.0, 0.0]]))
+    advantages = estimated(torch.tensor([[3.0, 1.0, 2.0, 0.0]]), LeaveOneOut())
     torch.testing.assert_close(advantages, torch.tensor([[2.0, -2 / 3, 2 / 3, -2.0]]))
 
 
-BATCH = AdvantageSettings(estimator="batch_normalized", epsilon=0.0)
-WITH_BASELINE = AdvantageSettings(estimator="batch_normalized_with_baseline", epsilon=0.0)
+BATCH = BatchNormalized(epsilon=0.0)
+WITH_BASELINE = BatchNormalized(baseline=True, epsilon=0.0)
 TWO_GROUPS = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
 
 
@@ -215,7 +247,7 @@ def test_batch_normalized_by_hand() -> None:
     # 0.5 / 0.534522 = 0.935414.
     a = 0.935414
     expected = torch.tensor([[a, -a, -a, -a], [a, a, a, -a]])
-    torch.testing.assert_close(estimated(TWO_GROUPS, BATCH, one_rank), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(estimated(TWO_GROUPS, BATCH), expected, rtol=0, atol=1e-6)
 
 
 def test_batch_normalized_with_baseline_by_hand() -> None:
@@ -223,38 +255,36 @@ def test_batch_normalized_with_baseline_by_hand() -> None:
     # sum to 2 * 9/16 + 6 * 1/16 = 3/2; variance 3/14, std 0.462910; 0.75 / 0.462910 = 1.620185, 0.25 / ... = 0.540062.
     a, b = 1.620185, 0.540062
     expected = torch.tensor([[a, -b, -b, -b], [b, b, b, -a]])
-    torch.testing.assert_close(estimated(TWO_GROUPS, WITH_BASELINE, one_rank), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(estimated(TWO_GROUPS, WITH_BASELINE), expected, rtol=0, atol=1e-6)
 
 
 def test_epsilon_is_added_to_the_standard_deviation_of_the_batch() -> None:
     # As above with a std of 0.534522 + 0.5: 0.5 / 1.034522.
-    settings = AdvantageSettings(estimator="batch_normalized", epsilon=0.5)
-    assert estimated(TWO_GROUPS, settings, one_rank)[0, 0].item() == pytest.approx(0.5 / 1.034522, abs=1e-6)
+    assert estimated(TWO_GROUPS, BatchNormalized(epsilon=0.5))[0, 0].item() == pytest.approx(0.5 / 1.034522, abs=1e-6)
 
 
 def test_a_unanimous_group_has_a_signal_only_against_the_whole_batch() -> None:
     rewards = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
     # Mean 3/4, squared deviations 3 * 1/16 + 9/16 = 3/4, variance 1/4: (1 - 3/4) / (1/2) = 0.5 and -0.75 / 0.5 = -1.5.
-    assert estimated(rewards, BATCH, one_rank).tolist() == [[0.5, 0.5], [0.5, -1.5]]
-    assert estimated(rewards, WITH_BASELINE, one_rank)[0].tolist() == [0.0, 0.0]
-    assert leave_one_out(rewards).tolist() == [[0.0, 0.0], [1.0, -1.0]]
+    assert estimated(rewards, BATCH).tolist() == [[0.5, 0.5], [0.5, -1.5]]
+    assert estimated(rewards, WITH_BASELINE)[0].tolist() == [0.0, 0.0]
+    assert estimated(rewards, LeaveOneOut()).tolist() == [[0.0, 0.0], [1.0, -1.0]]
 
 
-EACH_ESTIMATOR = pytest.mark.parametrize("estimator", get_args(Estimator))
+ALL = [GroupRelative(), GroupRelative(divide_by_std=False), LeaveOneOut(), BatchNormalized(), BatchNormalized(True)]
+EACH_ESTIMATOR = pytest.mark.parametrize("estimator", ALL)
 
 
-@EACH_ESTIMATOR
-@pytest.mark.parametrize("epsilon", [0.0, 1e-6])
+@pytest.mark.parametrize("estimator", [*ALL, EXACT, BatchNormalized(False, 0.0), BatchNormalized(True, 0.0)])
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1 / 3, -7.3, 1e6 + 0.1])
-def test_without_any_difference_every_advantage_is_exactly_zero(
-    estimator: Estimator, epsilon: float, value: float
-) -> None:
-    settings = AdvantageSettings(estimator=estimator, epsilon=epsilon)
+def test_without_any_difference_every_advantage_is_exactly_zero(estimator: AdvantageEstimator, value: float) -> None:
     for shape in ((3, 7), (1, 11), (5, 1), (1, 1)):
-        assert torch.equal(estimated(torch.full(shape, value), settings, one_rank), torch.zeros(shape))
+        assert torch.equal(estimated(torch.full(shape, value), estimator), torch.zeros(shape))
 
 
-def on_two_ranks(rewards: Tensor, scores: Tensor, settings: AdvantageSettings, first: int) -> tuple[Tensor, Tensor]:
+def on_two_ranks(
+    rewards: Tensor, scores: Tensor, mixing: SelfRewardMixing, estimator: AdvantageEstimator, first: int
+) -> tuple[Tensor, Tensor]:
     """The advantages of both halves, computed by two threads that meet in every sum."""
     barrier = threading.Barrier(2, timeout=10)
     given: dict[int, Tensor] = {}
@@ -267,7 +297,7 @@ def on_two_ranks(rewards: Tensor, scores: Tensor, settings: AdvantageSettings, f
             barrier.wait()
             return total
 
-        return mixed_over_ranks(rewards[part], scores[part], settings, all_sum)
+        return mixed(rewards[part], scores[part], mixing, estimator, all_sum)
 
     with ThreadPoolExecutor(2) as pool:
         halves = [pool.submit(advantages, 0, slice(first)), pool.submit(advantages, 1, slice(first, None))]
@@ -278,44 +308,44 @@ def on_two_ranks(rewards: Tensor, scores: Tensor, settings: AdvantageSettings, f
 @EACH_ESTIMATOR
 @pytest.mark.parametrize("first", [1, 5])
 @pytest.mark.parametrize("mix", [0.0, 0.3])
-def test_the_number_of_ranks_does_not_change_the_advantages(estimator: Estimator, first: int, mix: float) -> None:
+def test_the_number_of_ranks_does_not_change_the_advantages(
+    estimator: AdvantageEstimator, first: int, mix: float
+) -> None:
     generator = torch.Generator().manual_seed(2)
     rewards = torch.randint(0, 2, (10, 4), generator=generator).float()
     rewards[first:] += 3.0  # the halves differ in their mean
     scores = torch.rand(10, 4, generator=generator)
-    settings = AdvantageSettings(estimator=estimator, self_reward_mix=mix)
-    whole, whole_mixed = mixed(rewards, scores, settings)
-    parts, parts_mixed = on_two_ranks(rewards, scores, settings, first)
+    mixing = SelfRewardMixing(tau=mix)
+    whole, whole_mixed = mixed(rewards, scores, mixing, estimator)
+    parts, parts_mixed = on_two_ranks(rewards, scores, mixing, estimator, first)
     torch.testing.assert_close(parts, whole, rtol=1e-6, atol=1e-6)
     assert torch.equal(parts_mixed, whole_mixed)
 
 
 @EACH_ESTIMATOR
-def test_both_rewards_are_mixed_by_the_same_estimator(estimator: Estimator) -> None:
+def test_both_rewards_are_mixed_by_the_same_estimator(estimator: AdvantageEstimator) -> None:
     rewards, scores = TWO_GROUPS, torch.tensor([[0.9, 0.1, 0.3, 0.5], [0.4, 1.0, 0.0, 0.2]])
-    settings = AdvantageSettings(self_reward_mix=0.25, min_std=0.0, estimator=estimator)
-    advantages, is_mixed = mixed(rewards, scores, settings)
+    advantages, is_mixed = mixed(rewards, scores, SelfRewardMixing(tau=0.25, min_std=0.0), estimator)
     assert is_mixed.tolist() == [True, True]
-    by_verifier, by_self = (estimated(values, settings, one_rank) for values in (rewards, scores))
+    by_verifier, by_self = (estimated(values, estimator) for values in (rewards, scores))
     torch.testing.assert_close(advantages, 0.75 * by_verifier + 0.25 * by_self)
-
-
-@pytest.mark.parametrize("estimator", [name for name in get_args(Estimator) if name != "group_relative"])
-def test_an_estimator_of_fixed_form_takes_no_divide_by_std(estimator: Estimator) -> None:
-    with pytest.raises(UserError, match=f"divide_by_std .* '{estimator}'"):
-        AdvantageSettings(divide_by_std=False, estimator=estimator)
 
 
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"self_reward_mix": 1.1}, "self_reward_mix"),
-        ({"self_reward_mix": -0.1}, "self_reward_mix"),
-        ({"self_reward_mix": math.nan}, "self_reward_mix"),
+        ({"tau": 1.1}, "tau"),
+        ({"tau": -0.1}, "tau"),
+        ({"tau": math.nan}, "tau"),
         ({"min_std": -0.1}, "min_std"),
-        ({"epsilon": -1.0}, "epsilon"),
     ],
 )
-def test_settings_out_of_range_are_refused(fields: dict[str, float], named: str) -> None:
-    with pytest.raises(UserError, match=named):
-        AdvantageSettings(**fields)  # type: ignore[arg-type]
+def test_a_mixing_out_of_range_is_refused(fields: dict[str, float], named: str) -> None:
+    with pytest.raises(UserError, match=rf"advantage\.mixing\.{named}"):
+        SelfRewardMixing(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("estimator", [GroupRelative, BatchNormalized])
+def test_a_negative_epsilon_is_refused(estimator: type[GroupRelative] | type[BatchNormalized]) -> None:
+    with pytest.raises(UserError, match=r"advantage\.estimator\.epsilon is -1"):
+        estimator(epsilon=-1.0)

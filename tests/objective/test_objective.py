@@ -7,16 +7,18 @@ import pytest
 import torch
 
 from laser_lightning.errors import UserError
-from laser_lightning.losses import ClippedPolicyLoss
-from laser_lightning.objective.objective import Objective, Targets, UpdateSettings
+from laser_lightning.losses import ClippedPolicyLoss, KLEstimate
+from laser_lightning.objective.objective import Objective
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+from laser_lightning.objective.settings import UpdateSettings
+from laser_lightning.objective.targets import Targets
 from laser_lightning.policy.model import PolicyOutputs
 from laser_lightning.records.batching import Rollouts, micro_batches
 
 
 def by_hand_objective(**fields: Any) -> Objective:
     reward = LastTokenSelfReward("<|reward|>", beta=0.5, **({"loss_weight": 0.5, "reference": -4.0} | fields))
-    return Objective(ClippedPolicyLoss(), reward, UpdateSettings(kl_coef=0.1, kl_estimator="k2", entropy_coef=0.01))
+    return Objective(ClippedPolicyLoss(), reward, UpdateSettings(kl_coef=0.1, kl=KLEstimate("k2"), entropy_coef=0.01))
 
 
 def two_solutions() -> tuple[Rollouts, PolicyOutputs]:
@@ -50,16 +52,16 @@ def test_all_terms_by_hand() -> None:
     )
     terms = by_hand_objective()(outputs, batch, targets)
     # Ratios 1.5, 1; 0.5 with advantages 2, 2; -1. Losses -min(3, 2.4) = -2.4; -2; -min(-0.5, -0.8) = 0.8: -3.6 / 3.
-    assert terms["policy_loss"].item() == pytest.approx(-1.2)
-    assert terms["clip_fraction"].item() == pytest.approx(2 / 3)
+    assert terms.policy_loss.item() == pytest.approx(-1.2)
+    assert terms.clip_fraction.item() == pytest.approx(2 / 3)
     # Score 0.5 * (-3 + 4) = 0.5 against a reward of 1.
-    assert terms["self_reward_loss"].item() == pytest.approx(0.25)
+    assert terms.self_reward_loss.item() == pytest.approx(0.25)
     # k2: differences 0, -2, 3: (0 + 2 + 4.5) / 3
-    assert terms["kl"].item() == pytest.approx(6.5 / 3)
-    assert terms["entropy"].item() == pytest.approx(1.0)
+    assert terms.kl.item() == pytest.approx(6.5 / 3)
+    assert terms.entropy.item() == pytest.approx(1.0)
     # -1.2 + 0.5 * 0.25 + 0.1 * 6.5 / 3 - 0.01 * 1
-    assert terms["loss"].item() == pytest.approx(-0.868333, abs=1e-6)
-    terms["loss"].backward()
+    assert terms.loss.item() == pytest.approx(-0.868333, abs=1e-6)
+    terms.loss.backward()
     assert outputs.reward_token_log_probs.grad is not None
     # 0.5 (alpha) * 2 * (0.5 - 1) * 0.5 (beta); the truncated solution's NaN stays out.
     assert outputs.reward_token_log_probs.grad.flatten().tolist() == [pytest.approx(-0.25), 0.0]
@@ -81,15 +83,15 @@ def test_terms_other_than_the_loss_carry_no_gradient() -> None:
     rollouts, outputs = two_solutions()
     (batch,) = micro_batches(rollouts, torch.arange(2), 100, 0)
     terms = by_hand_objective()(outputs, batch, plain_targets())
-    assert [name for name, value in terms.items() if value.requires_grad] == ["loss"]
+    assert [name for name, value in vars(terms).items() if value.requires_grad] == ["loss"]
 
 
 def test_grpo_needs_no_constant_and_laser_does() -> None:
     rollouts, outputs = two_solutions()
     (batch,) = micro_batches(rollouts, torch.arange(2), 100, 0)
     terms = by_hand_objective(loss_weight=0.0, reference="calibrate")(outputs, batch, plain_targets())
-    assert terms["self_reward_loss"].item() == 0.0
-    assert terms["loss"].isfinite()
+    assert terms.self_reward_loss.item() == 0.0
+    assert terms.loss.isfinite()
     with pytest.raises(UserError, match="not known yet"):
         by_hand_objective(reference="calibrate")(outputs, batch, plain_targets())
 
@@ -100,8 +102,8 @@ def test_an_all_truncated_step_has_a_finite_loss_and_gradient() -> None:
     targets = plain_targets()
     targets.self_reward_weights = torch.zeros(2)
     terms = by_hand_objective()(outputs, batch, targets)
-    assert terms["self_reward_loss"].item() == 0.0
-    terms["loss"].backward()
+    assert terms.self_reward_loss.item() == 0.0
+    terms.loss.backward()
     assert outputs.reward_token_log_probs.grad is not None
     assert outputs.reward_token_log_probs.grad.tolist() == [[0.0], [0.0]]
     assert outputs.log_probs.grad is not None

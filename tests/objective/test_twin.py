@@ -19,22 +19,25 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from laser_lightning.data.problem import Problem
-from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.losses import (
     Aggregation,
     CISPOPolicyLoss,
     ClippedPolicyLoss,
     GSPOPolicyLoss,
-    Importance,
+    KLEstimate,
     KLEstimator,
+    TruncatedImportance,
     solution_weights,
 )
-from laser_lightning.objective.advantages import AdvantageSettings, Estimator, estimated, mixed
-from laser_lightning.objective.objective import Objective, Targets, UpdateSettings
+from laser_lightning.objective.advantages import BatchNormalized, GroupRelative, LeaveOneOut, SelfRewardMixing
+from laser_lightning.objective.context import StepContext
+from laser_lightning.objective.objective import Objective
 from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.objective.self_reward.solutions import StepSolutions, settled_scores
 from laser_lightning.objective.self_reward.yes_no import YesNoSelfReward
+from laser_lightning.objective.settings import UpdateSettings
+from laser_lightning.objective.targets import Targets
 from laser_lightning.policy.model import Policy
 from laser_lightning.records.batching import Rollouts, micro_batches
 from laser_lightning.records.rounds import Round
@@ -51,7 +54,9 @@ class Case:
 
     name: str
     policy_loss: Literal["clipped", "gspo", "cispo"] = "clipped"
-    estimator: Estimator = "group_relative"
+    estimator: Literal["group_relative", "leave_one_out", "batch_normalized", "batch_normalized_with_baseline"] = (
+        "group_relative"
+    )
     aggregation: Aggregation = "token_mean"
     divide_by_std: bool = True
     loss_weight: float = 0.0
@@ -64,7 +69,7 @@ class Case:
     entropy_coef: float = 0.0
     temperature: float = 1.0
     off_policy: bool = False
-    importance: Importance = "none"
+    importance: Literal["none", "token", "sequence"] = "none"
     policy_weight: float = 1.0  # 0: all advantages are 0, which leaves the other terms alone
 
 
@@ -276,10 +281,9 @@ class Step:
         self.settings = UpdateSettings(
             aggregation=case.aggregation,
             kl_coef=0.0 if case.kl is None else KL_COEF,
-            kl_estimator=case.kl or "k3",
+            kl=KLEstimate(case.kl or "k3"),
             entropy_coef=case.entropy_coef,
-            importance=case.importance,
-            importance_cap=CAP,
+            importance=None if case.importance == "none" else TruncatedImportance(case.importance, CAP),
         )
         self.self_reward: SelfRewardHead = LastTokenSelfReward(
             "<|reward|>", BETA, case.loss_weight, "exact" if case.exact else CONSTANT, case.class_weights
@@ -305,17 +309,25 @@ class Step:
         references = self.reference_scores if case.exact else None
         scores = self.self_reward.score(Readings(rollouts.reward_token_log_probs, references=references))
         self_rewards = settled_scores(scores, rollouts.finished).view(-1, GROUP)
-        settings = AdvantageSettings(case.divide_by_std, case.mix, case.min_std, estimator=case.estimator)
-        rewards = self.rewards.view(-1, GROUP)
-        advantages, is_mixed = estimated(rewards, settings, one_rank), torch.tensor([False])
-        if case.mix:
-            advantages, is_mixed = mixed(rewards, self_rewards, settings, one_rank)
-        lengths, groups = rollouts.response_lengths, len(rewards)
-        problems = [Problem("train", 0, "", "", [], "")] * groups
-        round_ = Round(problems, rollouts, [], [], self.rewards, references, self_rewards.flatten())
-        supervision = self.self_reward.supervise(StepSolutions.of(round_, self.all, 0, Ranks()))
+        problems = [Problem("train", 0, "", "", [], "")] * (len(rollouts) // GROUP)
+        rollout = Round(problems, rollouts, [], [], self.rewards, references, self_rewards.flatten())
+        estimator = {
+            "group_relative": GroupRelative(case.divide_by_std),
+            "leave_one_out": LeaveOneOut(),
+            "batch_normalized": BatchNormalized(),
+            "batch_normalized_with_baseline": BatchNormalized(baseline=True),
+        }[case.estimator]
+        advantages, is_mixed = SelfRewardMixing(case.mix, case.min_std)(
+            self.rewards.view(-1, GROUP),
+            self_rewards,
+            lambda values: estimator(values, rollout, StepContext()),
+            rollout,
+            StepContext(),
+        )
+        supervision = self.self_reward.supervise(StepSolutions.of(rollout, self.all, StepContext()))
+        lengths = rollouts.response_lengths
         targets = Targets(
-            advantages=case.policy_weight * advantages.flatten(),
+            advantages=case.policy_weight * advantages,
             rewards=self.rewards,
             policy_weights=solution_weights(
                 lengths, case.aggregation, lengths.sum(), torch.tensor(len(lengths)), LIMIT
@@ -342,9 +354,9 @@ class Step:
             token_ids = self.self_reward.token_ids
             outputs = self.policy(batch, token_ids, self.case.temperature, self.settings.entropy_coef > 0)
             parts = self.objective(outputs, batch, targets)
-            parts["loss"].backward()
+            parts.loss.backward()
             for name in TERMS:
-                terms[name] += float(parts[name])
+                terms[name] += float(getattr(parts, name))
         return terms, flat_gradient(self.policy)
 
     def solutions(self) -> list[Solution]:
@@ -459,7 +471,7 @@ def test_the_shares_of_two_ranks_add_up(case: Case, first: int, make_double_step
 def test_rows_that_do_not_contribute_have_no_gradient(case: Case, make_double_step: Callable[[Case], Step]) -> None:
     step = make_double_step(case)
     targets, _ = step.targets()
-    contributing = step.objective.contributing(targets)
+    contributing = step.objective.has_gradient(targets)
     _, whole = step.run()
     _, gradient = step.run(rows=step.all[contributing])
     assert difference(gradient, whole) < 1e-12
@@ -472,7 +484,7 @@ def test_which_rows_contribute(make_step: Callable[[Case], Step]) -> None:
     def contributing(case: Case) -> tuple[list[bool], Step]:
         step = make_step(case)
         targets, _ = step.targets()
-        return step.objective.contributing(targets).tolist(), step
+        return step.objective.has_gradient(targets).tolist(), step
 
     # The first two groups are unanimous; the others have a reward of each kind.
     rows, step = contributing(Case("grpo"))

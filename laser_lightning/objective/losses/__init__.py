@@ -1,29 +1,27 @@
 """Policy losses, their importance weights, and the KL term."""
 
+from laser_lightning.objective.losses.aggregation import Aggregation, solution_weights, weighted_sum
 from laser_lightning.objective.losses.cispo import CISPOPolicyLoss
 from laser_lightning.objective.losses.clipped import ClippedPolicyLoss
 from laser_lightning.objective.losses.gspo import GSPOPolicyLoss
-from laser_lightning.objective.losses.importance import Importance, importance_weights
-from laser_lightning.objective.losses.kl import KLEstimator, kl_estimate
-from laser_lightning.objective.losses.policy_loss import (
-    Aggregation,
-    PolicyLoss,
-    TokenLosses,
-    solution_weights,
-    weighted_sum,
-)
+from laser_lightning.objective.losses.importance import ImportanceCorrection, ImportanceWeights, TruncatedImportance
+from laser_lightning.objective.losses.kl import KLDivergence, KLEstimate, KLEstimator
+from laser_lightning.objective.losses.policy_loss import PolicyLoss, PolicyTokens, TokenLosses
 
 __all__ = [
     "Aggregation",
     "CISPOPolicyLoss",
     "ClippedPolicyLoss",
     "GSPOPolicyLoss",
-    "Importance",
+    "ImportanceCorrection",
+    "ImportanceWeights",
+    "KLDivergence",
+    "KLEstimate",
     "KLEstimator",
     "PolicyLoss",
+    "PolicyTokens",
     "TokenLosses",
-    "importance_weights",
-    "kl_estimate",
+    "TruncatedImportance",
     "solution_weights",
     "weighted_sum",
 ]

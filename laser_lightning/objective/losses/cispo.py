@@ -1,9 +1,7 @@
 """CISPO: REINFORCE with bounded importance weights, which cut off no token's gradient."""
 
-from torch import Tensor
-
 from laser_lightning.errors import UserError
-from laser_lightning.objective.losses.policy_loss import PolicyLoss, TokenLosses
+from laser_lightning.objective.losses.policy_loss import PolicyLoss, PolicyTokens, TokenLosses
 
 
 class CISPOPolicyLoss(PolicyLoss):
@@ -23,8 +21,8 @@ class CISPOPolicyLoss(PolicyLoss):
             raise UserError("policy_loss.clip_low must be between 0 and 1, and policy_loss.clip_high 0 or more.")
         self.clip_low, self.clip_high = clip_low, clip_high
 
-    def __call__(self, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> TokenLosses:
+    def __call__(self, tokens: PolicyTokens) -> TokenLosses:
         """Per-token losses (see ``PolicyLoss``)."""
-        ratio = (log_probs.detach() - old_log_probs).where(mask, 0.0).exp()
+        ratio = (tokens.log_probs.detach() - tokens.old_log_probs).where(tokens.mask, 0.0).exp()
         weights = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
-        return TokenLosses(-weights * advantages[:, None] * log_probs, (weights != ratio) & mask)
+        return TokenLosses(-weights * tokens.advantages * tokens.log_probs, (weights != ratio) & tokens.mask)

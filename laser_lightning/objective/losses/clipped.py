@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from laser_lightning.errors import UserError
-from laser_lightning.objective.losses.policy_loss import PolicyLoss, TokenLosses
+from laser_lightning.objective.losses.policy_loss import PolicyLoss, PolicyTokens, TokenLosses
 
 
 class ClippedPolicyLoss(PolicyLoss):
@@ -23,13 +23,12 @@ class ClippedPolicyLoss(PolicyLoss):
             raise UserError("policy_loss.clip_low must be at least 0 and below 1, and policy_loss.clip_high 0 or more.")
         self.clip_low, self.clip_high = clip_low, clip_high
 
-    def __call__(self, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> TokenLosses:
+    def __call__(self, tokens: PolicyTokens) -> TokenLosses:
         """Per-token losses (see ``PolicyLoss``)."""
-        ratio = self.ratios((log_probs - old_log_probs).where(mask, 0.0), mask)
-        advantages = advantages[:, None]
-        free = ratio * advantages
-        bounded = ratio.clamp(1 - self.clip_low, 1 + self.clip_high) * advantages
-        return TokenLosses(-torch.minimum(free, bounded), (bounded < free) & mask)
+        ratio = self.ratios((tokens.log_probs - tokens.old_log_probs).where(tokens.mask, 0.0), tokens.mask)
+        free = ratio * tokens.advantages
+        bounded = ratio.clamp(1 - self.clip_low, 1 + self.clip_high) * tokens.advantages
+        return TokenLosses(-torch.minimum(free, bounded), (bounded < free) & tokens.mask)
 
     def ratios(self, log_ratios: Tensor, mask: Tensor) -> Tensor:
         """[B, R] what is clipped: the ratios of tokens, from their logarithms, which are 0 outside the mask."""

@@ -23,5 +23,5 @@ class GSPOPolicyLoss(ClippedPolicyLoss):
 
     def ratios(self, log_ratios: Tensor, mask: Tensor) -> Tensor:
         """[B, R], the solution's ratio at each of its tokens."""
-        mean = log_ratios.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True)
+        mean = log_ratios.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
         return mean.exp().expand_as(log_ratios)

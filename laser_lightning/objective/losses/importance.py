@@ -1,11 +1,13 @@
-"""Truncated importance sampling, for an engine whose log-probs differ from the trainer's."""
+"""Importance weights for an engine whose log-probs differ from the trainer's."""
 
+from abc import abstractmethod
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-Importance = Literal["none", "token", "sequence"]
+from laser_lightning.errors import UserError
+from laser_lightning.objective.part import ObjectivePart
 
 
 class ImportanceWeights(NamedTuple):
@@ -13,32 +15,65 @@ class ImportanceWeights(NamedTuple):
 
     Attributes:
         weights: [B, R], without gradient; places outside the mask hold no meaning.
-        capped: [B, R] bool, response tokens whose ratio was cut to the cap.
+        capped: [B, R] bool, trained tokens whose ratio was changed by a bound.
     """
 
     weights: Tensor
     capped: Tensor
 
 
-@torch.no_grad()
-def importance_weights(
-    log_probs: Tensor, sampling_log_probs: Tensor, mask: Tensor, importance: Importance, cap: float
-) -> ImportanceWeights:
-    """min(pi_trainer / pi_engine, cap) of each token, or of each whole response.
+class ImportanceCorrection(ObjectivePart):
+    """Makes up for the mismatch between the policy that drew the tokens and the one whose gradient is taken.
 
     Tokens are drawn by the engine, and the policy gradient is that of the trainer's policy, which differs by rounding
-    or more (other kernels, lower precision). The ratio of both makes up for it, and the cap bounds its variance (Yao et
-    al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training").
+    or more (other kernels, lower precision).
+    """
+
+    @abstractmethod
+    def __call__(self, log_ratios: Tensor, mask: Tensor) -> ImportanceWeights:
+        """Weights of tokens.
+
+        Args:
+            log_ratios: [B, R] log pi_trainer - log pi_engine of each token, pi_trainer the policy that the update
+                started from; without gradient, and 0 outside the mask.
+            mask: [B, R] bool, the tokens that are trained on.
+        """
+
+
+class TruncatedImportance(ImportanceCorrection):
+    """min(pi_trainer / pi_engine, cap) of each token, or of each whole response.
+
+    The cap bounds the variance of the ratio (Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You
+    Off-Policy RL Training").
 
     Args:
-        log_probs: [B, R] of the trainer's policy that the update started from.
-        sampling_log_probs: [B, R] of the engine.
-        mask: [B, R] bool, the response tokens.
-        importance: ``token`` for a ratio of each token, ``sequence`` for their product over the response.
+        level: ``token`` for a ratio of each token, ``sequence`` for their product over the response.
         cap: largest weight.
     """
-    log_ratios = (log_probs - sampling_log_probs).where(mask, 0.0)
-    if importance == "sequence":
-        log_ratios = log_ratios.sum(dim=1, keepdim=True).expand_as(log_ratios)
-    ratios = log_ratios.exp()
-    return ImportanceWeights(ratios.clamp(max=cap), (ratios > cap) & mask)
+
+    def __init__(self, level: Literal["token", "sequence"] = "token", cap: float = 2.0) -> None:
+        if cap < 1:
+            raise UserError(f"update.importance.cap is {cap}, and must be at least 1.")
+        self.level, self.cap = level, cap
+
+    def __call__(self, log_ratios: Tensor, mask: Tensor) -> ImportanceWeights:
+        """The truncated ratios (see ``ImportanceCorrection``)."""
+        if self.level == "sequence":
+            log_ratios = log_ratios.sum(dim=1, keepdim=True).expand_as(log_ratios)
+        ratios = log_ratios.exp()
+        return ImportanceWeights(ratios.clamp(max=self.cap), (ratios > self.cap) & mask)
+
+
+@torch.no_grad()
+def correct_importance(
+    correction: ImportanceCorrection, log_probs: Tensor, sampling_log_probs: Tensor, mask: Tensor
+) -> ImportanceWeights:
+    """The weights of a correction.
+
+    Args:
+        correction: which one.
+        log_probs: [B, R] of the trainer's policy that the update started from.
+        sampling_log_probs: [B, R] of the engine.
+        mask: [B, R] bool, the tokens that are trained on.
+    """
+    return correction((log_probs - sampling_log_probs).where(mask, 0.0), mask)

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from laser_lightning.arguments import Part
 from laser_lightning.errors import UserError
 from laser_lightning.metrics import SelfVerification
+from laser_lightning.objective.part import ObjectivePart
 from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD, StepSolutions, Supervision
 from laser_lightning.objective.self_reward.target import SelfRewardTarget, VerifierTarget
 from laser_lightning.objective.self_reward.weights import ClassBalancedWeights, EqualWeights, SelfRewardWeights
@@ -92,6 +93,10 @@ class SelfRewardHead(Part, nn.Module, ABC):
         """Ids of the tokens that scores are made of."""
         return self.token_ids[: self.tokens_in_score]
 
+    def parts(self) -> dict[str, ObjectivePart]:
+        """The parts by their keys below ``model``."""
+        return {"self_reward.weights": self.weights, "self_reward.target": self.target}
+
     def bind(self, tokenizer: PreTrainedTokenizerBase, eos_token_ids: tuple[int, ...]) -> None:
         """Look up the ids of the tokens.
 
@@ -173,7 +178,7 @@ class SelfRewardHead(Part, nn.Module, ABC):
             solutions: those of the step on this rank.
 
         Returns:
-            Targets and weights of all N solutions of the round, 0 for those that are not of the step.
+            Targets and weights of all N solutions of the rollout, 0 for those that are not of the step.
 
         Raises:
             UserError: if a part returns another shape, or a weight below 0.
@@ -190,7 +195,7 @@ class SelfRewardHead(Part, nn.Module, ABC):
             raise UserError(
                 f"self_reward.weights, a {type(self.weights).__name__}, returned a weight that is below 0 or no number."
             )
-        return Supervision(solutions.on_round(targets), solutions.on_round(weights))
+        return Supervision(solutions.on_rollout(targets), solutions.on_rollout(weights))
 
 
 def _id_of(key: str, token: str, tokenizer: PreTrainedTokenizerBase, ends: tuple[int | None, ...]) -> int:

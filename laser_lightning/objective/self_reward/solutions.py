@@ -1,14 +1,13 @@
 """What the weights and the target of the self-rewarding loss may look at: the solutions of one optimizer step."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:  # the scorer does without the trainer
-    from laser_lightning.distributed.ranks import Ranks
-    from laser_lightning.records.rounds import Round
+from laser_lightning.objective.context import StepContext
+from laser_lightning.records.rounds import Round
 
 CORRECT_THRESHOLD = 0.5
 """Rewards above this count as correct; self-rewards above it are the verdict "correct"."""
@@ -22,30 +21,28 @@ class StepSolutions:
         rewards: [P, G] the verifier's, before any shaping.
         finished: [P, G] bool; the others have no ``<eos>`` to be judged at.
         self_rewards: [P, G] scores of the rollout, 0 for truncated solutions.
-        round: what was sampled, of which an optimizer step may train on a part: texts, lengths, problems, log-probs.
-        rows: [P, G] int64, which solutions of ``round`` these are.
-        step: optimizer steps before this one.
-        ranks: sums, maxima and stacks over the processes; all ranks use it together.
+        rollout: what was sampled, of which an optimizer step may train on a part: texts, lengths, problems, log-probs.
+        rows: [P, G] int64, which solutions of ``rollout`` these are.
+        context: the step's number, the processes, and log-probs that no gradient reaches.
     """
 
     rewards: Tensor
     finished: Tensor
     self_rewards: Tensor
-    round: "Round"
+    rollout: Round
     rows: Tensor
-    step: int
-    ranks: "Ranks"
+    context: StepContext
 
     @classmethod
-    def of(cls, round_: "Round", rows: Tensor, step: int, ranks: "Ranks") -> "StepSolutions":
+    def of(cls, rollout: Round, rows: Tensor, context: StepContext) -> "StepSolutions":
         """Gather the solutions [M] of an optimizer step, those of a problem next to each other."""
-        grouped = rows.view(-1, round_.rollouts.group_size)
-        rewards, finished = round_.rewards[grouped], round_.rollouts.finished[grouped]
-        return cls(rewards, finished, round_.self_rewards[grouped], round_, grouped, step, ranks)
+        grouped = rows.view(-1, rollout.rollouts.group_size)
+        rewards, finished = rollout.rewards[grouped], rollout.rollouts.finished[grouped]
+        return cls(rewards, finished, rollout.self_rewards[grouped], rollout, grouped, context)
 
-    def on_round(self, values: Tensor) -> Tensor:
-        """Put values [P, G] of these solutions in their places among all N of the round: [N], 0 for the others."""
-        placed = values.new_zeros(len(self.round.rollouts))
+    def on_rollout(self, values: Tensor) -> Tensor:
+        """Put values [P, G] of these solutions in their places among all N of the rollout: [N], 0 for the others."""
+        placed = values.new_zeros(len(self.rollout.rollouts))
         placed[self.rows] = values
         return placed
 

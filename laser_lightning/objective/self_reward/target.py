@@ -1,14 +1,14 @@
 """What the self-rewarding loss trains a solution's self-reward towards."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 from torch import Tensor
 
-from laser_lightning.arguments import Part
+from laser_lightning.objective.part import ObjectivePart
 from laser_lightning.objective.self_reward.solutions import StepSolutions
 
 
-class SelfRewardTarget(Part, ABC):
+class SelfRewardTarget(ObjectivePart):
     """Numbers that the self-rewards of solutions are trained towards, fixed before the first backward pass."""
 
     @abstractmethod

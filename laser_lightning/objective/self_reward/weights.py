@@ -1,14 +1,14 @@
 """What each solution's error weighs in the self-rewarding loss (ALGORITHM step 5)."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 from torch import Tensor
 
-from laser_lightning.arguments import Part
+from laser_lightning.objective.part import ObjectivePart
 from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD, StepSolutions, class_counts
 
 
-class SelfRewardWeights(Part, ABC):
+class SelfRewardWeights(ObjectivePart):
     """Weights of solutions in the self-rewarding loss, which is the weighted sum of their errors.
 
     They are fixed before the first backward pass, with every count over the whole optimizer step on all ranks, so that
@@ -37,7 +37,7 @@ class ClassBalancedWeights(SelfRewardWeights):
 
     def weigh(self, solutions: StepSolutions) -> Tensor:
         """[P, G]: 1/(2 N_correct) or 1/(2 N_incorrect)."""
-        counts = solutions.ranks.sum(class_counts(solutions.rewards, solutions.finished))
+        counts = solutions.context.ranks.sum(class_counts(solutions.rewards, solutions.finished))
         correct = (solutions.rewards > CORRECT_THRESHOLD).long()
         return solutions.finished / (2 * counts).clamp(min=1)[correct]
 
@@ -47,4 +47,4 @@ class EqualWeights(SelfRewardWeights):
 
     def weigh(self, solutions: StepSolutions) -> Tensor:
         """[P, G]: 1/N for N finished solutions on all ranks."""
-        return solutions.finished / solutions.ranks.sum(solutions.finished.sum()).clamp(min=1)
+        return solutions.finished / solutions.context.ranks.sum(solutions.finished.sum()).clamp(min=1)

@@ -1,1 +1,6 @@
 """Rewards that are shaped before advantages are made of them."""
+
+from laser_lightning.objective.shaping.overlong import OverlongPenalty
+from laser_lightning.objective.shaping.shaper import RewardShaper
+
+__all__ = ["OverlongPenalty", "RewardShaper"]

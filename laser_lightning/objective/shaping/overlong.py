@@ -1,15 +1,17 @@
 """A soft penalty for responses that come close to the length limit (DAPO's overlong shaping)."""
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
 from laser_lightning.errors import UserError
+from laser_lightning.objective.context import StepContext
+from laser_lightning.objective.shaping.shaper import RewardShaper
+from laser_lightning.records.rounds import Round
 
 
-@dataclass(frozen=True)
-class OverlongSettings:
-    """What the last tokens before the length limit cost.
+class OverlongPenalty(RewardShaper):
+    """Takes from the reward what the last tokens before the length limit cost.
+
+    The penalty is linear over the buffer, and whole at the limit (DAPO, arXiv 2503.14476, equation 13).
 
     Args:
         buffer_share: the penalty grows over this last part of sampling.max_response_tokens; DAPO's is 4,096 of 20,480.
@@ -17,31 +19,17 @@ class OverlongSettings:
             of 1 and 0 the same share is 0.5.
     """
 
-    buffer_share: float = 0.2
-    penalty: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.buffer_share <= 1 or not self.penalty > 0:
+    def __init__(self, buffer_share: float = 0.2, penalty: float = 0.5) -> None:
+        if not 0 < buffer_share <= 1 or not penalty > 0:
             raise UserError(
-                "advantage.overlong.buffer_share must be above 0 and at most 1, and advantage.overlong.penalty above 0."
+                f"OverlongPenalty (advantage.shaping): buffer_share is {buffer_share} and penalty {penalty}; "
+                "buffer_share must be above 0 and at most 1, and penalty above 0."
             )
+        self.buffer_share, self.penalty = buffer_share, penalty
 
-
-def shaped(rewards: Tensor, lengths: Tensor, limit: int, settings: OverlongSettings) -> Tensor:
-    """Rewards less the penalty of length: linear over the buffer, whole at the limit (arXiv 2503.14476, equation 13).
-
-    They are for the advantages alone. The self-reward is trained towards the verifier's own reward, and measured
-    against it: its verdict is about the answer, and a correct answer does not become wrong by being long.
-
-    Args:
-        rewards: [N] of the verifier.
-        lengths: [N] response lengths in tokens, at most ``limit``.
-        limit: the length at which responses are cut.
-        settings: the buffer and the whole penalty.
-
-    Returns:
-        [N].
-    """
-    buffer = settings.buffer_share * limit
-    share = ((lengths - (limit - buffer)) / buffer).clamp(min=0)
-    return rewards - settings.penalty * share.to(rewards.dtype)
+    def __call__(self, rewards: Tensor, rollout: Round, context: StepContext) -> Tensor:
+        """[N] rewards less the penalty of length (see ``RewardShaper``)."""
+        limit = context.max_response_tokens
+        buffer = self.buffer_share * limit
+        share = ((rollout.rollouts.response_lengths - (limit - buffer)) / buffer).clamp(min=0)
+        return rewards - self.penalty * share.to(rewards.dtype)

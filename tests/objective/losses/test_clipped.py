@@ -4,18 +4,27 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from laser_lightning.errors import UserError
-from laser_lightning.losses import ClippedPolicyLoss
+from laser_lightning.losses import ClippedPolicyLoss, PolicyTokens
 
 ONE_TOKEN = torch.tensor([[True]])
+
+
+def tokens_of(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> PolicyTokens:
+    """The record of a micro-batch whose solutions have one advantage each."""
+    nothing = torch.zeros(mask.shape)
+    return PolicyTokens(
+        log_probs, old_log_probs, advantages[:, None].expand(mask.shape), mask, nothing.long(), entropy=nothing
+    )
 
 
 def loss_of(ratio: float, advantage: float, clip_low: float, clip_high: float) -> tuple[float, bool, float]:
     """Loss, clipped flag and derivative by the log-prob, of one token."""
     log_probs = torch.tensor([[math.log(ratio) - 1.0]], requires_grad=True)
     tokens = ClippedPolicyLoss(clip_low, clip_high)(
-        log_probs, torch.tensor([[-1.0]]), torch.tensor([advantage]), ONE_TOKEN
+        tokens_of(log_probs, torch.tensor([[-1.0]]), torch.tensor([advantage]), ONE_TOKEN)
     )
     (gradient,) = torch.autograd.grad(tokens.losses.sum(), log_probs)
     return tokens.losses.item(), bool(tokens.clipped.item()), gradient.item()
@@ -67,7 +76,7 @@ def test_each_solution_has_its_own_advantage_and_places_outside_the_mask_are_nev
     log_probs = torch.tensor([[0.5, 0.5], [0.5, 0.5]]).log()
     old = torch.tensor([[0.5, 0.25], [0.25, 0.25]]).log()  # ratios 1, 2 and 2, 2
     mask = torch.tensor([[True, True], [True, False]])
-    tokens = ClippedPolicyLoss()(log_probs, old, torch.tensor([1.0, -1.0]), mask)
+    tokens = ClippedPolicyLoss()(tokens_of(log_probs, old, torch.tensor([1.0, -1.0]), mask))
     torch.testing.assert_close(tokens.losses[mask], torch.tensor([-1.0, -1.2, 2.0]))
     assert tokens.clipped.tolist() == [[False, True], [False, False]]
 
@@ -76,7 +85,7 @@ def test_each_solution_has_its_own_advantage_and_places_outside_the_mask_are_nev
 def test_padding_never_reaches_the_gradient(garbage: float) -> None:
     log_probs = torch.tensor([[-1.0, 0.0]], requires_grad=True)
     mask = torch.tensor([[True, False]])
-    tokens = ClippedPolicyLoss()(log_probs, torch.tensor([[-1.0, garbage]]), torch.tensor([2.0]), mask)
+    tokens = ClippedPolicyLoss()(tokens_of(log_probs, torch.tensor([[-1.0, garbage]]), torch.tensor([2.0]), mask))
     (gradient,) = torch.autograd.grad(tokens.losses.where(mask, 0.0).sum(), log_probs)
     assert gradient.tolist() == [[-2.0, 0.0]]
 

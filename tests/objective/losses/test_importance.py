@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from laser_lightning.errors import UserError
-from laser_lightning.objective.losses.importance import importance_weights
-from laser_lightning.objective.objective import UpdateSettings
+from laser_lightning.losses import TruncatedImportance, importance_weights
 
 # Trainer over engine: 1/2, 3/2, 4 in a response of three tokens, and 2, 1/4 in one of two.
 TRAINER = torch.tensor([[0.1, 0.3, 0.4], [0.2, 0.1, 0.9]]).log().requires_grad_()
@@ -39,7 +38,7 @@ def test_what_would_overflow_is_capped(importance: str) -> None:
 
 
 def test_a_cap_below_one_is_refused() -> None:
-    UpdateSettings(importance="token", importance_cap=1.0)
-    UpdateSettings(importance="token", importance_cap=math.inf)
-    with pytest.raises(UserError, match=r"update\.importance_cap is 0\.9"):
-        UpdateSettings(importance="token", importance_cap=0.9)
+    TruncatedImportance(cap=1.0)
+    TruncatedImportance(cap=math.inf)
+    with pytest.raises(UserError, match=r"update\.importance\.cap is 0\.9"):
+        TruncatedImportance(cap=0.9)

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.errors import UserError
+from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.self_reward.head import Readings
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision, class_counts, settled_scores
@@ -127,9 +128,13 @@ class WithAnotherRank(Ranks):
 def test_weights_follow_the_counts_of_all_ranks(step_solutions: Callable[..., StepSolutions]) -> None:
     # This rank has 1 of the step's 5 correct and 1 of its 2 incorrect solutions: 1/10 and 1/4; unweighted 1/7.
     rewards = torch.tensor([1.0, 0.0])
-    balanced = make().supervise(step_solutions(rewards, ranks=WithAnotherRank(torch.tensor([1, 4]))))
+    balanced = make().supervise(
+        step_solutions(rewards, context=StepContext(ranks=WithAnotherRank(torch.tensor([1, 4]))))
+    )
     torch.testing.assert_close(balanced.weights, torch.tensor([1 / 10, 1 / 4]))
-    equal = make(weights=EqualWeights()).supervise(step_solutions(rewards, ranks=WithAnotherRank(torch.tensor(5))))
+    equal = make(weights=EqualWeights()).supervise(
+        step_solutions(rewards, context=StepContext(ranks=WithAnotherRank(torch.tensor(5))))
+    )
     torch.testing.assert_close(equal.weights, torch.tensor([1 / 7, 1 / 7]))
 
 

@@ -1,0 +1,30 @@
+"""What an advantage estimator is."""
+
+from abc import abstractmethod
+
+from torch import Tensor
+
+from laser_lightning.objective.context import StepContext
+from laser_lightning.objective.part import ObjectivePart
+from laser_lightning.records.rounds import Round
+
+
+class AdvantageEstimator(ObjectivePart):
+    """Says how much better each solution is than what it is compared with.
+
+    It is asked for the (shaped) rewards of the verifier, and in the integrated phase once more for self-rewards, and
+    changes nothing of itself then: an estimator that remembers something does so in ``learn``.
+    """
+
+    @abstractmethod
+    def __call__(self, rewards: Tensor, rollout: Round, context: StepContext) -> Tensor:
+        """Advantages of a step's solutions.
+
+        Args:
+            rewards: [P, G], a row per group.
+            rollout: the P * G solutions.
+            context: the step.
+
+        Returns:
+            [P, G], or one for each response token, [P * G, R].
+        """

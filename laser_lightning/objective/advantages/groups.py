@@ -1,0 +1,21 @@
+"""What several estimators ask of groups."""
+
+from torch import Tensor
+
+from laser_lightning.errors import UserError
+
+
+def unanimous(rewards: Tensor) -> Tensor:
+    """[P, 1] bool: groups [P, G] whose rewards are all equal."""
+    return (rewards == rewards[:, :1]).all(dim=1, keepdim=True)
+
+
+def centre(rewards: Tensor) -> Tensor:
+    """[P, G] rewards less the mean of their group; exactly 0 in unanimous groups, whatever the mean was rounded to."""
+    return (rewards - rewards.mean(dim=1, keepdim=True)).masked_fill(unanimous(rewards), 0.0)
+
+
+def check_epsilon(epsilon: float) -> None:
+    """Refuse a negative term in a denominator."""
+    if epsilon < 0:
+        raise UserError(f"advantage.estimator.epsilon is {epsilon}, and must be 0 or more.")

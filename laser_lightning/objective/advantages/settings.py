@@ -1,0 +1,61 @@
+"""How advantages are computed: the estimator, the mixing with self-rewards, and the shaping of rewards before both."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from laser_lightning.objective.advantages.estimator import AdvantageEstimator
+from laser_lightning.objective.advantages.group_relative import GroupRelative
+from laser_lightning.objective.advantages.mixing import AdvantageMixing, SelfRewardMixing
+from laser_lightning.objective.advantages.record import Advantages
+from laser_lightning.objective.context import StepContext
+from laser_lightning.objective.part import ObjectivePart
+from laser_lightning.objective.shaping.shaper import RewardShaper
+from laser_lightning.records.rounds import Round
+
+
+@dataclass(frozen=True)
+class AdvantageSettings:
+    """How advantages are computed.
+
+    Args:
+        estimator: what a reward is compared with: its group (``GroupRelative``, GRPO), the others of its group
+            (``LeaveOneOut``, RLOO), or all solutions of the round (``BatchNormalized``, REINFORCE++).
+        mixing: how self-rewards enter in the integrated phase; null for not at all.
+        shaping: what changes rewards before advantages are made of them, one after the other; the self-reward is
+            trained towards the verifier's own.
+    """
+
+    estimator: AdvantageEstimator = GroupRelative()
+    mixing: AdvantageMixing | None = SelfRewardMixing()
+    shaping: list[RewardShaper] = field(default_factory=list)
+
+    def parts(self) -> dict[str, ObjectivePart]:
+        """The parts by their keys below ``model``."""
+        shapers = {f"advantage.shaping.{number}": shaper for number, shaper in enumerate(self.shaping)}
+        mixing = {} if self.mixing is None else {"advantage.mixing": self.mixing}
+        return {"advantage.estimator": self.estimator, **mixing, **shapers}
+
+    def shape_rewards(self, rollout: Round, context: StepContext) -> Tensor:
+        """[N] rewards that advantages are made of: the verifier's or their weighted sum, shaped."""
+        rewards = rollout.policy_rewards
+        for shaper in self.shaping:
+            rewards = shaper(rewards, rollout, context)
+        return rewards
+
+    def compute_advantages(self, rollout: Round, context: StepContext, mixes: bool) -> Advantages:
+        """Advantages of a step's solutions.
+
+        Args:
+            rollout: the solutions, in their groups.
+            context: the step.
+            mixes: whether the phase lets self-rewards have a say.
+        """
+        rewards = rollout.grouped(self.shape_rewards(rollout, context))
+
+        def estimate(values: Tensor) -> Tensor:
+            return self.estimator(values, rollout, context)
+
+        if not mixes or self.mixing is None:
+            return Advantages.of(estimate(rewards), rewards)
+        return self.mixing(rewards, rollout.grouped(rollout.self_rewards), estimate, rollout, context)

@@ -1,0 +1,42 @@
+"""What the parts of the objective may know of a step besides its rollout."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from laser_lightning.distributed.ranks import Ranks
+
+
+class FixedLogProbs(NamedTuple):
+    """Log-probs of the sampled tokens that no gradient reaches; None where nothing asked for them.
+
+    Attributes:
+        old: [N, R] of the policy that the update starts from; None for a first and only optimizer step, where they are
+            those of the step itself.
+        reference: [N, R] of the frozen policy of before training.
+        teacher: [N, R] of the teacher.
+    """
+
+    old: Tensor | None = None
+    reference: Tensor | None = None
+    teacher: Tensor | None = None
+
+    def rows(self, rows: slice) -> "FixedLogProbs":
+        """Those of some solutions alone."""
+        return FixedLogProbs(*(None if values is None else values[rows] for values in self))
+
+
+class StepContext(NamedTuple):
+    """A training step, as its parts see it.
+
+    Attributes:
+        step: its number, counted from 0 in optimizer steps.
+        max_response_tokens: the length at which responses are cut.
+        ranks: the processes of the run; what a part does with them, all ranks do together.
+        log_probs: of the solutions that the step trains on.
+    """
+
+    step: int = 0
+    max_response_tokens: int = 1
+    ranks: Ranks = Ranks()
+    log_probs: FixedLogProbs = FixedLogProbs()

@@ -1,0 +1,61 @@
+"""How rollouts become optimizer steps."""
+
+from dataclasses import dataclass, field
+
+from laser_lightning.errors import UserError
+from laser_lightning.objective.losses.aggregation import Aggregation
+from laser_lightning.objective.losses.importance import ImportanceCorrection
+from laser_lightning.objective.losses.kl import KLDivergence, KLEstimate
+from laser_lightning.objective.part import ObjectivePart
+from laser_lightning.objective.term import LossTerm
+
+
+@dataclass(frozen=True)
+class UpdateSettings:
+    """How rollouts become optimizer steps.
+
+    Args:
+        micro_batch_tokens: token budget of a forward pass, padding included; it changes memory and speed, not results.
+        mini_batches: optimizer steps that a rollout is split into, by prompts; must divide the prompts per process.
+        epochs: times that a rollout is used.
+        aggregation: mean over all trained tokens of the step (``token_mean``), over solutions of the mean within each
+            (``sequence_mean``), or over solutions of the sum within each, divided by sampling.max_response_tokens
+            (``fixed_length``, Dr.GRPO).
+        kl_coef: weight of the KL divergence to the frozen reference; 0 loads no reference for it.
+        kl: how the divergence is estimated.
+        entropy_coef: weight of the entropy bonus.
+        importance: makes up for the mismatch between the engine's log-probs and the trainer's by weights of the policy
+            loss; null for no such weights.
+        terms: further terms of the loss, each with its own weight.
+    """
+
+    micro_batch_tokens: int = 16_384
+    mini_batches: int = 1
+    epochs: int = 1
+    aggregation: Aggregation = "token_mean"
+    kl_coef: float = 0.0
+    kl: KLDivergence = KLEstimate()
+    entropy_coef: float = 0.0
+    importance: ImportanceCorrection | None = None
+    terms: list[LossTerm] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in ("micro_batch_tokens", "mini_batches", "epochs"):
+            if getattr(self, name) < 1:
+                raise UserError(f"update.{name} is {getattr(self, name)}, and must be at least 1.")
+        if self.kl_coef < 0 or self.entropy_coef < 0:
+            raise UserError("update.kl_coef and update.entropy_coef must be 0 or more.")
+        names = [term.name for term in self.terms]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise UserError(f"update.terms has the name '{twice.pop()}' twice, under which a term is logged.")
+
+    @property
+    def reuses_rollouts(self) -> bool:
+        """Whether a rollout sees more than one optimizer step, so that ratios differ from 1."""
+        return self.mini_batches * self.epochs > 1
+
+    def parts(self) -> dict[str, ObjectivePart]:
+        """The parts that are in use, by their keys below ``model``."""
+        kl = {"update.kl": self.kl} if self.kl_coef > 0 else {}
+        importance = {} if self.importance is None else {"update.importance": self.importance}
+        return kl | importance | {f"update.terms.{number}": term for number, term in enumerate(self.terms)}

@@ -1,0 +1,39 @@
+"""Records of scalars that add up over micro-batches and ranks."""
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from laser_lightning.distributed.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Base of such records: every field is a tensor, a scalar or a row of them."""
+
+    def _of(self, values: list[Tensor]) -> Self:
+        return type(self)(*values)
+
+    def values(self) -> list[Tensor]:
+        """The fields, in order."""
+        return [getattr(self, field.name) for field in fields(self)]
+
+    def __add__(self, other: Self) -> Self:
+        return self._of([one + more for one, more in zip(self.values(), other.values(), strict=True)])
+
+    def weighted(self, weight: float) -> Self:
+        """Every field times a number."""
+        return self._of([value * weight for value in self.values()])
+
+    def detach(self) -> Self:
+        """The same without gradient."""
+        return self._of([value.detach() for value in self.values()])
+
+    def over(self, ranks: Ranks) -> Self:
+        """Sums over all ranks, in double precision, from one collective operation."""
+        values = self.values()
+        total = ranks.sum(torch.cat([value.double().flatten() for value in values]))
+        parts = total.split([value.numel() for value in values])
+        return self._of([part.view(value.shape) for part, value in zip(parts, values, strict=True)])
