@@ -188,6 +188,29 @@ def test_chunks_and_checkpointing_change_neither_values_nor_gradients(
     assert (chunked - whole).norm() <= 1e-6 * whole.norm()
 
 
+def test_several_tokens_and_the_hidden_state_of_the_same_place(
+    make_policy: MakePolicy, make_rollouts: MakeRollouts
+) -> None:
+    policy, rollouts = make_policy(), make_rollouts()
+    (batch,) = micro_batches(rollouts, torch.arange(len(rollouts)), 10_000, 0)
+    outputs = policy(batch, (50, Z), 0.7)
+    lengths = batch.prompt_lengths + batch.response_lengths
+    for row, ids in enumerate(batch.input_ids):
+        plain = policy.lm(input_ids=ids[None, : lengths[row]], output_hidden_states=True)
+        torch.testing.assert_close(outputs.hidden[row], plain.hidden_states[-1][0, -1], rtol=0, atol=2e-5)
+        expected = plain.logits[0, -1].log_softmax(dim=0)[[50, Z]]
+        torch.testing.assert_close(outputs.reward_token_log_probs[row], expected, rtol=0, atol=2e-5)
+    for number, token in enumerate((50, Z)):
+        alone = policy(batch, (token,), 0.7)
+        torch.testing.assert_close(outputs.reward_token_log_probs[:, number], alone.reward_token_log_probs[:, 0])
+        assert torch.equal(outputs.log_probs, alone.log_probs)
+    # The gradient of the hidden states is that of a plain pass.
+    mine = torch.autograd.grad(outputs.hidden[0].square().sum(), policy.lm.get_input_embeddings().weight)[0]
+    plain = policy.lm(input_ids=batch.input_ids[:1, : lengths[0]], output_hidden_states=True).hidden_states[-1][0, -1]
+    theirs = torch.autograd.grad(plain.square().sum(), policy.lm.get_input_embeddings().weight)[0]
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_bfloat16_weights_give_float32_log_probs(make_policy: MakePolicy, make_rollouts: MakeRollouts) -> None:
     outputs = all_rows(make_policy(dtype="bfloat16"), make_rollouts(), entropy=True)
     assert {value.dtype for value in outputs[:3]} == {torch.float32}

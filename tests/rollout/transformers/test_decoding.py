@@ -225,3 +225,27 @@ def test_layers_that_hold_more_than_keys_and_values_decode_in_parts(
     rollouts = generate(policy, Sampling(max_response_tokens=LIMIT), drop_fraction=0.0)
     assert joins(seen) == len(PROMPTS) * GROUP / BATCH
     check(policy, rollouts, plain_pass)
+
+
+def test_several_tokens_are_read_in_the_same_step(make_policy: Callable[..., Policy], plain_pass: Callable) -> None:
+    policy, sampling = make_policy(eos_bias=3.5), Sampling(max_response_tokens=8)
+    prompts = [[20, 15, 21], [27, 33, 40, 41], [9]]
+
+    def read(*tokens: int) -> Rollouts:
+        generator = torch.Generator().manual_seed(0)
+        return TransformersEngine(max_batch_size=8).generate(policy, prompts, 4, sampling, tokens, generator)
+
+    both, first = read(50, Z, 7), read(50)
+    assert torch.equal(both.response_ids, first.response_ids)
+    assert torch.equal(both.reward_token_log_probs[:, :1].nan_to_num(), first.reward_token_log_probs.nan_to_num())
+    assert both.reward_token_log_probs.shape == (12, 3)
+    assert both.reward_token_log_probs.isnan().equal(~both.finished[:, None].expand(-1, 3))
+    assert both.finished.sum() > 0
+    policy.lm.eval()
+    for row, response in enumerate(both.responses()):
+        with torch.no_grad():
+            plain = plain_pass(policy.lm, prompts[row // 4], response)
+        if both.finished[row]:
+            torch.testing.assert_close(
+                both.reward_token_log_probs[row], plain.after_last[[50, Z, 7]], rtol=0, atol=2e-5
+            )
