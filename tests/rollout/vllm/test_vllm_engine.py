@@ -139,6 +139,24 @@ def test_scores_and_log_probs_are_those_of_a_plain_forward_pass(
 
 
 @pytest.mark.vllm
+@pytest.mark.parametrize("temperature", [0.7, 0.0])
+def test_several_reward_tokens(engine: VLLMEngine, policy: Policy, plain_pass: Callable, temperature: float) -> None:
+    sampling, tokens = Sampling(max_response_tokens=LIMIT, temperature=temperature), [Z, 50, 61]
+    generator = torch.Generator().manual_seed(0)
+    rollouts = engine.generate(policy, PROMPTS, 8, sampling, tokens, generator)
+    alone = generate(engine, policy, sampling)
+    assert torch.equal(rollouts.response_ids, alone.response_ids)
+    assert {True, False} == set(rollouts.finished.tolist())
+    policy.lm.eval()
+    for row, response in enumerate(rollouts.responses()):
+        with torch.no_grad():
+            plain = plain_pass(policy.lm, PROMPTS[row // 8], response)
+        expected = plain.after_last[tokens] if rollouts.finished[row] else torch.full((3,), torch.nan)
+        found = rollouts.reward_token_log_probs[row]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4, equal_nan=True)
+
+
+@pytest.mark.vllm
 @pytest.mark.parametrize("eos_ids", [(1,), (5, 90), SEVERAL], ids=str)
 def test_eos_ids_and_every_kind_of_response(
     engine: VLLMEngine, make_policy: MakePolicy, model_dirs: list[Path], check: Check, eos_ids: tuple[int, ...]
