@@ -16,12 +16,25 @@ if TYPE_CHECKING:
     from laser_lightning.modules.laser import LaSeRModule
     from laser_lightning.modules.rise import RISEModule
     from laser_lightning.modules.supervised import SupervisedModule
+    from laser_lightning.objective.advantages import (
+        AdvantageEstimator,
+        AdvantageMixing,
+        Advantages,
+        BatchNormalized,
+        GroupRelative,
+        LeaveOneOut,
+        SelfRewardMixing,
+    )
+    from laser_lightning.objective.context import StepContext
+    from laser_lightning.objective.losses import ImportanceCorrection, KLDivergence, KLEstimate, TruncatedImportance
     from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
     from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
     from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision
-    from laser_lightning.objective.self_reward.target import SelfRewardTarget
-    from laser_lightning.objective.self_reward.weights import SelfRewardWeights
+    from laser_lightning.objective.self_reward.target import SelfRewardTarget, VerifierTarget
+    from laser_lightning.objective.self_reward.weights import ClassBalancedWeights, EqualWeights, SelfRewardWeights
     from laser_lightning.objective.self_reward.yes_no import YesNoSelfReward
+    from laser_lightning.objective.shaping import OverlongPenalty, RewardShaper
+    from laser_lightning.objective.term import LossTerm
     from laser_lightning.records.batching import Rollouts
 
 __version__ = "0.1.0"
@@ -33,6 +46,9 @@ _EXPORTS = {
     "LastTokenSelfReward": "laser_lightning.objective.self_reward.last_token",
     "Readings": "laser_lightning.objective.self_reward.head",
     "SelfRewardHead": "laser_lightning.objective.self_reward.head",
+    "VerifierTarget": "laser_lightning.objective.self_reward.target",
+    "ClassBalancedWeights": "laser_lightning.objective.self_reward.weights",
+    "EqualWeights": "laser_lightning.objective.self_reward.weights",
     "SelfRewardTarget": "laser_lightning.objective.self_reward.target",
     "SelfRewardWeights": "laser_lightning.objective.self_reward.weights",
     "StepSolutions": "laser_lightning.objective.self_reward.solutions",
@@ -41,22 +57,55 @@ _EXPORTS = {
     "LaSeRScorer": "laser_lightning.inference.scorer",
     "PromptDataModule": "laser_lightning.data",
     "Rollouts": "laser_lightning.records.batching",
+    "AdvantageEstimator": "laser_lightning.objective.advantages",
+    "AdvantageMixing": "laser_lightning.objective.advantages",
+    "BatchNormalized": "laser_lightning.objective.advantages",
+    "GroupRelative": "laser_lightning.objective.advantages",
+    "LeaveOneOut": "laser_lightning.objective.advantages",
+    "SelfRewardMixing": "laser_lightning.objective.advantages",
+    "RewardShaper": "laser_lightning.objective.shaping",
+    "OverlongPenalty": "laser_lightning.objective.shaping",
+    "ImportanceCorrection": "laser_lightning.objective.losses",
+    "TruncatedImportance": "laser_lightning.objective.losses",
+    "KLDivergence": "laser_lightning.objective.losses",
+    "KLEstimate": "laser_lightning.objective.losses",
+    "LossTerm": "laser_lightning.objective.term",
+    "StepContext": "laser_lightning.objective.context",
+    "Advantages": "laser_lightning.objective.advantages",
 }
 
 __all__ = [
+    "AdvantageEstimator",
+    "AdvantageMixing",
+    "Advantages",
+    "BatchNormalized",
+    "ClassBalancedWeights",
+    "EqualWeights",
+    "GroupRelative",
+    "ImportanceCorrection",
+    "KLDivergence",
+    "KLEstimate",
     "LaSeRModule",
     "LaSeRScorer",
     "LastTokenSelfReward",
+    "LeaveOneOut",
+    "LossTerm",
+    "OverlongPenalty",
     "PromptDataModule",
     "RISEModule",
     "Readings",
+    "RewardShaper",
     "Rollouts",
     "SelfRewardHead",
+    "SelfRewardMixing",
     "SelfRewardTarget",
     "SelfRewardWeights",
+    "StepContext",
     "StepSolutions",
     "SupervisedModule",
     "Supervision",
+    "TruncatedImportance",
+    "VerifierTarget",
     "YesNoSelfReward",
 ]
 

@@ -1,10 +1,9 @@
 """REINFORCE that learns more from mistakes than from successes."""
 
 import torch
-from torch import Tensor
 
 from laser_lightning.errors import UserError
-from laser_lightning.losses import PolicyLoss, TokenLosses
+from laser_lightning.losses import PolicyLoss, PolicyTokens, TokenLosses
 
 
 class WeightedReinforce(PolicyLoss):
@@ -21,7 +20,8 @@ class WeightedReinforce(PolicyLoss):
             raise UserError(f"policy_loss.positive_weight is {positive_weight}, and must be 0 or more.")
         self.positive_weight = positive_weight
 
-    def __call__(self, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> TokenLosses:
-        ratios = (log_probs - old_log_probs).where(mask, 0.0).exp()  # 1 in the first update of a rollout
-        weights = torch.where(advantages > 0, self.positive_weight, 1.0)
-        return TokenLosses(-ratios * (weights * advantages)[:, None], clipped=torch.zeros_like(mask))
+    def __call__(self, tokens: PolicyTokens) -> TokenLosses:
+        # 1 in the first update of a rollout
+        ratios = (tokens.log_probs - tokens.old_log_probs).where(tokens.mask, 0.0).exp()
+        weights = torch.where(tokens.advantages > 0, self.positive_weight, 1.0)
+        return TokenLosses(-ratios * weights * tokens.advantages, clipped=torch.zeros_like(tokens.mask))

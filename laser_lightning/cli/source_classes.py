@@ -106,6 +106,19 @@ class Sources:
             return None
         return self._find(ast.unparse(kind), argument.owner.file, _DEEPEST)
 
+    def default_part(self, argument: SourceArgument) -> SourceClass | None:
+        """Finds the class of the part that an argument has as its default.
+
+        Args:
+            argument: the argument.
+
+        Returns:
+            The class; None if the default is no call of one.
+        """
+        if not isinstance(argument.default, ast.Call):
+            return None
+        return self._find(ast.unparse(argument.default.func), argument.owner.file, _DEEPEST)
+
     def arguments(self, found: SourceClass) -> dict[str, SourceArgument] | None:
         """The arguments that a class takes by name.
 
@@ -152,6 +165,20 @@ class Sources:
             optional = isinstance(argument.annotation, ast.BinOp)
             names += [f"{name}.{field}" for field in self.flat_names(fields)] if fields and not optional else [name]
         return names
+
+    def names_with_parts(self, arguments: dict[str, SourceArgument]) -> list[str]:
+        """The same, with the arguments of parts that are defaults.
+
+        Args:
+            arguments: of a class.
+        """
+        names = self.flat_names(arguments)
+        for name, argument in arguments.items():
+            group = self.class_of(argument)
+            made = group if group is not None and group.is_dataclass else self.default_part(argument)
+            inner = None if made is None else self.arguments(made)
+            names += [f"{name}.{field}" for field in self.names_with_parts(inner or {})]
+        return sorted(set(names))
 
     def _arguments(self, order: Sequence[SourceClass | None]) -> dict[str, SourceArgument] | None:
         """The arguments of the first constructor in a method resolution order."""

@@ -114,13 +114,15 @@ class Keys:
         arguments = None if found is None else self._sources.arguments(found)
         if found is None or arguments is None or self._knows(arguments, words):
             return None
-        return unknown_key(words, path, self._sources.flat_names(arguments))
+        return unknown_key(words, path, self._sources.names_with_parts(arguments))
 
     def _knows(self, arguments: Mapping[str, SourceArgument], words: Key) -> bool:
         if words[0] not in arguments:
             return False
         group: SourceClass | None = self._sources.class_of(arguments[words[0]])
-        if len(words) == 1 or group is None or not group.is_dataclass:
+        if group is None or not group.is_dataclass:  # a part: one that no key names is the default
+            group = self._sources.default_part(arguments[words[0]])
+        if len(words) == 1 or group is None:
             return True
         fields = self._sources.arguments(group)
         return fields is None or self._knows(fields, words[1:])

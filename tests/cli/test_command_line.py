@@ -32,6 +32,8 @@ HEAVY = ("torch", "lightning", "transformers", "deepspeed", "datasets", "matplot
         (["fit", "--config", "quickstart", "--config", "overlay.yaml"], 2, "did you mean optimizer.learning_rate?"),
         (["fit", "--config", "quickstart", "--config", "baselines/rise", "--model.groupsize=2"], 2, "group_size?"),
         (["fit", "--config", "quickstart", "--trainer.max_stepss", "3"], 2, "did you mean trainer.max_steps?"),
+        (["fit", "--config", "quickstart", "--model.advantage.mixing.tua=0"], 2, "did you mean advantage.mixing.tau?"),
+        (["fit", "--config", "quickstart", "--model.update.kl.init_args.estimate=k1"], 2, "update.kl.estimator?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -212,7 +212,7 @@ def test_dry_run(model: str, form: str, tiny_models: dict[str, Path], work: Path
         # One step of each phase; the scores of a tiny model vary less than min_std.
         f"--model.phases.reasoning_steps={reasoning}",
         "--model.phases.self_reward_steps=1",
-        "--model.advantage.min_std=0",
+        "--model.advantage.mixing.min_std=0",
         "--trainer.max_steps=3",
         "--run_dir=dry",
     ]

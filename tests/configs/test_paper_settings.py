@@ -34,10 +34,10 @@ PUBLISHED = {  # ALGORITHM, "The paper's settings" and "Notation", the same for 
     "model.self_reward.init_args.loss_weight": 0.1,
     "model.self_reward.init_args.class_weights": True,
     "model.self_reward.init_args.reference": "calibrate",
-    "model.advantage.divide_by_std": True,
-    "model.advantage.self_reward_mix": 0.1,
-    "model.advantage.min_std": 0.1,
-    "model.advantage.mix_unanimous_groups": True,
+    "model.advantage.estimator.divide_by_std": True,
+    "model.advantage.mixing.tau": 0.1,
+    "model.advantage.mixing.min_std": 0.1,
+    "model.advantage.mixing.mix_unanimous_groups": True,
     "model.policy_loss.init_args.clip_low": 0.2,
     "model.policy_loss.init_args.clip_high": 0.2,
     "model.phases.self_reward_steps": 200,
@@ -81,7 +81,7 @@ OF_MODEL = {
 OF_FORM: dict[str, dict[str, Any]] = {
     "laser": {},
     "grpo": {"model.self_reward.init_args.loss_weight": 0.0},
-    "without_mixing": {"model.advantage.self_reward_mix": 0.0},
+    "without_mixing": {"model.advantage.mixing": None},
 }
 STAGES = {"zero2": 2, "zero3": 3}
 

@@ -9,6 +9,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def test_a_reward_function_among_several(tmp_path: Path) -> None:
 def test_a_policy_loss(tmp_path: Path) -> None:
     options = ["--model.policy_loss=my_loss.WeightedReinforce", "--model.policy_loss.positive_weight=0.25"]
     # Without mixing, so that the log of solutions says all that the loss depends on.
-    fit("my_loss.py", *options, "--model.advantage.self_reward_mix=0", directory=tmp_path)
+    fit("my_loss.py", *options, "--model.advantage.mixing=null", directory=tmp_path)
     solutions = lines(tmp_path / "run/solutions/train.jsonl")
     for number, row in enumerate(steps(tmp_path / "run")):
         of_step = [line for line in solutions if line["step"] == number]
@@ -120,6 +121,103 @@ def test_a_policy_loss(tmp_path: Path) -> None:
                 tokens += line["response_tokens"]
         assert total / tokens > 0.01, "mistakes outweigh successes"
         assert float(row["train/policy_loss"]) == pytest.approx(total / tokens, rel=1e-4)
+
+
+def policy_loss_of(step: list[dict[str, Any]], advantages: Callable[[list[dict[str, Any]]], list[float]]) -> float:
+    """The mean over tokens of -A, for the solutions of a step in their groups of 8: ratios are 1 in the only update."""
+    groups = [step[start : start + 8] for start in range(0, 64, 8)]
+    weighed = [(a, line["response_tokens"]) for g in groups for a, line in zip(advantages(g), g, strict=True)]
+    return -sum(a * tokens for a, tokens in weighed) / sum(tokens for _, tokens in weighed)
+
+
+def normalised(values: list[float]) -> list[float]:
+    mean = statistics.mean(values)
+    return [0.0 if len(set(values)) == 1 else (v - mean) / (statistics.stdev(values) + 1e-6) for v in values]
+
+
+def test_an_advantage_estimator(tmp_path: Path) -> None:
+    options = ["--model.advantage.estimator=my_estimator.MovingBaseline", "--model.advantage.estimator.decay=0.75"]
+    fit("my_estimator.py", *options, "--model.advantage.mixing=null", directory=tmp_path)
+    solutions, baseline = lines(tmp_path / "run/solutions/train.jsonl"), 0.0
+    for number, row in enumerate(steps(tmp_path / "run")):
+        of_step = [line for line in solutions if line["step"] == number]
+        expected = policy_loss_of(of_step, lambda group: [line["reward"] - baseline for line in group])  # noqa: B023
+        assert float(row["train/policy_loss"]) == pytest.approx(expected, rel=1e-4)
+        baseline = 0.75 * baseline + 0.25 * statistics.mean(line["reward"] for line in of_step)
+    assert baseline > 0.05
+
+
+def test_a_mixing(tmp_path: Path) -> None:
+    options = ["--model.advantage.mixing=my_mixing.MixWhereRight", "--model.advantage.mixing.tau=0.5"]
+    fit("my_mixing.py", *options, "--model.advantage.mixing.min_std=0", directory=tmp_path)
+
+    def advantages(group: list[dict[str, Any]]) -> list[float]:
+        rewards = [line["reward"] for line in group]
+        scores = [min(max(line["self_reward"], 0.0), 1.0) for line in group]
+        right = [score for score, reward in zip(scores, rewards, strict=True) if reward]
+        wrong = [score for score, reward in zip(scores, rewards, strict=True) if not reward]
+        if not right or not wrong or statistics.mean(right) <= statistics.mean(wrong):
+            return normalised(rewards)
+        mixed.append(group)
+        return [(v + s) / 2 for v, s in zip(normalised(rewards), normalised(scores), strict=True)]
+
+    solutions, mixed = lines(tmp_path / "run/solutions/train.jsonl"), []
+    for number, row in enumerate(steps(tmp_path / "run")):
+        expected = policy_loss_of([line for line in solutions if line["step"] == number], advantages)
+        # Scores are logged with few digits.
+        assert float(row["train/policy_loss"]) == pytest.approx(expected, rel=1e-2, abs=1e-3)
+    assert mixed
+
+
+def test_a_reward_shaper(tmp_path: Path) -> None:
+    shaper = ["--model.advantage.shaping+=my_shaper.BrevityBonus", "--model.advantage.shaping.bonus=0.5"]
+    fit(
+        "my_shaper.py",
+        *shaper,
+        "--model.advantage.shaping.after_steps=1",
+        "--model.advantage.mixing=null",
+        directory=tmp_path,
+    )
+
+    def advantages(group: list[dict[str, Any]]) -> list[float]:
+        mean = statistics.mean(line["response_tokens"] for line in group)
+        return normalised([line["reward"] * (1 + 0.5 * (line["response_tokens"] < mean)) for line in group])
+
+    solutions = lines(tmp_path / "run/solutions/train.jsonl")
+    first, second = steps(tmp_path / "run")
+    plain = policy_loss_of(solutions[:64], lambda group: normalised([line["reward"] for line in group]))
+    assert float(first["train/policy_loss"]) == pytest.approx(plain, rel=1e-4)
+    shaped = policy_loss_of(solutions[64:], advantages)
+    assert float(second["train/policy_loss"]) == pytest.approx(shaped, rel=1e-4)
+
+
+def test_a_term_of_the_loss_with_a_teacher(tmp_path: Path) -> None:
+    term = ["--model.update.terms+=my_term.KeepNearTeacher", "--model.update.terms.weight=2"]
+    fit(
+        "my_term.py", *term, "--model.teacher.path=embedded", "--model.optimizer.learning_rate=0.01", directory=tmp_path
+    )
+    first, second = steps(tmp_path / "run")
+    assert float(first["train/keep_near_teacher"]) == pytest.approx(0.0, abs=1e-9)  # the teacher is the policy itself
+    assert float(second["train/keep_near_teacher"]) > 1e-4
+    assert float(second["train/teacher_pass_seconds"]) > 0
+
+
+def test_an_importance_correction(tmp_path: Path) -> None:
+    # An upper bound of 1 masks the tokens that the trainer finds a rounding likelier than the engine.
+    options = ["--model.update.importance=my_importance.MaskedImportance", "--model.update.importance.high=1"]
+    fit("my_importance.py", *options, directory=tmp_path)
+    for row in steps(tmp_path / "run"):
+        masked = float(row["train/importance_capped"])
+        assert 0.01 < masked < 0.99
+        assert float(row["train/importance_weight"]) == pytest.approx(1 - masked, abs=1e-5)
+
+
+def test_a_kl_divergence(tmp_path: Path) -> None:
+    options = ["--model.update.kl=my_kl.HuberKL", "--model.update.kl.delta=0.5", "--model.update.kl_coef=0.1"]
+    fit("my_kl.py", *options, "--model.optimizer.learning_rate=0.01", directory=tmp_path)
+    first, second = steps(tmp_path / "run")
+    assert float(first["train/kl"]) == pytest.approx(0.0, abs=1e-9)
+    assert float(second["train/kl"]) > 1e-4
 
 
 def test_a_self_reward_head(tmp_path: Path) -> None:

@@ -400,7 +400,7 @@ class Step:
             parts = self.objective(outputs, batch, targets)
             parts.loss.backward()
             for name in TERMS:
-                terms[name] += float(getattr(parts, name))
+                terms[name] += getattr(parts, name).item()
         return terms, flat_gradient(self.policy)
 
     def solutions(self) -> list[Solution]:

@@ -30,7 +30,7 @@ def solution_weights(
         [N] float32.
     """
     if aggregation == "token_mean":
-        return torch.ones_like(lengths, dtype=torch.float32) / total_tokens
+        return torch.ones_like(lengths, dtype=torch.float32) / total_tokens.clamp(min=1)
     divisors = torch.full_like(lengths, max_length) if aggregation == "fixed_length" else lengths.clamp(min=1)
     return 1.0 / (divisors.float() * total_solutions)
 
