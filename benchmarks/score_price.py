@@ -116,7 +116,7 @@ def decoding_seconds(policy: Policy, prompts: list[list[int]], turns: int) -> di
             rollouts = engine.generate(policy, prompts, 8, Sampling(96), REWARD_TOKEN, generator)
             if way == "second pass":
                 with torch.no_grad():
-                    policy.scores_of(rollouts, REWARD_TOKEN, 2048)
+                    policy.scores_of(rollouts, (REWARD_TOKEN,), 2048)
             seconds[way].append(time.process_time() - started)
     return {way: of_way[2:] for way, of_way in seconds.items()}
 

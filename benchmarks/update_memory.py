@@ -35,12 +35,12 @@ def plain(policy: Policy, batch: MicroBatch, entropy: bool) -> PolicyOutputs:
     distribution = torch.log_softmax(logits[:, PROMPT - 1 : -1], dim=-1)
     log_probs = distribution.gather(-1, batch.input_ids[:, PROMPT:, None]).squeeze(-1)
     entropies = -(distribution.exp() * distribution).sum(-1) if entropy else torch.zeros_like(log_probs)
-    return PolicyOutputs(log_probs, entropies, reward_token_log_probs(logits[:, -1], REWARD_TOKEN))
+    return PolicyOutputs(log_probs, entropies, reward_token_log_probs(logits[:, -1], (REWARD_TOKEN,)))
 
 
 def ours(policy: Policy, batch: MicroBatch, entropy: bool) -> PolicyOutputs:
     """Log-probs as the update computes them."""
-    return policy(batch, REWARD_TOKEN, 1.0, entropy)
+    return policy(batch, (REWARD_TOKEN,), 1.0, entropy)
 
 
 VARIANTS: dict[str, Callable[[Policy, MicroBatch, bool], PolicyOutputs]] = {"plain": plain, "ours": ours}

@@ -94,7 +94,7 @@ class ReferenceConstantCalibration(Callback):
         with module.interruption.interruptible(communicates=module.engine.collective):
             rollouts = module.sampler.draw(prompts, self.group_size, module.sampling, generator)
         emitted = rollouts.contains(module.self_reward.token_id)
-        log_probs = rollouts.reward_token_log_probs[rollouts.finished].double()
+        log_probs = rollouts.reward_token_log_probs[rollouts.finished, 0].double()
         self.result = self._agree(module, log_probs, emitted, len(rollouts))
         head.reference_constant.fill_(self.result.mean)
         head.check_reachable()

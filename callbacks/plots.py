@@ -18,7 +18,7 @@ from laser_lightning.metrics.functional import (
     harmonic_mean,
     reliability_curve,
 )
-from laser_lightning.objective.self_reward.last_token import CORRECT_THRESHOLD
+from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD
 
 Points = Sequence[tuple[int, float]]
 Series = Mapping[str, Points]

@@ -15,7 +15,7 @@ from laser_lightning.data.module import data_module
 from laser_lightning.errors import UserError
 from laser_lightning.inference.vote import alike, candidates_of, chosen_by, count
 from laser_lightning.metrics.votes import VoteRule
-from laser_lightning.objective.self_reward.last_token import CORRECT_THRESHOLD
+from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD
 from laser_lightning.records.rounds import Round
 from laser_lightning.runs.files import set_aside
 from laser_lightning.verifiers import VerifierPool

@@ -28,7 +28,11 @@ if TYPE_CHECKING:
     )
     from laser_lightning.objective.context import StepContext
     from laser_lightning.objective.losses import ImportanceCorrection, KLDivergence, KLEstimate, TruncatedImportance
+    from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
     from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+    from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision
+    from laser_lightning.objective.self_reward.target import SelfRewardTarget, VerifierTarget
+    from laser_lightning.objective.self_reward.weights import ClassBalancedWeights, EqualWeights, SelfRewardWeights
     from laser_lightning.objective.self_reward.yes_no import YesNoSelfReward
     from laser_lightning.objective.shaping import OverlongPenalty, RewardShaper
     from laser_lightning.objective.term import LossTerm
@@ -42,6 +46,15 @@ _EXPORTS = {
     "RISEModule": "laser_lightning.modules.rise",
     "SupervisedModule": "laser_lightning.modules.supervised",
     "LastTokenSelfReward": "laser_lightning.objective.self_reward.last_token",
+    "Readings": "laser_lightning.objective.self_reward.head",
+    "SelfRewardHead": "laser_lightning.objective.self_reward.head",
+    "VerifierTarget": "laser_lightning.objective.self_reward.target",
+    "ClassBalancedWeights": "laser_lightning.objective.self_reward.weights",
+    "EqualWeights": "laser_lightning.objective.self_reward.weights",
+    "SelfRewardTarget": "laser_lightning.objective.self_reward.target",
+    "SelfRewardWeights": "laser_lightning.objective.self_reward.weights",
+    "StepSolutions": "laser_lightning.objective.self_reward.solutions",
+    "Supervision": "laser_lightning.objective.self_reward.solutions",
     "YesNoSelfReward": "laser_lightning.objective.self_reward.yes_no",
     "LaSeRScorer": "laser_lightning.inference.scorer",
     "MuonWithAdamW": "laser_lightning.policy.muon",
@@ -72,6 +85,8 @@ __all__ = [
     "Advantages",
     "BatchNormalized",
     "Candidates",
+    "ClassBalancedWeights",
+    "EqualWeights",
     "GroupRelative",
     "ImportanceCorrection",
     "KLDivergence",
@@ -85,12 +100,19 @@ __all__ = [
     "OverlongPenalty",
     "PromptDataModule",
     "RISEModule",
+    "Readings",
     "RewardShaper",
     "Rollouts",
+    "SelfRewardHead",
     "SelfRewardMixing",
+    "SelfRewardTarget",
+    "SelfRewardWeights",
     "StepContext",
+    "StepSolutions",
     "SupervisedModule",
+    "Supervision",
     "TruncatedImportance",
+    "VerifierTarget",
     "VoteRule",
     "YesNoSelfReward",
 ]

@@ -27,9 +27,13 @@ from transformers import (
     Qwen3Config,
 )
 
+from laser_lightning.data.problem import Problem
+from laser_lightning.objective.context import StepContext
+from laser_lightning.objective.self_reward.solutions import StepSolutions
 from laser_lightning.policy.character_tokenizer import character_tokenizer
 from laser_lightning.policy.model import Policy, PolicySettings, load_tokenizer
 from laser_lightning.records.batching import Rollouts
+from laser_lightning.records.rounds import Round
 
 torch.set_num_threads(1)  # tiny models are faster so, and rounding is the same on every machine and under xdist
 
@@ -246,7 +250,32 @@ def make_rollouts() -> Callable[..., Rollouts]:
             response_lengths=lengths,
             finished=finished,
             sampling_log_probs=torch.zeros(total, limit),
-            reward_token_log_probs=torch.full((total,), torch.nan),
+            reward_token_log_probs=torch.full((total, 1), torch.nan),
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def step_solutions() -> Callable[..., StepSolutions]:
+    """``step_solutions(rewards, finished=None, scores=None, context=None)``: an optimizer step on [P, G] (or
+    [N], groups of one) solutions, of which nothing else is known."""
+
+    def make(
+        rewards: Tensor,
+        finished: Tensor | None = None,
+        scores: Tensor | None = None,
+        context: StepContext | None = None,
+    ) -> StepSolutions:
+        rewards = rewards if rewards.ndim == 2 else rewards[:, None]
+        total, groups = rewards.numel(), len(rewards)
+        flags = torch.ones(total, dtype=torch.bool) if finished is None else finished.flatten()
+        judged = torch.zeros(total) if scores is None else scores.flatten()
+        ones = torch.ones(total, dtype=torch.long)
+        nothing = torch.full((total, 1), torch.nan)
+        rollouts = Rollouts(ones[:groups, None], ones[:groups], ones[:, None], ones, flags, nothing, nothing)
+        problems = [Problem("train", number, "", "", [1], "") for number in range(groups)]
+        round_ = Round(problems, rollouts, [""] * total, [], rewards.flatten(), None, judged)
+        return StepSolutions.of(round_, torch.arange(total), context or StepContext())
 
     return make

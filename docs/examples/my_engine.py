@@ -20,13 +20,13 @@ class SecondChance(RolloutEngine):
         self.collective = engine.collective
         self.weights_changed, self.sleep, self.close = engine.weights_changed, engine.sleep, engine.close
 
-    def generate(self, policy, prompts, group_size, sampling, reward_token_id, generator) -> Rollouts:
-        rollouts = self.engine.generate(policy, prompts, group_size, sampling, reward_token_id, generator)
+    def generate(self, policy, prompts, group_size, sampling, reward_token_ids, generator) -> Rollouts:
+        rollouts = self.engine.generate(policy, prompts, group_size, sampling, reward_token_ids, generator)
         cut = (~rollouts.finished).nonzero().squeeze(-1)
         if len(cut) == 0 and not self.collective:
             return rollouts
         again = [prompts[row // group_size] for row in cut.tolist()]
-        second = self.engine.generate(policy, again, 1, sampling, reward_token_id, generator)
+        second = self.engine.generate(policy, again, 1, sampling, reward_token_ids, generator)
         print(f"drew {len(cut)} of {len(rollouts)} responses again, {int(second.finished.sum())} ended")
         for name in OF_RESPONSES:
             first, new = getattr(rollouts, name), getattr(second, name)

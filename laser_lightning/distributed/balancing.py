@@ -14,6 +14,9 @@ from laser_lightning.records.batching import Rollouts
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+OF_REWARD_TOKENS = ("reward_token_log_probs", "references")
+"""Fields with a column for each reward token, and not for each place of a response."""
+
 TargetsT = TypeVar("TargetsT", bound="DataclassInstance")
 
 
@@ -63,6 +66,8 @@ def balanced(rollouts: Rollouts, targets: TargetsT, rows: Tensor, ranks: Ranks) 
     def of_all_ranks(name: str, value: Tensor) -> Tensor:
         """The rows of every rank below each other."""
         width = prompt_width if name == "prompt_ids" else response_width
+        if name in OF_REWARD_TOKENS:
+            width = value.shape[1]
         columns_missing = (0, width - value.shape[1]) if value.ndim == 2 else ()
         sent = value.byte() if value.dtype == torch.bool else value  # gloo sends no bools
         padded = nn.functional.pad(sent, (*columns_missing, 0, max(counts) - len(value)))

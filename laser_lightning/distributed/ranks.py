@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
-from lightning.pytorch.strategies import Strategy
 from torch import Tensor
+
+if TYPE_CHECKING:  # the scorer does without Lightning
+    from lightning.pytorch.strategies import Strategy
 
 
 class Ranks:
@@ -20,7 +23,7 @@ class Ranks:
     """
 
     def __init__(
-        self, strategy: Strategy | None = None, together: Callable[[], AbstractContextManager[None]] = nullcontext
+        self, strategy: "Strategy | None" = None, together: Callable[[], AbstractContextManager[None]] = nullcontext
     ) -> None:
         self._strategy, self._together = strategy, together
 

@@ -83,7 +83,7 @@ class KeptRounds:
             [solution.text for solution in solutions],
             [Verification(s.reward, s.answer, s.error, s.rewards, s.policy_reward) for s in solutions],
             column("reward"),
-            column("reference_log_prob") if exact else None,
+            _stacked(solutions, device) if exact else None,
             column("self_reward"),
             seconds=kept.seconds,
             scores=column("scores") if solutions[0].scores else None,
@@ -113,7 +113,7 @@ def _solutions(round_: Round) -> list[KeptSolution]:
     """A round's solutions as they are kept."""
     rollouts, group = round_.rollouts, round_.rollouts.group_size
     prompts = [prompt_fingerprint(problem.prompt_ids) for problem in round_.problems]
-    references = [None] * len(rollouts) if round_.references is None else round_.references.tolist()
+    references = [[None]] * len(rollouts) if round_.references is None else round_.references.tolist()
     scores: list[list[float]] = [[]] * len(rollouts) if round_.scores is None else round_.scores.tolist()
     columns = (
         round_.texts,
@@ -141,9 +141,24 @@ def _solutions(round_: Round) -> list[KeptSolution]:
             self_reward,
             dict(verification.rewards),
             verification.policy_reward,
+            further,
+            of_reference,
             scores[row],
         )
-        for row, (text, ids, finished, log_prob, reference, reward, verification, self_reward) in enumerate(
-            zip(*columns, strict=True)
-        )
+        for row, (
+            text,
+            ids,
+            finished,
+            (log_prob, *further),
+            (reference, *of_reference),
+            reward,
+            verification,
+            self_reward,
+        ) in enumerate(zip(*columns, strict=True))
     ]
+
+
+def _stacked(solutions: Sequence[KeptSolution], device: torch.device) -> torch.Tensor:
+    """[N, K] log-probs under the reference."""
+    rows = [[solution.reference_log_prob, *solution.further_reference_log_probs] for solution in solutions]
+    return torch.tensor(rows, dtype=torch.float32, device=device)

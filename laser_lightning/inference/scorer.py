@@ -14,8 +14,9 @@ from laser_lightning.inference.early_stop import EarlyStop
 from laser_lightning.inference.solve import Solution, Solved, solve
 from laser_lightning.inference.vote import Vote, vote
 from laser_lightning.metrics.votes import VoteRule
-from laser_lightning.objective.self_reward.last_token import settled_scores
+from laser_lightning.objective.self_reward.head import Readings
 from laser_lightning.objective.self_reward.settings import SelfRewardSettings
+from laser_lightning.objective.self_reward.solutions import settled_scores
 from laser_lightning.policy.lora import ADAPTER_CONFIG, base_model, merge_adapter
 from laser_lightning.policy.model import FrozenPolicy, Policy, PolicySettings, eos_token_ids, load_tokenizer
 from laser_lightning.records.batching import Rollouts, pad_rows
@@ -194,7 +195,7 @@ class LaSeRScorer:
         """``n`` solutions to each prompt."""
         if not prompts:
             return []
-        rollouts = self.engine.generate(self.policy, prompts, n, sampling, self.settings.token_id, self.generator)
+        rollouts = self.engine.generate(self.policy, prompts, n, sampling, (self.settings.token_id,), self.generator)
         texts = self.tokenizer.batch_decode(rollouts.responses(), skip_special_tokens=True)
         solutions = self._solutions(rollouts, texts)
         return [solutions[start : start + n] for start in range(0, len(solutions), n)]
@@ -232,8 +233,8 @@ class LaSeRScorer:
         for row, (prompt, response) in enumerate(zip(encoded, ids, strict=True)):
             self._check_length(row, len(prompt), len(response), f"a response of {len(response)}")
         rollouts = self._rollouts(encoded, ids)
-        log_probs = self.policy.scores_of(rollouts, self.settings.token_id, self.micro_batch_tokens)
-        rollouts.reward_token_log_probs = log_probs.where(rollouts.finished, torch.nan)
+        log_probs = self.policy.scores_of(rollouts, (self.settings.token_id,), self.micro_batch_tokens)
+        rollouts.reward_token_log_probs = log_probs.where(rollouts.finished[:, None], torch.nan)
         decoded = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         texts = [given if isinstance(given, str) else text for given, text in zip(responses, decoded, strict=True)]
         return self._solutions(rollouts, texts)
@@ -273,11 +274,11 @@ class LaSeRScorer:
     def _solutions(self, rollouts: Rollouts, texts: list[str]) -> list[Solution]:
         references = None
         if self.reference is not None:
-            references = self.reference.scores_of(rollouts, self.settings.token_id, self.micro_batch_tokens)
-        scores = self.self_reward.score(rollouts.reward_token_log_probs, references)
+            references = self.reference.scores_of(rollouts, (self.settings.token_id,), self.micro_batch_tokens)
+        scores = self.self_reward.score(Readings(rollouts.reward_token_log_probs, references=references))
         self_rewards = settled_scores(scores, rollouts.finished)
         verdicts = (self_rewards > self.settings.threshold) & rollouts.finished
-        columns = (rollouts.finished, rollouts.reward_token_log_probs, self_rewards, verdicts)
+        columns = (rollouts.finished, rollouts.reward_token_log_probs[:, 0], self_rewards, verdicts)
         rows = zip(texts, rollouts.responses(), *(column.tolist() for column in columns), strict=True)
         return [Solution(*row) for row in rows]
 
@@ -294,7 +295,7 @@ class LaSeRScorer:
             lengths,
             finished=torch.tensor(ends, device=device),
             sampling_log_probs=torch.zeros(ids.shape, device=device),
-            reward_token_log_probs=torch.full((len(responses),), torch.nan, device=device),
+            reward_token_log_probs=torch.full((len(responses), 1), torch.nan, device=device),
         )
 
     # --------------------------------------------------------------- token ids

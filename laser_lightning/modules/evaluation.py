@@ -209,7 +209,9 @@ class EvaluationHooks(TrainingModule):
 
     def judgement_settings(self) -> dict[str, Any]:
         """What the model's judgement of its solutions depends on besides its weights, as plain values."""
-        return self.sampler.self_reward.score_settings()
+        head = self.sampler.self_reward
+        has_weights = next(head.parameters(), None) is not None
+        return head.score_settings() | ({"score_weights": weights_fingerprint(head)} if has_weights else {})
 
 
 def run_validation(trainer: Trainer) -> None:

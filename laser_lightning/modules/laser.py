@@ -23,7 +23,8 @@ from laser_lightning.objective.losses import ClippedPolicyLoss, PolicyLoss, solu
 from laser_lightning.objective.objective import Objective
 from laser_lightning.objective.part import ObjectiveParts
 from laser_lightning.objective.phases import Phase, Phases
-from laser_lightning.objective.self_reward.last_token import SelfRewardHead, class_counts
+from laser_lightning.objective.self_reward.head import SelfRewardHead
+from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision
 from laser_lightning.objective.sentences import sentence_ends
 from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.objective.targets import Targets
@@ -119,7 +120,9 @@ class LaSeRModule(EvaluationHooks):
         self.group_size, self.sampling_rounds = group_size, sampling_rounds
         self.advantage, self.phases, self.update = advantage, phases, update
         self.objective = Objective(policy_loss, self_reward, update)
-        self.objective_parts = ObjectiveParts({"policy_loss": policy_loss, **advantage.parts(), **update.parts()})
+        self.objective_parts = ObjectiveParts(
+            {"policy_loss": policy_loss, **advantage.parts(), **update.parts(), **self_reward.parts()}
+        )
         self.objective_parts.check_teacher(teacher is not None)
         self.teacher_settings = teacher
         self.evaluator = Evaluator(evaluation, sampling, self.seed)
@@ -155,6 +158,9 @@ class LaSeRModule(EvaluationHooks):
         # A constant reference and no KL term: no reference model is loaded, and none is run.
         if (self.self_reward.is_exact or self.objective_parts.need_reference) and self.reference is None:
             self.reference = self.load_reference()
+        if not hasattr(self, "sampler"):
+            width = self.policy.lm.config.get_text_config().hidden_size
+            self.self_reward.prepare(width, sharded=getattr(self.strategy, "zero_stage_3", False))
         if self.teacher_settings is not None and self.teacher is None:
             self.teacher = load_teacher(self.teacher_settings, self.tokenizer)
         if self.objective.policy_loss.needs_sentences:
@@ -287,17 +293,19 @@ class LaSeRModule(EvaluationHooks):
     ) -> Targets:
         """Fix every denominator and class count of an optimizer step on solutions ``rows``, over all ranks."""
         rollouts, rewards = round_.rollouts, round_.rewards
-        lengths, finished = rollouts.trained_mask.sum(dim=1), rollouts.finished
-        counts = (lengths[rows].sum()[None], rows.new_tensor([len(rows)]), class_counts(rewards[rows], finished[rows]))
-        totals = self.ranks.sum(torch.cat(counts))
-        trains_score = phase >= Phase.SELF_REWARDING
+        lengths = rollouts.trained_mask.sum(dim=1)
+        totals = self.ranks.sum(torch.cat((lengths[rows].sum()[None], rows.new_tensor([len(rows)]))))
+        supervision = Supervision(rewards, torch.zeros_like(rewards))
+        if phase >= Phase.SELF_REWARDING and self.self_reward.loss_weight > 0:
+            supervision = self.self_reward.supervise(StepSolutions.of(round_, rows, self.context(log_probs)))
         return Targets(
             advantages=advantages.values,
             rewards=rewards,
             policy_weights=solution_weights(
                 lengths, self.update.aggregation, totals[0], totals[1], self.sampling.max_response_tokens
             ),
-            self_reward_weights=self.self_reward.loss_weights(rewards, finished & trains_score, totals[2:]),
+            self_reward_weights=supervision.weights,
+            self_reward_targets=supervision.targets,
             references=round_.references,
             old_log_probs=log_probs.old,
             reference_log_probs=log_probs.reference,
@@ -342,22 +350,20 @@ class LaSeRModule(EvaluationHooks):
             last = number + 1 == len(batches)
             self.parts.progress.advance(number, len(batches))
             with self.interruption.interruptible(communicates=True), self.micro_step(last):
-                token_ids = self.self_reward.trained_token_ids(targets.rewards[batch.rows])
-                outputs = self.differentiable(batch, token_ids)
+                outputs = self.differentiable(batch)
                 terms = self.objective(outputs, batch, targets).weighted(weight)
                 self.backward_share(terms.loss)
             mismatch = None
             if not self.update.reuses_rollouts:
-                scored = token_ids == self.self_reward.token_id
-                mismatch = Mismatch.between(outputs, batch, rollouts, scored).weighted(weight)
+                mismatch = Mismatch.between(outputs, batch, rollouts).weighted(weight)
             sums = UpdateSums(terms.detach(), mismatch)
             total = sums if total is None else total + sums
         assert total is not None
         return total
 
-    def forward(self, batch: MicroBatch, token_ids: Tensor) -> PolicyOutputs:
-        """The one differentiable pass: log-probs of a micro-batch's responses, and of one token [B] behind each."""
-        return self.policy(batch, token_ids, self.sampling.temperature, self.objective.needs_entropy)
+    def forward(self, batch: MicroBatch) -> PolicyOutputs:
+        """The one differentiable pass: log-probs of a micro-batch's responses, and what is read behind each."""
+        return self.policy(batch, self.self_reward.token_ids, self.sampling.temperature, self.objective.needs_entropy)
 
     # ----------------------------------------------------------------- logging
 

@@ -17,9 +17,10 @@ from laser_lightning.modules.training_log import TrainingLog
 from laser_lightning.modules.verification_prompts import VerificationPrompts
 from laser_lightning.objective.advantages import Advantages, AdvantageSettings
 from laser_lightning.objective.context import StepContext
-from laser_lightning.objective.losses import PolicyLoss
+from laser_lightning.objective.losses import ClippedPolicyLoss, PolicyLoss
 from laser_lightning.objective.phases import Phase, Phases
-from laser_lightning.objective.self_reward.last_token import CORRECT_THRESHOLD, SelfRewardHead, settled_scores
+from laser_lightning.objective.self_reward.head import SelfRewardHead
+from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD, settled_scores
 from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.policy.model import PolicySettings
 from laser_lightning.records.batching import Rollouts, stacked

@@ -92,9 +92,9 @@ class TrainingModule(Part, lightning.LightningModule):
         return FrozenPolicy(self.policy_settings, self.tokenizer)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """The optimizer of the policy, and its schedule in optimizer steps."""
+        """The optimizer of all that is trained, and its schedule in optimizer steps."""
         optimizer = build_optimizer(
-            self.policy.parameters(),
+            self.parameters(),  # those of the policy, and of a self-reward head that has any; frozen ones are left out
             self.optimizer_settings,
             on_host=self.training_strategy.steps_on_host,
             strategy_copies=self.training_strategy.keeps_float32_copies,

@@ -12,7 +12,7 @@ from laser_lightning.distributed.parts import StepParts
 from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.objective.objective import LossTerms
 from laser_lightning.objective.phases import Phase
-from laser_lightning.objective.self_reward.last_token import SelfRewardHead
+from laser_lightning.objective.self_reward.head import SelfRewardHead
 from laser_lightning.objective.sums import Sums
 from laser_lightning.policy.model import PolicyOutputs
 from laser_lightning.records.batching import MicroBatch, Rollouts
@@ -28,7 +28,7 @@ class Mismatch(Sums):
     Attributes:
         tokens: scalar, sum of absolute distances over trained tokens.
         compared_tokens: scalar, their number.
-        scores: scalar, the same of the token behind ``<eos>``, over finished solutions.
+        scores: scalar, the same of the tokens behind ``<eos>``, over finished solutions.
         compared_scores: scalar, their number.
     """
 
@@ -38,19 +38,19 @@ class Mismatch(Sums):
     compared_scores: Tensor
 
     @classmethod
-    def between(cls, outputs: PolicyOutputs, batch: MicroBatch, rollouts: Rollouts, scored: Tensor) -> "Mismatch":
+    def between(cls, outputs: PolicyOutputs, batch: MicroBatch, rollouts: Rollouts) -> "Mismatch":
         """Compare a micro-batch.
 
         Args:
             outputs: of the trainer.
             batch: B solutions.
             rollouts: what the engine said of them, among others.
-            scored: [B] bool, where ``outputs`` has the token that the engine read behind ``<eos>``.
         """
         rows, mask = batch.rows, batch.loss_mask
         tokens = (outputs.log_probs.detach() - rollouts.sampling_log_probs[rows, : mask.shape[1]]).abs()
-        scores = (outputs.reward_token_log_probs.detach() - rollouts.reward_token_log_probs[rows]).abs()
-        finished = rollouts.finished[rows] & scored
+        read = rollouts.reward_token_log_probs[rows]  # the first of the tokens, where the loss reads more
+        scores = (outputs.reward_token_log_probs.detach()[:, : read.shape[1]] - read).abs()
+        finished = rollouts.finished[rows, None].expand_as(scores)
         return cls(tokens.where(mask, 0.0).sum(), mask.sum(), scores.where(finished, 0.0).sum(), finished.sum())
 
 

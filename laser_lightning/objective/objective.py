@@ -8,7 +8,8 @@ from torch import Tensor
 from laser_lightning.objective.losses.aggregation import weighted_sum
 from laser_lightning.objective.losses.importance import correct_importance
 from laser_lightning.objective.losses.policy_loss import PolicyLoss, PolicyTokens
-from laser_lightning.objective.self_reward.last_token import SelfRewardHead
+from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
+from laser_lightning.objective.self_reward.solutions import Supervision
 from laser_lightning.objective.sentences import number_sentences
 from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.objective.sums import Sums
@@ -92,12 +93,14 @@ class Objective:
         self_reward_loss = kl = entropy = nothing
 
         if self.self_reward.loss_weight > 0:
-            references = None if targets.references is None else targets.references[batch.rows]
+            rows = batch.rows
             self_reward_loss = self.self_reward.loss(
-                outputs.reward_token_log_probs,
-                targets.rewards[batch.rows],
-                targets.self_reward_weights[batch.rows],
-                references,
+                Readings(
+                    outputs.reward_token_log_probs,
+                    outputs.hidden if self.self_reward.reads_hidden else None,
+                    None if targets.references is None else targets.references[rows],
+                ),
+                Supervision(targets.self_reward_targets[rows], targets.self_reward_weights[rows]),
             )
             loss = loss + self.self_reward.loss_weight * self_reward_loss
         if self.settings.kl_coef > 0 and tokens.reference_log_probs is not None:

@@ -14,7 +14,8 @@ class Targets:
         rewards: [N].
         policy_weights: [N], weight of each trained token of the solution in the step's mean.
         self_reward_weights: [N], weight of the solution's error in its self-reward; 0 where there is none.
-        references: [N] log pi_ref(z_c) with an exact reference, else None.
+        self_reward_targets: [N], what its self-reward is trained towards.
+        references: [N, K] log pi_ref of the tokens that scores are made of with an exact reference, else None.
         old_log_probs: [N, R] of the policy that the update started from; None for a first and only step, where they
             are those of the step itself.
         reference_log_probs: [N, R] of the frozen reference, where the KL term or a part asks for them, else None.
@@ -26,6 +27,7 @@ class Targets:
     rewards: Tensor
     policy_weights: Tensor
     self_reward_weights: Tensor
+    self_reward_targets: Tensor
     references: Tensor | None = None
     old_log_probs: Tensor | None = None
     reference_log_probs: Tensor | None = None

@@ -1,6 +1,6 @@
 """Log-probs of tokens from hidden states, without ever holding the logits of all positions."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -115,14 +115,16 @@ def _blocks(logits: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(values.split(size) for values in (logits, *others)), strict=True)
 
 
-def reward_token_log_probs(logits: Tensor, reward_token_id: int) -> Tensor:
-    """log pi(z_c) at temperature 1, where the logits are at hand; the update reads it with ``token_statistics``.
+def reward_token_log_probs(logits: Tensor, token_ids: Sequence[int]) -> Tensor:
+    """log pi(z) at temperature 1, where the logits are at hand; the update reads it with ``token_statistics``.
 
     Args:
         logits: [B, V] float32, the next-token logits at each solution's last token, before any sampling option.
-        reward_token_id: id of z_c.
+        token_ids: K ids.
 
     Returns:
-        [B] float32.
+        [B, K] float32.
     """
-    return logits[:, reward_token_id] - torch.logsumexp(logits, dim=-1)
+    # Stacked columns: a list of ids as an index would travel to the device in each step of decoding.
+    chosen = torch.stack([logits[:, token_id] for token_id in token_ids], dim=1)
+    return chosen - torch.logsumexp(logits, dim=-1, keepdim=True)

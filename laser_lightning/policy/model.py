@@ -1,5 +1,6 @@
 """The policy: a causal language model with its tokenizer, loaded from a path, and its optional frozen reference."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -101,13 +102,14 @@ class PolicyOutputs(NamedTuple):
     Attributes:
         log_probs: [B, R] float32, of the response tokens at the sampling temperature; 0 outside the responses.
         entropy: [B, R] float32, of the tempered distributions (nats); 0 where not asked for.
-        reward_token_log_probs: [B] float32, log pi(z_c) behind each response's last token, at temperature 1 (of the
-            token that was asked for); only meaningful for finished responses.
+        reward_token_log_probs: [B, K] float32, of the K tokens asked for behind each response, at temperature 1.
+        hidden: [B, D] last hidden state at each response's last token.
     """
 
     log_probs: Tensor
     entropy: Tensor
     reward_token_log_probs: Tensor
+    hidden: Tensor | None = None
 
 
 class Policy(nn.Module):
@@ -158,13 +160,13 @@ class Policy(nn.Module):
         return self.lm.device
 
     def forward(
-        self, batch: MicroBatch, reward_token_id: int | Tensor, temperature: float = 1.0, entropy: bool = False
+        self, batch: MicroBatch, reward_token_ids: Sequence[int], temperature: float = 1.0, entropy: bool = False
     ) -> PolicyOutputs:
-        """Log-probs of the response tokens and of the reward token, from one pass.
+        """Log-probs of the response tokens and of the reward tokens, from one pass.
 
         Args:
             batch: B solutions.
-            reward_token_id: id of z_c, one for all solutions or [B].
+            reward_token_ids: ids of the K tokens to read behind each response.
             temperature: the one that the responses were sampled at.
             entropy: compute entropies too.
         """
@@ -173,14 +175,16 @@ class Policy(nn.Module):
         mask = batch.response_mask
         rows, places = mask.nonzero(as_tuple=True)
         places = batch.prompt_lengths[rows] + places
-        last = lengths - 1
-        tokens, solutions = len(rows), len(last)
-        # The hidden state at a place predicts the token at the next one; behind the last one that is the reward token.
+        ends = starts + lengths - 1
+        tokens, read = len(rows), len(reward_token_ids)
+        asked = torch.tensor(reward_token_ids, device=ends.device).repeat(len(ends))
+        # The hidden state at a place predicts the token at the next one; behind the last one those are reward tokens.
+        states = hidden[torch.cat((starts[rows] + places - 1, ends.repeat_interleave(read)))]
         statistics = token_statistics(
-            hidden[torch.cat((starts[rows] + places - 1, starts + last))],
-            torch.cat((batch.input_ids[rows, places], torch.zeros_like(last) + reward_token_id)),
+            states,
+            torch.cat((batch.input_ids[rows, places], asked)),
             self.head,
-            torch.cat((hidden.new_full((tokens,), temperature, dtype=torch.float64), hidden.new_ones(solutions))),
+            torch.cat((hidden.new_full((tokens,), temperature, dtype=torch.float64), hidden.new_ones(len(asked)))),
             entropy,
             self.chunk_size,
         )
@@ -188,29 +192,30 @@ class Policy(nn.Module):
         return PolicyOutputs(
             empty.masked_scatter(mask, statistics.log_probs[:tokens]),
             empty.masked_scatter(mask, statistics.entropy[:tokens]),
-            statistics.log_probs[tokens:],
+            statistics.log_probs[tokens:].view(-1, read),
+            states[tokens::read],
         )
 
-    def scores(self, batch: MicroBatch, reward_token_id: int) -> Tensor:
-        """[B] log pi(z_c) behind each response's last token, as in ``forward``, without those of the responses."""
+    def hidden_at_end(self, batch: MicroBatch) -> Tensor:
+        """[B, D] last hidden states at each response's last token."""
         lengths = batch.prompt_lengths + batch.response_lengths
         hidden, starts = self.flat_hidden_states(batch.input_ids, lengths)
-        return reward_token_log_probs(self.head(hidden[starts + lengths - 1]), reward_token_id)
+        return hidden[starts + lengths - 1]
 
-    def scores_of(self, rollouts: Rollouts, reward_token_id: int, micro_batch_tokens: int) -> Tensor:
-        """[N] the same of all N solutions, truncated ones too.
+    def scores_of(self, rollouts: Rollouts, reward_token_ids: Sequence[int], micro_batch_tokens: int) -> Tensor:
+        """[N, K] log pi(z) behind each response's last token, truncated ones too, without the responses' own log-probs.
 
         Args:
-            rollouts: the solutions.
-            reward_token_id: id of z_c.
+            rollouts: N solutions.
+            reward_token_ids: ids of the K tokens.
             micro_batch_tokens: most tokens (padding included) of a forward pass; a sequence that is longer raises it.
         """
         lengths = rollouts.prompt_lengths.repeat_interleave(rollouts.group_size) + rollouts.response_lengths
         budget = max(micro_batch_tokens, int(lengths.max()))
-        found = torch.zeros_like(rollouts.reward_token_log_probs)
-        rows = torch.arange(len(rollouts), device=found.device)
+        rows = torch.arange(len(rollouts), device=lengths.device)
+        found = rollouts.reward_token_log_probs.new_zeros(len(rows), len(reward_token_ids))
         for batch in micro_batches(rollouts, rows, budget, self.pad_token_id, self.packs):
-            found[batch.rows] = self.scores(batch, reward_token_id)
+            found[batch.rows] = reward_token_log_probs(self.head(self.hidden_at_end(batch)), reward_token_ids)
         return found
 
     @property

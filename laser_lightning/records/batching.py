@@ -24,7 +24,8 @@ class Rollouts:
             allowed place), False where the response was cut at the length limit.
         sampling_log_probs: [N, Lr] float32, log-probs of the sampled tokens at the sampling temperature, before
             top-p, top-k and min-p.
-        reward_token_log_probs: [N] float32, log pi(z_c given x, y) at temperature 1; NaN where not finished.
+        reward_token_log_probs: [N, K] float32, log pi(z given x, y) at temperature 1 of the K tokens that scores are
+            made of; NaN where not finished.
         loss_mask: [N, Lr] bool, the response tokens that the policy is trained on: those that it sampled; None for all.
     """
 

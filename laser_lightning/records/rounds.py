@@ -24,7 +24,7 @@ class Round:
         texts: N responses as text, without special tokens.
         verifications: N verdicts of the verifier.
         rewards: [N] float32 verifier rewards.
-        references: [N] log pi_ref(z_c given x, y) with an exact reference, else None.
+        references: [N, K] log pi_ref(z given x, y) with an exact reference, else None.
         self_rewards: [N] float32, 0 for truncated solutions; NaN where the model was not asked for its judgement.
         reference_log_probs: [N, R] log-probs of the response tokens under the reference, with an exact one, else None.
         seconds: wall time of sampling and judging, on this rank; 0 where it was not measured.

@@ -43,7 +43,7 @@ class Sampling:
 
 
 class RolloutEngine(Part, ABC):
-    """Draws solutions and reads the reward token's log-prob off the same pass.
+    """Draws solutions and reads the reward tokens' log-probs off the same pass.
 
     Attributes:
         collective: whether all ranks must call ``generate`` together, those without prompts too.
@@ -60,7 +60,7 @@ class RolloutEngine(Part, ABC):
         prompts: Sequence[Sequence[int]],
         group_size: int,
         sampling: Sampling,
-        reward_token_id: int,
+        reward_token_ids: Sequence[int],
         generator: torch.Generator,
     ) -> Rollouts:
         """Draw ``group_size`` responses for each prompt.
@@ -70,7 +70,7 @@ class RolloutEngine(Part, ABC):
             prompts: P token id sequences, none of them empty; P is 0 for an engine that is ``collective`` alone.
             group_size: responses per prompt, G.
             sampling: how to draw.
-            reward_token_id: id of z_c.
+            reward_token_ids: ids of the K tokens to read behind each ``<eos>``.
             generator: the source of all randomness, on the policy's device.
 
         Returns:

@@ -76,7 +76,7 @@ class RecordedSolutions(RolloutEngine):
         prompts: Sequence[Sequence[int]],
         group_size: int,
         sampling: Sampling,
-        reward_token_id: int,
+        reward_token_ids: Sequence[int],
         generator: torch.Generator,
     ) -> Rollouts:
         """Hand out the first ``group_size`` kept responses of each prompt (see ``RolloutEngine``).
@@ -88,11 +88,11 @@ class RecordedSolutions(RolloutEngine):
         self._read()
         chosen = [self._next(number, prompt, group_size) for number, prompt in enumerate(prompts)]
         for header in {id(group.header): group.header for group in chosen}.values():
-            self._check(header, policy, sampling, reward_token_id)
+            self._check(header, policy, sampling, reward_token_ids)
         solutions = [solution for group in chosen for solution in group.solutions[:group_size]]
         rollouts = as_rollouts(prompts, solutions, policy.pad_token_id, policy.device)
         if self.rescore and solutions:
-            self._score(policy, rollouts, reward_token_id)
+            self._score(policy, rollouts, reward_token_ids)
         return rollouts
 
     def _read(self) -> None:
@@ -128,7 +128,7 @@ class RecordedSolutions(RolloutEngine):
         self._turns[key] = turn + 1
         return enough[turn % len(enough)]
 
-    def _check(self, header: Header, policy: Policy, sampling: Sampling, reward_token_id: int) -> None:
+    def _check(self, header: Header, policy: Policy, sampling: Sampling, reward_token_ids: Sequence[int]) -> None:
         if (difference := first_difference(header["sampling"], asdict(sampling))) is not None:
             raise UserError(
                 f"The solutions in {self.path} were drawn in another way than the config says ({difference}): set "
@@ -136,11 +136,11 @@ class RecordedSolutions(RolloutEngine):
             )
         if self.rescore:
             return
-        if header["reward_token_id"] != reward_token_id:
+        kept, ours = header.get("reward_token_ids", [header["reward_token_id"]]), list(reward_token_ids)
+        if kept != ours:
             raise UserError(
                 f"The scores in {self.path} are of the reward token '{header['reward_token']}' (id "
-                f"{header['reward_token_id']}), and the present one has the id {reward_token_id}: set "
-                "model.engine.rescore to true."
+                f"{_listed(kept)}), and the present one has the id {_listed(ours)}: set model.engine.rescore to true."
             )
         if self._weights is None:
             self._weights = weights_fingerprint(policy)
@@ -151,14 +151,18 @@ class RecordedSolutions(RolloutEngine):
                 "score them with the present model."
             )
 
-    def _score(self, policy: Policy, rollouts: Rollouts, reward_token_id: int) -> None:
+    def _score(self, policy: Policy, rollouts: Rollouts, reward_token_ids: Sequence[int]) -> None:
         was_training = policy.lm.training
         policy.lm.eval()
         try:
-            found = policy.scores_of(rollouts, reward_token_id, self.micro_batch_tokens)
+            found = policy.scores_of(rollouts, reward_token_ids, self.micro_batch_tokens)
         finally:
             policy.lm.train(was_training)
-        rollouts.reward_token_log_probs = found.where(rollouts.finished, torch.nan)
+        rollouts.reward_token_log_probs = found.where(rollouts.finished[:, None], torch.nan)
+
+
+def _listed(ids: Sequence[int]) -> str:
+    return ", ".join(map(str, ids))
 
 
 class _Group:

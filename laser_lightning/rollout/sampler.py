@@ -11,7 +11,9 @@ from transformers import PreTrainedTokenizerBase
 
 from laser_lightning.data.problem import Problem
 from laser_lightning.distributed.parts import StepParts
-from laser_lightning.objective.self_reward.last_token import SelfRewardHead, settled_scores
+from laser_lightning.errors import UserError
+from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
+from laser_lightning.objective.self_reward.solutions import settled_scores
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy
 from laser_lightning.records.batching import Rollouts, micro_batches
 from laser_lightning.records.rounds import Round
@@ -27,11 +29,12 @@ class SolutionLogProbs(NamedTuple):
 
     Attributes:
         tokens: [N, R] float32, log-probs of the response tokens at the sampling temperature; 0 outside the responses.
-        reward_token: [N] float32, log pi(z_c) behind each response's last token, at temperature 1.
+        reward_tokens: [N, K] float32, log pi(z) behind each response's last token, at temperature 1, of the tokens that
+            scores are made of.
     """
 
     tokens: Tensor
-    reward_token: Tensor
+    reward_tokens: Tensor
 
 
 @dataclass
@@ -86,7 +89,9 @@ class Sampler:
             assert self.reference is not None
             of_reference = self.log_probs(self.reference, rollouts, sampling.temperature, "reference_pass")
         tokens, references = (None, None) if of_reference is None else of_reference
-        scores = self.self_reward.score(rollouts.reward_token_log_probs, references)
+        hidden = self.hidden_states(rollouts) if self.self_reward.reads_hidden else None
+        with torch.no_grad():
+            scores = self.self_reward.score(Readings(rollouts.reward_token_log_probs, hidden, references))
         self_rewards = settled_scores(scores, rollouts.finished)
         return Round(problems, rollouts, texts, verifications, rewards, references, self_rewards, tokens)
 
@@ -109,9 +114,15 @@ class Sampler:
             part: the part of the step that this is.
         """
         with self.parts(part), self.gathered(self.policy):
-            return self.engine.generate(
-                self.policy, prompts, group_size, sampling, self.self_reward.token_id, generator
+            asked = self.self_reward.score_token_ids
+            rollouts = self.engine.generate(self.policy, prompts, group_size, sampling, asked, generator)
+        if (found := rollouts.reward_token_log_probs).shape != (len(rollouts), len(asked)):
+            raise UserError(
+                f"model.engine, a {type(self.engine).__name__}, returned reward_token_log_probs of shape "
+                f"{list(found.shape)} for {len(rollouts)} responses and {len(asked)} reward tokens: engines are given "
+                "the ids of all tokens to read, and return one column for each of them."
             )
+        return rollouts
 
     def texts_of(self, rollouts: Rollouts) -> list[str]:
         """Decode N responses, without special tokens."""
@@ -137,7 +148,27 @@ class Sampler:
             for batch in micro_batches(
                 rollouts, rows, self.micro_batch_tokens, self.policy.pad_token_id, self.policy.packs
             ):
-                outputs = model(batch, self.self_reward.token_id, temperature)
+                outputs = model(batch, self.self_reward.score_token_ids, temperature)
                 found.tokens[batch.rows, : outputs.log_probs.shape[1]] = outputs.log_probs
-                found.reward_token[batch.rows] = outputs.reward_token_log_probs
+                found.reward_tokens[batch.rows] = outputs.reward_token_log_probs
+        return found
+
+    @torch.no_grad()
+    def hidden_states(self, rollouts: Rollouts) -> Tensor:
+        """Read the policy's last hidden states behind given solutions, in a pass of its own, whatever the engine.
+
+        Args:
+            rollouts: N solutions.
+
+        Returns:
+            [N, D], NaN for truncated solutions.
+        """
+        width = self.policy.lm.config.get_text_config().hidden_size
+        found = torch.full((len(rollouts), width), torch.nan, dtype=self.policy.lm.dtype, device=self.policy.device)
+        rows = rollouts.finished.nonzero().squeeze(-1)
+        with self.parts("hidden_states_pass"), self.gathered(self.policy):
+            for batch in micro_batches(
+                rollouts, rows, self.micro_batch_tokens, self.policy.pad_token_id, self.policy.packs
+            ):
+                found[batch.rows] = self.policy.hidden_at_end(batch)
         return found

@@ -20,9 +20,15 @@ INFORMATION = ("policy",)
 """Keys of a header that are told, and not compared: the same weights may lie under two paths."""
 
 Header = dict[str, Any]
-_OF_REWARDS = ("rewards", "policy_reward")  # only written where there are several reward functions
-_OPTIONAL = (*_OF_REWARDS, "scores")
+_OPTIONAL = {  # only written where there are several of them
+    "rewards": "rewards",
+    "policy_reward": "rewards",
+    "further_log_probs": "further_log_probs",
+    "further_reference_log_probs": "further_reference_log_probs",
+    "scores": "scores",
+}
 _FLOATS = ("reward_token_log_prob", "reference_log_prob", "reward", "self_reward")
+_LISTS = ("further_log_probs", "further_reference_log_probs", "scores")
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class KeptSolution:
         self_reward: r_s; 0 if truncated.
         rewards: what each of several reward functions said; None for one that failed. Empty for a single one.
         policy_reward: their weighted sum, which a policy is trained on; None for a single one.
+        further_log_probs: log-probs of the other tokens that the score is made of. Empty for a single one.
+        further_reference_log_probs: the same under an exact reference.
         scores: all of several scores, NaN for absent ones. Empty, and not written, where r_s is the only one.
     """
 
@@ -61,6 +69,8 @@ class KeptSolution:
     self_reward: float
     rewards: dict[str, float | None] = field(default_factory=dict)
     policy_reward: float | None = None
+    further_log_probs: list[float] = field(default_factory=list)
+    further_reference_log_probs: list[float] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
 
 
@@ -226,7 +236,7 @@ def as_rollouts(
     """
     prompt_ids, prompt_lengths = pad_rows(prompts, pad_token_id)
     response_ids, response_lengths = pad_rows([solution.response_ids for solution in solutions], pad_token_id)
-    log_probs = [solution.reward_token_log_prob for solution in solutions]
+    log_probs = [[solution.reward_token_log_prob, *solution.further_log_probs] for solution in solutions]
     return Rollouts(
         prompt_ids.to(device),
         prompt_lengths.to(device),
@@ -234,7 +244,9 @@ def as_rollouts(
         response_lengths.to(device),
         finished=torch.tensor([solution.finished for solution in solutions], device=device),
         sampling_log_probs=torch.full(response_ids.shape, torch.nan, dtype=torch.float32, device=device),
-        reward_token_log_probs=torch.tensor(log_probs, dtype=torch.float32, device=device),
+        reward_token_log_probs=torch.tensor(log_probs, dtype=torch.float32, device=device).view(
+            len(solutions), len(log_probs[0]) if log_probs else 1
+        ),
     )
 
 
@@ -282,14 +294,10 @@ def _check_header(path: Path, header: Mapping[str, Any]) -> None:
 
 
 def _row(solution: KeptSolution) -> dict[str, Any]:
-    row = asdict(solution)
-    if not solution.rewards:
-        row = {name: value for name, value in row.items() if name not in _OF_REWARDS}
-    if solution.scores:
-        row["scores"] = [_as_json(score) for score in solution.scores]
-    else:
-        del row["scores"]
-    return row | {name: _as_json(row[name]) for name in _FLOATS if row[name] is not None}
+    found = asdict(solution)
+    row = {name: value for name, value in found.items() if name not in _OPTIONAL or found[_OPTIONAL[name]]}
+    row |= {name: _as_json(row[name]) for name in _FLOATS if row[name] is not None}
+    return row | {name: [_as_json(value) for value in row[name]] for name in _LISTS if name in row}
 
 
 def _solution(row: dict[str, Any], path: Path) -> KeptSolution:
@@ -297,7 +305,8 @@ def _solution(row: dict[str, Any], path: Path) -> KeptSolution:
         names = [one.name for one in fields(KeptSolution)]
         values = {name: row[name] for name in names if name in row or name not in _OPTIONAL}
         values |= {name: float(row[name]) for name in _FLOATS if row[name] is not None}
-        return KeptSolution(**values | {"scores": [float(score) for score in row.get("scores", ())]})
+        values |= {name: [float(value) for value in row[name]] for name in _LISTS if name in row}
+        return KeptSolution(**values)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"A line of {path} is damaged: it is not a kept solution ({error!r}). Move the file away."

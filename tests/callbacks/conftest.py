@@ -43,7 +43,7 @@ class ScriptedEngine(RolloutEngine):
         prompts: Sequence[Sequence[int]],
         group_size: int,
         sampling: Sampling,
-        reward_token_id: int,
+        reward_token_ids: Sequence[int],
         generator: torch.Generator,
     ) -> Rollouts:
         tokenizer = character_tokenizer()
@@ -56,7 +56,7 @@ class ScriptedEngine(RolloutEngine):
             lengths,
             torch.tensor([score is not None for _, score in rows]),
             torch.full(response_ids.shape, -4.0),
-            torch.tensor([torch.nan if score is None else score for _, score in rows]),
+            torch.tensor([[torch.nan if score is None else score] for _, score in rows]),
         )
 
 

@@ -39,13 +39,15 @@ def a_round(rank: int, prompts: int, group: int, widths: tuple[int, int]) -> tup
         response_lengths=torch.randint(1, width + 1, (total,), generator=generator),
         finished=number % 2 == 0,
         sampling_log_probs=-number[:, None].float().expand(total, width).clone(),
-        reward_token_log_probs=torch.where(number % 2 == 0, -number.float(), torch.nan),
+        reward_token_log_probs=torch.where(number % 2 == 0, -number.float(), torch.nan)[:, None].repeat(1, 2),
     )
     targets = Targets(
         advantages=number.float() / 7,
         rewards=(number % 3).float(),
         policy_weights=number.float() * 2,
         self_reward_weights=number.float() * 3,
+        self_reward_targets=number.float() * 4,
+        references=number[:, None].float().repeat(1, 2) * 6,
         old_log_probs=rollouts.sampling_log_probs * 5,
     )
     return rollouts, targets
@@ -106,7 +108,7 @@ def test_every_solution_is_on_one_rank_with_all_that_belongs_to_it() -> None:
     for rollouts, targets, counting in on_all_ranks(rounds, rows):
         assert rollouts.group_size == 1
         assert counting.tolist() == list(range(len(rollouts)))
-        assert targets.references is None
+        assert targets.reference_log_probs is None
         assert targets.sampling_log_probs is None  # not those of the rollouts, which have the same name
         for place, number in enumerate(rollouts.response_ids[:, 0].tolist()):
             rank, row = number // 1000 - 1, number % 1000
@@ -119,7 +121,10 @@ def test_every_solution_is_on_one_rank_with_all_that_belongs_to_it() -> None:
             assert rollouts.finished.dtype == torch.bool
             assert torch.equal(rollouts.sampling_log_probs[place, :width], given.sampling_log_probs[row])
             assert torch.equal(targets.old_log_probs[place, :width], given_targets.old_log_probs[row])  # type: ignore[index]
-            for name in ("advantages", "rewards", "policy_weights", "self_reward_weights"):
+            reads = rollouts.reward_token_log_probs[place], given.reward_token_log_probs[row]
+            assert torch.equal(*(read.nan_to_num() for read in reads))
+            assert torch.equal(targets.references[place], given_targets.references[row])  # type: ignore[index]
+            for name in ("advantages", "rewards", "policy_weights", "self_reward_weights", "self_reward_targets"):
                 assert getattr(targets, name)[place] == getattr(given_targets, name)[row]
             seen.append(number)
     expected = [1000 * (rank + 1) + row for rank, of_rank in enumerate(rows) for row in of_rank]

@@ -115,6 +115,31 @@ def test_two_processes_take_the_steps_of_one(
         assert largest_difference(broken[after]["weights"], broken[after + 1]["weights"]) > 1e-3
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "zero2"])
+def test_a_head_with_parameters_takes_the_steps_of_one_process(
+    strategy: str, launch: Callable[..., list[Any]], specs: list[dict[str, Any]]
+) -> None:
+    # A rank without a finished solution has no gradient of the head; the budgets make several micro-batches.
+    own = {"probe": True, "max_grad_norm": 1.0, "max_steps": 3, "budgets": [10_000, 40, 60]}
+    spec = specs[0] | own | {"kinds": [[MIXED, MIXED], [MIXED, TRUNCATED], [SILENT, MIXED]], "fails": []}
+    ((expected,),) = launch("several", [{**spec, "strategy": "single"}], processes=1)
+    for (run,) in launch("several", [{**spec, "strategy": strategy}]):
+        for ours, theirs in zip(run, expected, strict=True):
+            assert "linear.weight" in ours["weights"]
+            assert largest_difference(ours["weights"], theirs["weights"]) < 1e-6
+    for before, after in ((0, 1), (1, 2)):
+        moved = expected[after]["weights"]["linear.weight"] - expected[before]["weights"]["linear.weight"]
+        assert moved.abs().max() > 1e-3
+
+
+def test_a_head_with_parameters_is_refused_where_they_would_be_sharded(
+    launch: Callable[..., list[Any]], specs: list[dict[str, Any]]
+) -> None:
+    spec = specs[0] | {"probe": True, "strategy": "zero3", "kinds": [[MIXED, MIXED]], "budgets": [100], "max_steps": 1}
+    with pytest.raises(AssertionError, match="Probe, has parameters of its own, which ZeRO-3 would shard"):
+        launch("several", [spec])
+
+
 def test_steps_in_host_memory_are_those_of_one_process(
     launch: Callable[..., list[Any]], specs: list[dict[str, Any]], alone: dict[str, list[dict[str, Any]]]
 ) -> None:

@@ -41,6 +41,9 @@ from laser_lightning.runs.checkpoints import WholeFiles
 from laser_lightning.verifiers import Verifier
 from laser_lightning.verifiers.settings import VerificationSettings
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tiny_run"))
+from probe import Probe
+
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 GROUP, EOS, PAD = 4, 1, 0
 ONE, ZERO = 22, 21  # first tokens of correct and of incorrect responses
@@ -94,7 +97,7 @@ def hand_made(step: int, kind: str, seed: int) -> Rollouts:
         response_lengths=lengths,
         finished=finished,
         sampling_log_probs=-4.6 + torch.rand(total, limit, generator=generator),  # a vocabulary of 100: ratios near 1
-        reward_token_log_probs=scores.where(finished, torch.tensor(torch.nan)),
+        reward_token_log_probs=scores.where(finished, torch.tensor(torch.nan))[:, None],
     )
 
 
@@ -232,7 +235,8 @@ def strategy_of(name: str) -> Strategy | str:
 
 def whole_weights(module: LaSeRModule) -> dict[str, torch.Tensor]:
     with gathered(module.strategy, module.policy):
-        return {name: value.detach().clone() for name, value in module.policy.lm.named_parameters()}
+        weights = {**dict(module.policy.lm.named_parameters()), **dict(module.self_reward.named_parameters())}
+        return {name: value.detach().clone() for name, value in weights.items()}
 
 
 def steps(spec: dict[str, Any]) -> Any:
@@ -248,7 +252,9 @@ def steps(spec: dict[str, Any]) -> Any:
             dtype=spec.get("dtype", "float32"),
             lora=LoRASettings(**spec["lora"]) if "lora" in spec else None,
         ),
-        self_reward=LastTokenSelfReward("<|reward|>", beta=0.1, reference=reference, loss_weight=0.5),
+        self_reward=Probe()
+        if spec.get("probe")
+        else LastTokenSelfReward("<|reward|>", beta=0.1, reference=reference, loss_weight=0.5),
         verifier=FirstTokenVerifier(),
         group_size=GROUP,
         sampling=Sampling(max_response_tokens=12),

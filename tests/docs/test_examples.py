@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 import shutil
@@ -219,6 +220,41 @@ def test_a_kl_divergence(tmp_path: Path) -> None:
     first, second = steps(tmp_path / "run")
     assert float(first["train/kl"]) == pytest.approx(0.0, abs=1e-9)
     assert float(second["train/kl"]) > 1e-4
+
+
+def test_a_self_reward_head(tmp_path: Path) -> None:
+    # From the first step on, so that the loss is that of solutions of which the log knows the score.
+    options = ["--model.self_reward=my_head.HingeSelfReward", "--model.self_reward.margin=1.5"]
+    phases = ["--model.phases.reasoning_steps=0", "--model.phases.self_reward_steps=0"]
+    fit("my_head.py", *options, *phases, directory=tmp_path)
+    solutions = lines(tmp_path / "run/solutions/train.jsonl")
+    for number, row in enumerate(steps(tmp_path / "run")):
+        of_step = [line for line in solutions if line["step"] == number and line["finished"]]
+        errors: dict[bool, list[float]] = {True: [], False: []}
+        for line in of_step:
+            gap = math.log(line["self_reward"] / (1 - line["self_reward"]))  # the inverse of the sigmoid
+            right = line["reward"] > 0.5
+            errors[right].append(max(0.0, 1.5 - gap if right else 1.5 + gap))
+        loss = sum(statistics.mean(of_class) / 2 for of_class in errors.values() if of_class)
+        assert float(row["train/self_reward_loss"]) == pytest.approx(loss, rel=1e-3)
+        assert float(row["train/mismatch/reward_token_log_prob"]) < 1e-4
+
+
+def test_weights_of_the_self_rewarding_loss(tmp_path: Path) -> None:
+    options = ["--model.self_reward.weights=my_weights.MixedGroupsOnly", "--model.self_reward.weights.smallest_group=3"]
+    phases = ["--model.phases.reasoning_steps=0", "--model.phases.self_reward_steps=0"]
+    fit("my_weights.py", *options, *phases, directory=tmp_path)
+    solutions = lines(tmp_path / "run/solutions/train.jsonl")
+    for number, row in enumerate(steps(tmp_path / "run")):
+        of_step = [line for line in solutions if line["step"] == number]
+        errors = []
+        for start in range(0, 64, 8):
+            group = of_step[start : start + 8]
+            finished = [line for line in group if line["finished"]]
+            if len({line["reward"] for line in group}) > 1 and len(finished) >= 3:
+                errors += [(line["self_reward"] - line["reward"]) ** 2 for line in finished]
+        assert 0 < len(errors) < 64
+        assert float(row["train/self_reward_loss"]) == pytest.approx(statistics.mean(errors), rel=1e-3)
 
 
 def test_a_rollout_engine(tmp_path: Path) -> None:

@@ -214,18 +214,18 @@ class Canned(RolloutEngine):
         prompts: Sequence[Sequence[int]],
         group_size: int,
         sampling: Sampling,
-        reward_token_id: int,
+        reward_token_ids: Sequence[int],
         generator: torch.Generator,
     ) -> Rollouts:
         assert [list(prompt) for prompt in prompts] == [text_ids("1+2="), text_ids("3=")]
-        assert (group_size, sampling, reward_token_id) == (2, Sampling(5), REWARD)
+        assert (group_size, sampling, reward_token_ids) == (2, Sampling(5), (REWARD,))
         return self.rollouts
 
 
 def test_any_engine(scorer_of: Callable[..., LaSeRScorer], make_rollouts: Callable[..., Rollouts]) -> None:
     rollouts = make_rollouts(prompts=2, group_size=2)
     rollouts.finished = torch.tensor([True, False, True, True])
-    rollouts.reward_token_log_probs = torch.tensor([-9.0, math.nan, -7.0, -6.9])
+    rollouts.reward_token_log_probs = torch.tensor([[-9.0], [math.nan], [-7.0], [-6.9]])
     groups = scorer_of(engine=Canned(rollouts)).generate(["1+2=", "3="], 2, Sampling(5))
     solutions = [solution for group in groups for solution in group]
     assert [s.token_ids for s in solutions] == rollouts.responses()

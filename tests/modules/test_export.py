@@ -71,10 +71,10 @@ def test_a_checkpoint_file_is_exported(
     token, prompt, response = SelfRewardSettings.load("out").token_id, [30, 31, 32], [40, 41, 42, 1]
     ids = torch.tensor([prompt + response])
     scored = policy(
-        MicroBatch(torch.arange(1), ids, torch.tensor([3]), torch.tensor([4]), torch.ones(1, 4).bool()), token
+        MicroBatch(torch.arange(1), ids, torch.tensor([3]), torch.tensor([4]), torch.ones(1, 4).bool()), (token,)
     )
     exported = plain_pass(AutoModelForCausalLM.from_pretrained("out"), prompt, response)
-    assert float(scored.reward_token_log_probs[0]) == pytest.approx(float(exported.after_last[token]), abs=1e-5)
+    assert float(scored.reward_token_log_probs[0, 0]) == pytest.approx(float(exported.after_last[token]), abs=1e-5)
 
     assert "out exists already: name another directory" in error_of(capsys, checkpoint, "out")
     assert "There is no checkpoint at 'none.ckpt'" in error_of(capsys, "none.ckpt", "other")

@@ -1,6 +1,7 @@
 """Rewards that are real numbers, by hand: correct means above 0.5, and the loss and the advantages take the number."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from laser_lightning.objective.advantages import (
     SelfRewardMixing,
 )
 from laser_lightning.objective.context import StepContext
-from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward, class_counts
+from laser_lightning.objective.self_reward.head import Readings
+from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.rounds import Round
 from laser_lightning.verifiers import Verification
@@ -24,19 +27,17 @@ REWARDS = torch.tensor([0.3, -0.5, 2.0, 0.5])
 
 
 def log_probs_of(self_rewards: torch.Tensor) -> torch.Tensor:
-    """[N] log pi(z_c) that have these self-rewards: r_s = 0.1 * (l + 20), so l = 10 * r_s - 20."""
-    return 10 * self_rewards - 20
+    """[N, 1] log pi(z_c) that have these self-rewards: r_s = 0.1 * (l + 20), so l = 10 * r_s - 20."""
+    return 10 * self_rewards[:, None] - 20
 
 
-def test_loss_and_class_weights() -> None:
+def test_loss_and_class_weights(step_solutions: Callable[..., StepSolutions]) -> None:
     # Correct is above 0.5: 2.0 alone. Weights 1/(2*3) for the incorrect ones and 1/(2*1) for the correct one.
     head = LastTokenSelfReward("<|reward|>", reference=-20.0)
-    finished = torch.ones(4, dtype=torch.bool)
-    assert class_counts(REWARDS, finished).tolist() == [3, 1]
-    weights = head.loss_weights(REWARDS, finished, class_counts(REWARDS, finished))
-    torch.testing.assert_close(weights, torch.tensor([1 / 6, 1 / 6, 1 / 2, 1 / 6]))
+    supervision = head.supervise(step_solutions(REWARDS))
+    torch.testing.assert_close(supervision.weights, torch.tensor([1 / 6, 1 / 6, 1 / 2, 1 / 6]))
     # The target is the reward itself: errors 0.5 - 0.3, 0.5 + 0.5, 1 - 2, 0 - 0.5.
-    loss = head.loss(log_probs_of(torch.tensor([0.5, 0.5, 1.0, 0.0])), REWARDS, weights)
+    loss = head.loss(Readings(log_probs_of(torch.tensor([0.5, 0.5, 1.0, 0.0]))), supervision)
     torch.testing.assert_close(loss, torch.tensor((0.04 + 1.0 + 0.25) / 6 + 1.0 / 2))
 
 
@@ -45,11 +46,11 @@ def test_the_loss_is_smallest_at_the_rewards() -> None:
     head = LastTokenSelfReward("<|reward|>", reference=-20.0)
     weights = torch.full((4,), 0.25)
     log_probs = log_probs_of(REWARDS).requires_grad_()
-    loss = head.loss(log_probs, REWARDS, weights)
+    loss = head.loss(Readings(log_probs), Supervision(REWARDS, weights))
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-12)
     assert log_probs.grad is not None
-    assert log_probs.grad.tolist() == pytest.approx([0.0] * 4, abs=1e-7)
+    assert log_probs.grad.flatten().tolist() == pytest.approx([0.0] * 4, abs=1e-7)
 
 
 NO_ROLLOUT: Round = None  # type: ignore[assignment]  # not looked at

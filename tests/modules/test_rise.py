@@ -77,7 +77,7 @@ class ScriptedEngine(RolloutEngine):
         prompts: Sequence[Sequence[int]],
         group_size: int,
         sampling: Sampling,
-        reward_token_id: int,
+        reward_token_ids: Sequence[int],
         generator: torch.Generator,
     ) -> Rollouts:
         self.calls.append(([self.tokenizer.decode(prompt) for prompt in prompts], group_size, sampling))
@@ -96,7 +96,7 @@ class ScriptedEngine(RolloutEngine):
             response_lengths=response_lengths,
             finished=finished,
             sampling_log_probs=torch.zeros(response_ids.shape),
-            reward_token_log_probs=torch.full((len(rows),), -20.0).where(finished, torch.nan),
+            reward_token_log_probs=torch.full((len(rows), 1), -20.0).where(finished[:, None], torch.nan),
         )
 
 

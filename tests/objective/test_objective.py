@@ -30,11 +30,11 @@ def two_solutions() -> tuple[Rollouts, PolicyOutputs]:
         response_lengths=torch.tensor([2, 1]),
         finished=torch.tensor([True, False]),
         sampling_log_probs=torch.zeros(2, 2),
-        reward_token_log_probs=torch.tensor([-3.0, torch.nan]),
+        reward_token_log_probs=torch.tensor([[-3.0], [torch.nan]]),
     )
     log_probs = torch.tensor([[-1.0, -2.0], [-3.0, 0.0]], requires_grad=True)
     entropy = torch.tensor([[0.5, 1.0], [1.5, 99.0]], requires_grad=True)
-    return rollouts, PolicyOutputs(log_probs, entropy, torch.tensor([-3.0, torch.nan], requires_grad=True))
+    return rollouts, PolicyOutputs(log_probs, entropy, torch.tensor([[-3.0], [torch.nan]], requires_grad=True))
 
 
 def test_all_terms_by_hand() -> None:
@@ -46,6 +46,7 @@ def test_all_terms_by_hand() -> None:
         rewards=torch.tensor([1.0, 0.0]),
         policy_weights=torch.tensor([1 / 3, 1 / 3]),
         self_reward_weights=torch.tensor([1.0, 0.0]),
+        self_reward_targets=torch.tensor([1.0, 0.0]),
         old_log_probs=old,
         reference_log_probs=torch.tensor([[-1.0, -4.0], [0.0, 77.0]]),
     )
@@ -63,7 +64,7 @@ def test_all_terms_by_hand() -> None:
     terms.loss.backward()
     assert outputs.reward_token_log_probs.grad is not None
     # 0.5 (alpha) * 2 * (0.5 - 1) * 0.5 (beta); the truncated solution's NaN stays out.
-    assert outputs.reward_token_log_probs.grad.tolist() == [pytest.approx(-0.25), 0.0]
+    assert outputs.reward_token_log_probs.grad.flatten().tolist() == [pytest.approx(-0.25), 0.0]
     assert outputs.log_probs.grad is not None
     # Token 1 is clipped, d/dl of its KL is -(ref - l) = 0; token 2: (-2 + 0.1 * 2) / 3; token 3 is clipped, so only
     # its KL: 0.1 * -3 / 3; padding: nothing.
@@ -74,7 +75,8 @@ def test_all_terms_by_hand() -> None:
 
 
 def plain_targets() -> Targets:
-    return Targets(torch.tensor([2.0, -1.0]), torch.tensor([1.0, 0.0]), torch.ones(2), torch.tensor([1.0, 0.0]))
+    rewards = torch.tensor([1.0, 0.0])
+    return Targets(torch.tensor([2.0, -1.0]), rewards, torch.ones(2), torch.tensor([1.0, 0.0]), rewards)
 
 
 def test_terms_other_than_the_loss_carry_no_gradient() -> None:
@@ -103,7 +105,7 @@ def test_an_all_truncated_step_has_a_finite_loss_and_gradient() -> None:
     assert terms.self_reward_loss.item() == 0.0
     terms.loss.backward()
     assert outputs.reward_token_log_probs.grad is not None
-    assert outputs.reward_token_log_probs.grad.tolist() == [0.0, 0.0]
+    assert outputs.reward_token_log_probs.grad.tolist() == [[0.0], [0.0]]
     assert outputs.log_probs.grad is not None
     assert outputs.log_probs.grad.isfinite().all()
 

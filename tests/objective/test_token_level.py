@@ -30,7 +30,7 @@ def two_solutions(loss_mask: list[list[bool]] | None = None) -> Rollouts:
         response_lengths=torch.tensor([3, 2]),
         finished=torch.tensor([True, True]),
         sampling_log_probs=LOG_PROBS.clone(),
-        reward_token_log_probs=torch.tensor([-3.0, -2.0]),
+        reward_token_log_probs=torch.tensor([[-3.0], [-2.0]]),
         loss_mask=None if loss_mask is None else torch.tensor(loss_mask),
     )
 
@@ -41,7 +41,7 @@ def shares(objective: Objective, rollouts: Rollouts, targets: Targets, budget: i
     for batch in micro_batches(rollouts, torch.arange(2), budget, 0):
         width = batch.loss_mask.shape[1]
         own = log_probs[batch.rows, :width]
-        outputs = PolicyOutputs(own, torch.zeros_like(own), torch.zeros(len(own)))
+        outputs = PolicyOutputs(own, torch.zeros_like(own), torch.zeros(len(own), 1))
         total.append(objective(outputs, batch, targets))
         total[-1].loss.backward()
     assert log_probs.grad is not None
@@ -54,7 +54,7 @@ def shares(objective: Objective, rollouts: Rollouts, targets: Targets, budget: i
 def targets_of(advantages: list, rollouts: Rollouts) -> Targets:
     lengths = rollouts.trained_mask.sum(dim=1)
     weights = solution_weights(lengths, "token_mean", lengths.sum(), torch.tensor(2), 3)
-    return Targets(torch.tensor(advantages), torch.tensor([1.0, 0.0]), weights, torch.zeros(2))
+    return Targets(torch.tensor(advantages), torch.tensor([1.0, 0.0]), weights, torch.zeros(2), torch.zeros(2))
 
 
 def test_an_advantage_for_each_token() -> None:

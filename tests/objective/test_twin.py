@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from laser_lightning.data.problem import Problem
 from laser_lightning.losses import (
     Aggregation,
     CISPOPolicyLoss,
@@ -31,12 +32,11 @@ from laser_lightning.losses import (
 from laser_lightning.objective.advantages import BatchNormalized, GroupRelative, LeaveOneOut, SelfRewardMixing
 from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.objective import Objective
-from laser_lightning.objective.self_reward.last_token import (
-    LastTokenSelfReward,
-    SelfRewardHead,
-    class_counts,
-    settled_scores,
-)
+from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
+from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision, settled_scores
+from laser_lightning.objective.self_reward.target import SelfRewardTarget
+from laser_lightning.objective.self_reward.weights import SelfRewardWeights
 from laser_lightning.objective.self_reward.yes_no import YesNoSelfReward
 from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.objective.targets import Targets
@@ -65,6 +65,7 @@ class Case:
     class_weights: bool = True
     exact: bool = False
     yes_no: bool = False  # cross-entropy on z_yes and z_no
+    pair: bool = False  # squared error of sigmoid(z_yes - z_no) to a hybrid target, in mixed groups alone
     mix: float = 0.0
     min_std: float = 0.32
     kl: KLEstimator | None = None
@@ -97,6 +98,8 @@ CASES = [
     Case("yes-no-alone", loss_weight=0.7, yes_no=True, policy_weight=0.0, temperature=1.4),
     Case("yes-no-without-class-weights", loss_weight=0.7, yes_no=True, class_weights=False, policy_weight=0.0),
     Case("yes-no-mixed", loss_weight=0.5, yes_no=True, mix=0.3, min_std=1e-3, temperature=0.8, off_policy=True),
+    Case("pair-alone", loss_weight=0.7, pair=True, policy_weight=0.0, temperature=1.4),
+    Case("pair-mixed", loss_weight=0.5, pair=True, mix=0.3, min_std=1e-3, off_policy=True),
     Case("kl-k1", kl="k1", policy_weight=0.0),
     Case("kl-k2", kl="k2", policy_weight=0.0, temperature=0.8),
     Case("kl-k3", kl="k3", policy_weight=0.0, aggregation="sequence_mean"),
@@ -187,7 +190,10 @@ def twin_objective(
     scores = []
     for this, of_reference in zip(passes, reference_passes, strict=True):
         c_ref = float(of_reference.after_last[Z]) if case.exact else CONSTANT
-        scores.append(torch.exp(this.after_last[Z]) if case.yes_no else BETA * (this.after_last[Z] - c_ref))
+        if case.pair:
+            scores.append(1 / (1 + torch.exp(this.after_last[NO] - this.after_last[Z])))
+        else:
+            scores.append(torch.exp(this.after_last[Z]) if case.yes_no else BETA * (this.after_last[Z] - c_ref))
 
     clamped_scores = [
         min(1.0, max(0.0, float(z))) if s.finished else 0.0 for z, s in zip(scores, solutions, strict=True)
@@ -245,12 +251,18 @@ def twin_objective(
 
     self_reward_loss = torch.zeros(())
     if case.loss_weight:
+        groups = [[s.reward for s in solutions[start : start + GROUP]] for start in range(0, len(solutions), GROUP)]
         finished = [i for i, solution in enumerate(solutions) if solution.finished]
+        if case.pair:
+            finished = [i for i in finished if len(set(groups[solutions[i].group])) > 1]
         correct = sum(solutions[i].reward > 0.5 for i in finished)
         for i in finished:
             own_class = correct if solutions[i].reward > 0.5 else len(finished) - correct
-            weight = len(finished) / (2 * own_class) if case.class_weights else 1.0
+            weight = len(finished) / (2 * own_class) if case.class_weights and not case.pair else 1.0
             error = (scores[i] - solutions[i].reward) ** 2
+            if case.pair:
+                mean = sum(groups[solutions[i].group]) / GROUP
+                error = (scores[i] - 0.25 * solutions[i].reward - 0.75 * mean) ** 2
             if case.yes_no:
                 error = -passes[i].after_last[Z if solutions[i].reward > 0.5 else NO]
             self_reward_loss = self_reward_loss + weight * error / len(finished)
@@ -261,6 +273,31 @@ def twin_objective(
 
 
 # ---------------------------------------------------------- the library's step
+
+
+class PairSelfReward(SelfRewardHead):
+    """The confidence of two tokens, and its squared error."""
+
+    def score(self, readings: Readings) -> Tensor:
+        return (readings.log_probs[:, 0] - readings.log_probs[:, 1]).sigmoid()
+
+    def loss(self, readings: Readings, supervision: Supervision) -> Tensor:
+        return (supervision.weights * (self.score(readings) - supervision.targets).square()).sum()
+
+
+class Hybrid(SelfRewardTarget):
+    """A quarter of the solution's reward, and three of its group's mean."""
+
+    def aim(self, solutions: StepSolutions) -> Tensor:
+        return 0.25 * solutions.rewards + 0.75 * solutions.rewards.mean(dim=1, keepdim=True)
+
+
+class MixedGroups(SelfRewardWeights):
+    """Equal weights in groups whose rewards differ."""
+
+    def weigh(self, solutions: StepSolutions) -> Tensor:
+        kept = solutions.finished & (solutions.rewards != solutions.rewards[:, :1]).any(dim=1, keepdim=True)
+        return kept / solutions.context.ranks.sum(kept.sum())
 
 
 class Step:
@@ -275,7 +312,7 @@ class Step:
         self.rewards[-1] = 0.7  # rewards may be any real number
         self.all = torch.arange(len(rollouts))
         log_probs, scores = self.no_grad_pass(policy)
-        rollouts.reward_token_log_probs = scores.where(rollouts.finished, torch.nan)
+        rollouts.reward_token_log_probs = scores.where(rollouts.finished[:, None], torch.nan)
         # An older policy: most ratios differ from 1, and many leave the bounds.
         self.old = log_probs + 0.4 * torch.randn(log_probs.shape, generator=generator)
         rollouts.sampling_log_probs = log_probs + 0.2 * torch.randn(log_probs.shape, generator=generator)
@@ -294,6 +331,11 @@ class Step:
         if case.yes_no:
             self.self_reward = YesNoSelfReward("<|reward|>", "O", case.loss_weight, case.class_weights)
             self.self_reward.token_ids = (Z, NO)
+        if case.pair:
+            self.self_reward = PairSelfReward(
+                {"yes": "<|reward|>", "no": "O"}, case.loss_weight, weights=MixedGroups(), target=Hybrid()
+            )
+            self.self_reward.token_ids = (Z, NO)
         losses = {"clipped": ClippedPolicyLoss, "gspo": GSPOPolicyLoss, "cispo": CISPOPolicyLoss}
         policy_loss = losses[case.policy_loss](CLIP_LOW, CLIP_HIGH)
         self.objective = Objective(policy_loss, self.self_reward, self.settings)
@@ -301,7 +343,7 @@ class Step:
     @torch.no_grad()
     def no_grad_pass(self, model: Policy) -> tuple[Tensor, Tensor]:
         (batch,) = micro_batches(self.rollouts, self.all, 10_000, 0)
-        outputs = model(batch, Z, self.case.temperature)
+        outputs = model(batch, (Z, NO) if self.case.pair else (Z,), self.case.temperature)
         order = batch.rows.argsort()
         return outputs.log_probs[order], outputs.reward_token_log_probs[order]
 
@@ -309,32 +351,33 @@ class Step:
         """What LaSeRModule fixes before the first backward pass; and which groups are mixed."""
         rollouts, case = self.rollouts, self.case
         references = self.reference_scores if case.exact else None
-        scores = self.self_reward.score(rollouts.reward_token_log_probs, references)
+        scores = self.self_reward.score(Readings(rollouts.reward_token_log_probs, references=references))
         self_rewards = settled_scores(scores, rollouts.finished).view(-1, GROUP)
+        problems = [Problem("train", 0, "", "", [], "")] * (len(rollouts) // GROUP)
+        rollout = Round(problems, rollouts, [], [], self.rewards, references, self_rewards.flatten())
         estimator = {
             "group_relative": GroupRelative(case.divide_by_std),
             "leave_one_out": LeaveOneOut(),
             "batch_normalized": BatchNormalized(),
             "batch_normalized_with_baseline": BatchNormalized(baseline=True),
         }[case.estimator]
-        unseen: Round = None  # type: ignore[assignment]  # these estimators look at rewards alone
         advantages, is_mixed = SelfRewardMixing(case.mix, case.min_std)(
             self.rewards.view(-1, GROUP),
             self_rewards,
-            lambda values: estimator(values, unseen, StepContext()),
-            unseen,
+            lambda values: estimator(values, rollout, StepContext()),
+            rollout,
             StepContext(),
         )
-        lengths, finished = rollouts.response_lengths, rollouts.finished
+        supervision = self.self_reward.supervise(StepSolutions.of(rollout, self.all, StepContext()))
+        lengths = rollouts.response_lengths
         targets = Targets(
             advantages=case.policy_weight * advantages,
             rewards=self.rewards,
             policy_weights=solution_weights(
                 lengths, case.aggregation, lengths.sum(), torch.tensor(len(lengths)), LIMIT
             ),
-            self_reward_weights=self.self_reward.loss_weights(
-                self.rewards, finished, class_counts(self.rewards, finished)
-            ),
+            self_reward_weights=supervision.weights,
+            self_reward_targets=supervision.targets,
             references=references,
             old_log_probs=self.old if case.off_policy else None,
             reference_log_probs=self.reference_log_probs if case.kl else None,
@@ -352,7 +395,7 @@ class Step:
         batches = micro_batches(self.rollouts, self.all if rows is None else rows, token_budget, pad)
         self.batches = len(batches)
         for batch in batches:
-            token_ids = self.self_reward.trained_token_ids(self.rewards[batch.rows])
+            token_ids = self.self_reward.token_ids
             outputs = self.policy(batch, token_ids, self.case.temperature, self.settings.entropy_coef > 0)
             parts = self.objective(outputs, batch, targets)
             parts.loss.backward()

@@ -175,11 +175,10 @@ def test_without_gradients_nothing_is_recomputed() -> None:
 def test_reward_token_log_probs_by_hand() -> None:
     # exp of the logits: 1, 2, 3 (sum 6) and 4, 2, 4 (sum 10); token 1 has 2/6 and 2/10.
     logits = torch.tensor([[1.0, 2.0, 3.0], [4.0, 2.0, 4.0]]).log()
-    torch.testing.assert_close(reward_token_log_probs(logits, 1), torch.tensor([1 / 3, 1 / 5]).log())
+    torch.testing.assert_close(reward_token_log_probs(logits, (1,)), torch.tensor([[1 / 3], [1 / 5]]).log())
 
 
 def test_reward_token_log_probs_survive_large_logits() -> None:
     # 1000 - ln(e^1000 (1 + e^-1000)) = 0 and -1000, where exp(1000) alone would overflow.
     logits = torch.tensor([[1000.0, 0.0]])
-    assert reward_token_log_probs(logits, 0).tolist() == [0.0]
-    assert reward_token_log_probs(logits, 1).tolist() == [-1000.0]
+    assert reward_token_log_probs(logits, (0, 1)).tolist() == [[0.0, -1000.0]]

@@ -49,7 +49,7 @@ def make_adapted(make_policy: MakePolicy) -> MakePolicy:
 
 def outputs_of(policy: Policy | AdaptersOff, rollouts: Rollouts) -> PolicyOutputs:
     (batch,) = micro_batches(rollouts, torch.arange(len(rollouts)), 10_000, 0)
-    return policy(batch, Z, 0.8, entropy=True)
+    return policy(batch, (Z,), 0.8, entropy=True)
 
 
 def loss_of(outputs: PolicyOutputs) -> Tensor:
@@ -97,10 +97,10 @@ def test_the_engine_samples_from_the_policy_with_its_adapters(make_adapted: Make
     policy = make_adapted()
     prompts = [[30, 31, 32], [40, 41]]
     generator = torch.Generator().manual_seed(0)
-    rollouts = TransformersEngine().generate(policy, prompts, 3, Sampling(8, temperature=0.8), Z, generator)
+    rollouts = TransformersEngine().generate(policy, prompts, 3, Sampling(8, temperature=0.8), (Z,), generator)
     with torch.no_grad():
         (batch,) = micro_batches(rollouts, torch.arange(6), 10_000, policy.pad_token_id)
-        outputs = policy(batch, Z, 0.8)
+        outputs = policy(batch, (Z,), 0.8)
     torch.testing.assert_close(rollouts.sampling_log_probs[batch.rows], outputs.log_probs, rtol=0, atol=1e-5)
 
 

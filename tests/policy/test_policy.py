@@ -23,7 +23,7 @@ Z = 3  # <|reward|>
 def all_rows(policy: Policy, rollouts: Rollouts, temperature: float = 1.0, **options: Any) -> PolicyOutputs:
     """The outputs of all solutions in one micro-batch, sorted back into their order."""
     (batch,) = micro_batches(rollouts, torch.arange(len(rollouts)), 10_000, policy.pad_token_id)
-    outputs = policy(batch, Z, temperature, **options)
+    outputs = policy(batch, (Z,), temperature, **options)
     order = batch.rows.argsort()
     return PolicyOutputs(*(value[order] for value in outputs))
 
@@ -59,7 +59,7 @@ def test_forward_equals_plain_transformers(
         assert not outputs.log_probs[row, length:].any()
         assert not outputs.entropy[row, length:].any()
     scores = torch.stack([plain.after_last[Z] for plain in expected])
-    torch.testing.assert_close(outputs.reward_token_log_probs, scores, rtol=0, atol=1e-5)
+    torch.testing.assert_close(outputs.reward_token_log_probs[:, 0], scores, rtol=0, atol=1e-5)
     assert scores.std() > 0.3  # a wrong place would be seen
 
 
@@ -82,7 +82,7 @@ def test_all_families_equal_plain_transformers(
         for row, (prompt, ids) in enumerate(solutions(rollouts)):
             plain = plain_pass(policy.lm, prompt, ids)
             torch.testing.assert_close(outputs.log_probs[row, : len(ids)], plain.log_probs, rtol=0, atol=2e-5)
-            torch.testing.assert_close(outputs.reward_token_log_probs[row], plain.after_last[Z], rtol=0, atol=2e-5)
+            torch.testing.assert_close(outputs.reward_token_log_probs[row, 0], plain.after_last[Z], rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("pad_id", [1, 3, 57])
@@ -95,7 +95,7 @@ def test_padding_changes_nothing(make_policy: MakePolicy, make_rollouts: MakeRol
             torch.testing.assert_close(values, same, rtol=0, atol=1e-6)
         for row in range(len(rollouts)):
             (alone,) = micro_batches(rollouts, torch.tensor([row]), 1000, pad_id)
-            outputs = policy(alone, Z)
+            outputs = policy(alone, (Z,))
             width = outputs.log_probs.shape[1]
             torch.testing.assert_close(outputs.log_probs[0], expected.log_probs[row, :width], rtol=0, atol=1e-5)
             torch.testing.assert_close(
@@ -119,7 +119,7 @@ def test_packed_sequences_give_what_padded_ones_give(
         )
         outputs = all_rows(policy, rollouts)
         hook.remove()
-        loss = (outputs.log_probs * weights[0]).sum() + (outputs.reward_token_log_probs * weights[1, :, 0]).sum()
+        loss = (outputs.log_probs * weights[0]).sum() + (outputs.reward_token_log_probs[:, 0] * weights[1, :, 0]).sum()
         return outputs, gradient(policy, loss), sum(places)
 
     padded, padded_gradient, places = run("auto")
@@ -178,7 +178,7 @@ def test_chunks_and_checkpointing_change_neither_values_nor_gradients(
     def run(policy: Policy) -> tuple[PolicyOutputs, Tensor]:
         outputs = all_rows(policy, rollouts, 0.8, entropy=True)
         loss = (outputs.log_probs * weights[0]).sum() + (outputs.entropy * weights[1]).sum()
-        return outputs, gradient(policy, loss + (outputs.reward_token_log_probs * weights[2, :, 0]).sum())
+        return outputs, gradient(policy, loss + (outputs.reward_token_log_probs[:, 0] * weights[2, :, 0]).sum())
 
     outputs, whole = run(make_policy())
     monkeypatch.setattr("laser_lightning.policy.model.LOGITS_AT_ONCE", chunk_size * 100)  # a vocabulary of 100
@@ -188,9 +188,33 @@ def test_chunks_and_checkpointing_change_neither_values_nor_gradients(
     assert (chunked - whole).norm() <= 1e-6 * whole.norm()
 
 
+def test_several_tokens_and_the_hidden_state_of_the_same_place(
+    make_policy: MakePolicy, make_rollouts: MakeRollouts
+) -> None:
+    policy, rollouts = make_policy(), make_rollouts()
+    (batch,) = micro_batches(rollouts, torch.arange(len(rollouts)), 10_000, 0)
+    outputs = policy(batch, (50, Z), 0.7)
+    lengths = batch.prompt_lengths + batch.response_lengths
+    for row, ids in enumerate(batch.input_ids):
+        plain = policy.lm(input_ids=ids[None, : lengths[row]], output_hidden_states=True)
+        torch.testing.assert_close(outputs.hidden[row], plain.hidden_states[-1][0, -1], rtol=0, atol=2e-5)
+        expected = plain.logits[0, -1].log_softmax(dim=0)[[50, Z]]
+        torch.testing.assert_close(outputs.reward_token_log_probs[row], expected, rtol=0, atol=2e-5)
+    for number, token in enumerate((50, Z)):
+        alone = policy(batch, (token,), 0.7)
+        torch.testing.assert_close(outputs.reward_token_log_probs[:, number], alone.reward_token_log_probs[:, 0])
+        assert torch.equal(outputs.log_probs, alone.log_probs)
+    # The gradient of the hidden states is that of a plain pass.
+    mine = torch.autograd.grad(outputs.hidden[0].square().sum(), policy.lm.get_input_embeddings().weight)[0]
+    plain = policy.lm(input_ids=batch.input_ids[:1, : lengths[0]], output_hidden_states=True).hidden_states[-1][0, -1]
+    theirs = torch.autograd.grad(plain.square().sum(), policy.lm.get_input_embeddings().weight)[0]
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_bfloat16_weights_give_float32_log_probs(make_policy: MakePolicy, make_rollouts: MakeRollouts) -> None:
     outputs = all_rows(make_policy(dtype="bfloat16"), make_rollouts(), entropy=True)
-    assert {value.dtype for value in outputs} == {torch.float32}
+    assert {value.dtype for value in outputs[:3]} == {torch.float32}
+    assert outputs.hidden.dtype == torch.bfloat16  # as the model has it
     outputs.log_probs.sum().backward()
 
 
@@ -201,7 +225,7 @@ def test_compiling_changes_neither_values_nor_gradients(make_policy: MakePolicy,
 
     def run(policy: Policy) -> tuple[PolicyOutputs, Tensor]:
         outputs = all_rows(policy, rollouts)
-        loss = (outputs.log_probs * weights[0]).sum() + (outputs.reward_token_log_probs * weights[1, :, 0]).sum()
+        loss = (outputs.log_probs * weights[0]).sum() + (outputs.reward_token_log_probs[:, 0] * weights[1, :, 0]).sum()
         return outputs, gradient(policy, loss)
 
     torch._dynamo.utils.counters.clear()

@@ -57,7 +57,7 @@ def test_rollouts_read_their_masks_off_lengths() -> None:
         response_lengths=torch.tensor([1, 3]),
         finished=torch.tensor([False, True]),
         sampling_log_probs=torch.zeros(2, 3),
-        reward_token_log_probs=torch.zeros(2),
+        reward_token_log_probs=torch.zeros(2, 1),
     )
     assert len(rollouts) == 2
     assert rollouts.group_size == 2

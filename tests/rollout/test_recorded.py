@@ -35,7 +35,7 @@ def header_of(policy: Policy, **changes: Any) -> dict[str, Any]:
 
 def solutions_of(rollouts: Rollouts, prompts: list[list[int]], first_index: int = 0) -> list[KeptSolution]:
     columns = zip(
-        rollouts.responses(), rollouts.finished.tolist(), rollouts.reward_token_log_probs.tolist(), strict=True
+        rollouts.responses(), rollouts.finished.tolist(), rollouts.reward_token_log_probs[:, 0].tolist(), strict=True
     )
     return [
         KeptSolution(
@@ -82,7 +82,7 @@ def generate(
     engine: Any, policy: Policy, prompts: list[list[int]] = PROMPTS, group: int = GROUP, **changes: Any
 ) -> Rollouts:
     generator = torch.Generator().manual_seed(0)
-    arguments = {"sampling": SAMPLING, "reward_token_id": REWARD_TOKEN_ID} | changes
+    arguments = {"sampling": SAMPLING, "reward_token_ids": (REWARD_TOKEN_ID,)} | changes
     return engine.generate(policy, prompts, group, generator=generator, **arguments)
 
 
@@ -122,12 +122,12 @@ def test_another_models_scores_are_its_own(
     other = make_policy(path=reference_dir)
     with pytest.raises(UserError, match=r"those of another model \(of policy\.path 'the/model'.*rescore to true"):
         generate(RecordedSolutions(str(kept)), other)
-    found = generate(RecordedSolutions(str(kept), rescore=True), other, reward_token_id=4)
+    found = generate(RecordedSolutions(str(kept), rescore=True), other, reward_token_ids=(4,))
     other.lm.eval()
     for row in range(12):
         if rollouts.finished[row]:
             plain = plain_pass(other.lm, PROMPTS[row // GROUP], rollouts.responses()[row])
-            torch.testing.assert_close(found.reward_token_log_probs[row], plain.after_last[4], rtol=0, atol=2e-5)
+            torch.testing.assert_close(found.reward_token_log_probs[row, 0], plain.after_last[4], rtol=0, atol=2e-5)
         else:
             assert found.reward_token_log_probs[row].isnan()
 
@@ -153,7 +153,7 @@ def test_what_is_not_there_is_refused(policy: Policy, kept: Path) -> None:
     with pytest.raises(
         UserError, match=r"of the reward token '<\|reward\|>' \(id 3\), and the present one has the id 4"
     ):
-        generate(engine, policy, reward_token_id=4)
+        generate(engine, policy, reward_token_ids=(4,))
     with pytest.raises(UserError, match="There are no kept solutions at"):
         RecordedSolutions(str(kept / "validate"))
     with pytest.raises(UserError, match="micro_batch_tokens is 0"):

@@ -64,6 +64,19 @@ def test_several_scores_are_kept(path: Path, tmp_path: Path) -> None:
     assert repr(SolutionFile(tmp_path / "new.jsonl", HEADER).read(0).solutions) == repr([several])
 
 
+def test_several_reward_tokens_are_kept_and_files_without_them_still_load(path: Path, tmp_path: Path) -> None:
+    assert "further" not in path.read_text(encoding="utf-8")  # as earlier releases wrote them
+    assert next(iter(read_solutions(path))).further_log_probs == []
+    several = replace(FINISHED, further_log_probs=[-2.5, -0.25], further_reference_log_probs=[-1.0])
+    cut = replace(TRUNCATED, further_log_probs=[math.nan, math.nan])
+    SolutionFile(tmp_path / "new.jsonl", HEADER).append(KeptBatch([several, cut], 0.0))
+    read = SolutionFile(tmp_path / "new.jsonl", HEADER).read(0).solutions
+    assert repr(read) == repr([several, cut])
+    log_probs = as_rollouts([[5, 6]], read, 0, torch.device("cpu")).reward_token_log_probs
+    assert log_probs[0].tolist() == [FINISHED.reward_token_log_prob, -2.5, -0.25]
+    assert log_probs[1].isnan().tolist() == [True] * 3
+
+
 def test_a_batch_that_a_kill_left_unfinished_is_cut_off(path: Path) -> None:
     whole = path.read_bytes()
     ends = [len(line) for line in whole.splitlines(keepends=True)]
@@ -153,7 +166,8 @@ def test_kept_solutions_as_an_engine_returns_them() -> None:
     assert rollouts.responses() == [[9, 4, 1], [9]]
     assert rollouts.response_ids[1].tolist() == [9, 0, 0]
     assert rollouts.finished.tolist() == [True, False]
-    assert rollouts.reward_token_log_probs[0] == FINISHED.reward_token_log_prob
+    assert rollouts.reward_token_log_probs[0, 0] == FINISHED.reward_token_log_prob
     assert rollouts.reward_token_log_probs[1].isnan()
     assert rollouts.sampling_log_probs.isnan().all()
     assert rollouts.sampling_log_probs.shape == (2, 3)
+    assert as_rollouts([], [], 0, torch.device("cpu")).reward_token_log_probs.shape == (0, 1)

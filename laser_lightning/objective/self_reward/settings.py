@@ -7,7 +7,9 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from laser_lightning.errors import UserError
-from laser_lightning.objective.self_reward.last_token import CORRECT_THRESHOLD, LastTokenSelfReward, SelfRewardHead
+from laser_lightning.objective.self_reward.head import SelfRewardHead
+from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD
 from laser_lightning.objective.self_reward.yes_no import YesNoSelfReward
 
 SETTINGS_FILE = "self_reward.json"

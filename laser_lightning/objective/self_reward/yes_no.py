@@ -2,7 +2,10 @@
 
 from torch import Tensor
 
-from laser_lightning.objective.self_reward.last_token import CORRECT_THRESHOLD, SelfRewardHead
+from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
+from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD, Supervision
+from laser_lightning.objective.self_reward.target import SelfRewardTarget, VerifierTarget
+from laser_lightning.objective.self_reward.weights import ClassBalancedWeights, SelfRewardWeights
 
 
 class YesNoSelfReward(SelfRewardHead):
@@ -16,44 +19,47 @@ class YesNoSelfReward(SelfRewardHead):
         no_token: z_no, another such token.
         loss_weight: weight of the cross-entropy; 0 trains plain GRPO, with no self-rewards in the advantages either,
             and still reports the score.
-        class_weights: let correct and incorrect solutions weigh half each, however many there are.
+        class_weights: false is version 0.1's word for ``weights: EqualWeights``.
+        weights: what each solution's error weighs in the loss: correct and incorrect ones half each, however many there
+            are, or another part.
+        target: what says which token is the right one, z_yes above 0.5: the verifier's reward, or another part.
     """
 
-    def __init__(self, yes_token: str, no_token: str, loss_weight: float = 0.1, class_weights: bool = True) -> None:
-        super().__init__({"yes_token": yes_token, "no_token": no_token}, loss_weight, class_weights)
+    tokens_in_score = 1
 
-    def trained_token_ids(self, rewards: Tensor) -> Tensor:
-        """[B] int64: z_yes for correct solutions, z_no for incorrect ones.
+    def __init__(
+        self,
+        yes_token: str,
+        no_token: str,
+        loss_weight: float = 0.1,
+        class_weights: bool = True,
+        weights: SelfRewardWeights = ClassBalancedWeights(),
+        target: SelfRewardTarget = VerifierTarget(),
+    ) -> None:
+        tokens = {"yes_token": yes_token, "no_token": no_token}
+        super().__init__(tokens, loss_weight, class_weights, weights, target)
 
-        Args:
-            rewards: [B] verifier rewards.
-        """
-        yes, no = self.token_ids
-        correct = rewards > CORRECT_THRESHOLD
-        return correct * yes + ~correct * no
-
-    def score(self, log_probs: Tensor, reference: Tensor | None = None) -> Tensor:
+    def score(self, readings: Readings) -> Tensor:
         """The self-reward r_s = pi(z_yes given x, y).
 
         Args:
-            log_probs: [N] log pi(z_yes given x, y).
-            reference: not used.
+            readings: log pi(z_yes given x, y) of N solutions.
 
         Returns:
-            [N] float32 probabilities, NaN where ``log_probs`` is (truncated solutions).
+            [N] float32 probabilities, NaN where the log-probs are (truncated solutions).
         """
-        return log_probs.float().exp()
+        return readings.log_probs[:, 0].float().exp()
 
-    def loss(self, log_probs: Tensor, rewards: Tensor, weights: Tensor, reference: Tensor | None = None) -> Tensor:
-        """The weighted cross-entropy, summed over these solutions.
+    def loss(self, readings: Readings, supervision: Supervision) -> Tensor:
+        """The weighted cross-entropy of the right tokens, summed over these solutions.
 
         Args:
-            log_probs: [B] of the right token (``trained_token_ids``), with gradient; entries of weight 0 may be NaN.
-            rewards: [B] verifier rewards, which have chosen the tokens.
-            weights: [B] of ``loss_weights``.
-            reference: not used.
+            readings: log-probs [B, 2] of z_yes and z_no, with gradient; those of weight 0 may be NaN.
+            supervision: targets, which choose the tokens, and weights.
         """
-        return -(weights * log_probs.where(weights > 0, 0.0)).sum()
+        targets, weights = supervision
+        yes, no = readings.log_probs.where(weights[:, None] > 0, 0.0).unbind(dim=1)
+        return -(weights * yes.where(targets > CORRECT_THRESHOLD, no)).sum()
 
     def extra_repr(self) -> str:
         """Settings in the module's printout."""

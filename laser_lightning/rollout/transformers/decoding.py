@@ -36,7 +36,7 @@ class Decoding:
         prompts: of the whole round. The shortest are decoded first, so that those of like length come together.
         out: the record to fill. Its responses have room for one token more than they can be long.
         sampling: how to draw.
-        reward_token_id: id of z_c.
+        reward_token_ids: ids of the tokens that are read behind each ``<eos>``.
         generator: the source of all randomness.
         settings: how many rows there are at a time.
     """
@@ -45,7 +45,7 @@ class Decoding:
     prompts: Sequence[Sequence[int]]
     out: Rollouts
     sampling: Sampling
-    reward_token_id: int
+    reward_token_ids: Sequence[int]
     generator: torch.Generator
     settings: BatchSettings
 
@@ -188,7 +188,7 @@ class Decoding:
 
     def _score(self, logits: Tensor, rows: Tensor) -> None:
         chosen = rows.nonzero().squeeze(-1)
-        scores = reward_token_log_probs(logits.index_select(0, chosen), self.reward_token_id)
+        scores = reward_token_log_probs(logits.index_select(0, chosen), self.reward_token_ids)
         self.out.reward_token_log_probs.index_copy_(0, self.rows.slots.index_select(0, chosen), scores)
 
     # ------------------------------------------------- rows and columns that go

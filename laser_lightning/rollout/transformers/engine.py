@@ -66,7 +66,7 @@ class TransformersEngine(RolloutEngine):
         prompts: Sequence[Sequence[int]],
         group_size: int,
         sampling: Sampling,
-        reward_token_id: int,
+        reward_token_ids: Sequence[int],
         generator: torch.Generator,
     ) -> Rollouts:
         """Draw ``group_size`` responses for each prompt (see ``RolloutEngine``)."""
@@ -84,7 +84,7 @@ class TransformersEngine(RolloutEngine):
         try:
             # Tensors made in inference mode cannot be written outside of it, and the cache of compiled steps stays.
             with torch.inference_mode(torch.is_inference_mode_enabled() and not self.compile):
-                out = self._decode(policy, prompts, group_size, sampling, reward_token_id, generator)
+                out = self._decode(policy, prompts, group_size, sampling, reward_token_ids, generator)
         finally:
             policy.lm.train(was_training)
         longest = max(out.response_lengths.tolist(), default=0)
@@ -101,7 +101,7 @@ class TransformersEngine(RolloutEngine):
         prompts: Sequence[Sequence[int]],
         group_size: int,
         sampling: Sampling,
-        reward_token_id: int,
+        reward_token_ids: Sequence[int],
         generator: torch.Generator,
     ) -> Rollouts:
         width = sampling.max_response_tokens + 1  # see ``Decoding``
@@ -115,10 +115,10 @@ class TransformersEngine(RolloutEngine):
             response_lengths=torch.zeros(total, dtype=torch.long, device=device),
             finished=torch.zeros(total, dtype=torch.bool, device=device),
             sampling_log_probs=torch.zeros(total, width, device=device),
-            reward_token_log_probs=torch.full((total,), torch.nan, device=device),
+            reward_token_log_probs=torch.full((total, len(reward_token_ids)), torch.nan, device=device),
         )
         settings = BatchSettings(self.max_batch_size, self.max_cached_tokens, self.drop_fraction, self.scores)
-        round_ = (policy, prompts, out, sampling, reward_token_id, generator, settings)
+        round_ = (policy, prompts, out, sampling, reward_token_ids, generator, settings)
         if prompts:
             decoding = CompiledDecoding(*round_, self._steps) if self.compile else Decoding(*round_)
             decoding.run()

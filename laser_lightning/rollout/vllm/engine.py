@@ -36,6 +36,7 @@ class VLLMEngine(RolloutEngine):
 
     The reward token's log-prob comes from the same generation: behind an ``<eos>`` a logits processor leaves z_c as the
     only choice, and vLLM returns its value (see ``ScoreProcessor``). That is one more token per finished response.
+    Further tokens of heads that read several take a short pass each, over the prefix cache.
     The solutions of a prompt share its blocks in vLLM's prefix cache.
 
     vLLM starts at the first rollout, from the policy's config, and gets the policy's weights from memory, then and
@@ -109,7 +110,7 @@ class VLLMEngine(RolloutEngine):
         prompts: Sequence[Sequence[int]],
         group_size: int,
         sampling: Sampling,
-        reward_token_id: int,
+        reward_token_ids: Sequence[int],
         generator: torch.Generator,
     ) -> Rollouts:
         """Draw ``group_size`` responses for each prompt (see ``RolloutEngine``)."""
@@ -121,8 +122,10 @@ class VLLMEngine(RolloutEngine):
             llm = self._ready(policy)
             every, start = self._with_neighbours(mine)
             self._check_lengths(llm, every, sampling.max_response_tokens)
-            _decode(llm, every, sampling, reward_token_id, frozenset(policy.eos_token_ids))
-        rollouts = _rollouts(policy, prompts, every[start : start + len(mine)])
+            _decode(llm, every, sampling, reward_token_ids[0], frozenset(policy.eos_token_ids))
+            for token_id in reward_token_ids[1:]:
+                _read_further(llm, every, token_id)
+        rollouts = _rollouts(policy, prompts, every[start : start + len(mine)], len(reward_token_ids))
         if mine and not self._compared:
             _compare(policy, every[start], sampling)
             self._compared = True
@@ -266,7 +269,8 @@ class _Response:
         seed: of its sampling.
         ids: its tokens so far.
         log_probs: theirs, at the sampling temperature.
-        score: log pi(z_c) behind the ``<eos>``; None as long as there is none.
+        score: log pi(z) of the first reward token behind the ``<eos>``; None as long as there is none.
+        further: those of the other ones.
     """
 
     prompt: list[int]
@@ -274,6 +278,7 @@ class _Response:
     ids: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     score: float | None = None
+    further: list[float] = field(default_factory=list)
 
 
 def _decode(
@@ -320,6 +325,21 @@ def _decode(
         going_on = [r for r in going_on if r.score is None and len(r.ids) < limit]
 
 
+def _read_further(llm: "LLM", responses: list[_Response], token_id: int) -> None:
+    """Read one more token's log-prob behind each ``<eos>``, as the only choice of a request that goes on from there."""
+    from vllm import SamplingParams
+
+    from laser_lightning.rollout.vllm.score import SETTINGS
+
+    finished = [response for response in responses if response.score is not None]
+    options: dict[str, Any] = {"ignore_eos": True, "logprobs": 0, "flat_logprobs": True, "detokenize": False}
+    params = SamplingParams(seed=0, max_tokens=1, extra_args={SETTINGS: (token_id, None)}, **options)
+    prompts = [{"prompt_token_ids": response.prompt + response.ids} for response in finished]
+    outputs = llm.generate(prompts, [params] * len(prompts), use_tqdm=False) if prompts else []
+    for response, output in zip(finished, outputs, strict=True):
+        response.further.append(output.outputs[0].logprobs.logprobs[0])
+
+
 def _compare(policy: Policy, response: _Response, sampling: Sampling) -> None:
     """Refuse a model that vLLM computes in another way, or whose weights did not reach it."""
     ids = torch.tensor([response.prompt + response.ids], device=policy.device)
@@ -343,7 +363,7 @@ def _drop_idle_warnings() -> None:
     reload.addFilter(lambda record: "RotaryEmbedding" not in record.getMessage())
 
 
-def _rollouts(policy: Policy, prompts: Sequence[Sequence[int]], responses: list[_Response]) -> Rollouts:
+def _rollouts(policy: Policy, prompts: Sequence[Sequence[int]], responses: list[_Response], tokens: int) -> Rollouts:
     prompt_ids, prompt_lengths = pad_rows(prompts, policy.pad_token_id)
     response_ids, response_lengths = pad_rows([r.ids for r in responses], policy.pad_token_id)
     log_probs = torch.zeros(response_ids.shape)
@@ -352,6 +372,7 @@ def _rollouts(policy: Policy, prompts: Sequence[Sequence[int]], responses: list[
     if not bool(log_probs.isfinite().all()):
         raise UserError("The policy's logits are not finite: its weights are damaged, or overflow in their dtype.")
     device = policy.device
+    scores = [[nan] * tokens if r.score is None else [r.score, *r.further] for r in responses]
     return Rollouts(
         prompt_ids=prompt_ids.to(device),
         prompt_lengths=prompt_lengths.to(device),
@@ -359,7 +380,7 @@ def _rollouts(policy: Policy, prompts: Sequence[Sequence[int]], responses: list[
         response_lengths=response_lengths.to(device),
         finished=torch.tensor([r.score is not None for r in responses], dtype=torch.bool, device=device),
         sampling_log_probs=log_probs.to(device),
-        reward_token_log_probs=torch.tensor([nan if r.score is None else r.score for r in responses], device=device),
+        reward_token_log_probs=torch.tensor(scores, device=device).view(len(responses), tokens),
     )
 
 

@@ -11,7 +11,8 @@ from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from laser_lightning.policy.logprobs import reward_token_log_probs
 
 SETTINGS = "laser"
-"""Key of ``SamplingParams.extra_args`` under which a request brings its ``ScoreSettings``."""
+"""Key of ``SamplingParams.extra_args`` under which a request brings the reward token's id, and the ids of ``<eos>`` or
+None: its prompt ends in one, and nothing but the token follows."""
 
 
 class ScoreProcessor(LogitsProcessor):
@@ -45,8 +46,12 @@ class ScoreProcessor(LogitsProcessor):
         assert params.extra_args is not None
         reward_token_id, eos_token_ids = params.extra_args[SETTINGS]
         temperature = params.temperature or 1.0  # greedy
-        ended = [row for row, (_, output_ids) in self.rows.items() if output_ids and output_ids[-1] in eos_token_ids]
-        scores = reward_token_log_probs(logits[ended], reward_token_id)
+        ended = [
+            row
+            for row, (_, output_ids) in self.rows.items()
+            if eos_token_ids is None or (output_ids and output_ids[-1] in eos_token_ids)
+        ]
+        scores = reward_token_log_probs(logits[ended], (reward_token_id,)).squeeze(1)
         values = torch.log_softmax(logits / temperature, dim=-1)
         values[ended] = -torch.inf
         values[ended, reward_token_id] = scores

@@ -1,6 +1,7 @@
 """The last-token self-reward: score, weights, loss, constant, and the tokens it refuses."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,8 +10,13 @@ from tokenizers import Tokenizer, models, normalizers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.errors import UserError
-from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward, class_counts, settled_scores
+from laser_lightning.objective.context import StepContext
+from laser_lightning.objective.self_reward.head import Readings
+from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision, class_counts, settled_scores
+from laser_lightning.objective.self_reward.weights import EqualWeights
 from laser_lightning.policy.character_tokenizer import character_tokenizer
 
 TOKEN = "<|reward|>"
@@ -18,7 +24,8 @@ TOKEN = "<|reward|>"
 
 def loss_of_scores(scores: Tensor, rewards: Tensor, weights: Tensor) -> Tensor:
     """The loss where the scores are 1 * (log-prob - 0), the log-probs themselves."""
-    return make(beta=1.0, reference="exact").loss(scores, rewards, weights, torch.zeros_like(scores))
+    readings = Readings(scores[:, None], references=torch.zeros_like(scores)[:, None])
+    return make(beta=1.0, reference="exact").loss(readings, Supervision(rewards, weights))
 
 
 def make(**fields: Any) -> LastTokenSelfReward:
@@ -26,12 +33,17 @@ def make(**fields: Any) -> LastTokenSelfReward:
     return LastTokenSelfReward(**settings)
 
 
+def read(log_probs: list[float], references: list[float] | None = None) -> Readings:
+    """Readings of one token."""
+    return Readings(torch.tensor(log_probs)[:, None], None, references and torch.tensor(references)[:, None])
+
+
 # ------------------------------------------------------------------- score
 
 
 def test_score_by_hand() -> None:
     # 0.1 * (-13 + 23) = 1, 0.1 * (-23 + 23) = 0, 0.1 * (-25 + 23) = -0.2
-    scores = make(beta=0.1).score(torch.tensor([-13.0, -23.0, -25.0]))
+    scores = make(beta=0.1).score(read([-13.0, -23.0, -25.0]))
     torch.testing.assert_close(scores, torch.tensor([1.0, 0.0, -0.2]))
 
 
@@ -40,16 +52,13 @@ def test_an_exact_score_takes_each_solutions_own_reference() -> None:
     reward = make(beta=0.2, reference="exact")
     assert reward.is_exact
     assert not reward.needs_calibration
-    torch.testing.assert_close(
-        reward.score(torch.tensor([-13.0, -13.0]), torch.tensor([-18.0, -13.0])), torch.tensor([1.0, 0.0])
-    )
+    torch.testing.assert_close(reward.score(read([-13.0, -13.0], [-18.0, -13.0])), torch.tensor([1.0, 0.0]))
     with pytest.raises(ValueError, match="reference"):
-        reward.score(torch.tensor([-13.0]))
+        reward.score(read([-13.0]))
 
 
 def test_truncated_solutions_have_no_score_until_they_are_settled_at_zero() -> None:
-    log_probs, finished = torch.tensor([-13.0, torch.nan]), torch.tensor([True, False])
-    scores = make().score(log_probs)
+    scores, finished = make().score(read([-13.0, torch.nan])), torch.tensor([True, False])
     assert scores.isnan().tolist() == [False, True]
     torch.testing.assert_close(settled_scores(scores, finished), torch.tensor([1.0, 0.0]))
 
@@ -62,10 +71,10 @@ def test_an_unknown_constant_is_refused() -> None:
     reward = make(reference="calibrate")
     assert reward.needs_calibration
     with pytest.raises(UserError, match="ReferenceConstantCalibration"):
-        reward.score(torch.tensor([-13.0]))
+        reward.score(read([-13.0]))
     reward.reference_constant.fill_(-23.0)
     assert not reward.needs_calibration
-    assert reward.score(torch.tensor([-13.0])).item() == pytest.approx(1.0)
+    assert reward.score(read([-13.0])).item() == pytest.approx(1.0)
 
 
 # ----------------------------------------------------- class weights and loss
@@ -91,20 +100,42 @@ def test_an_unknown_constant_is_refused() -> None:
         ([0.51, 0.5, 0.2, -3.0], [1, 1, 1, 1], True, [1 / 2, 1 / 6, 1 / 6, 1 / 6]),
     ],
 )
-def test_weights_by_hand(rewards: list[float], finished: list[int], class_weights: bool, expected: list[float]) -> None:
-    reward_values, flags = torch.tensor(rewards, dtype=torch.float32), torch.tensor(finished, dtype=torch.bool)
-    counts = class_counts(reward_values, flags)
-    weights = make(class_weights=class_weights).loss_weights(reward_values, flags, counts)
+def test_weights_by_hand(
+    rewards: list[float],
+    finished: list[int],
+    class_weights: bool,
+    expected: list[float],
+    step_solutions: Callable[..., StepSolutions],
+) -> None:
+    values, flags = torch.tensor(rewards, dtype=torch.float32), torch.tensor(finished, dtype=torch.bool)
+    targets, weights = make(class_weights=class_weights).supervise(step_solutions(values, flags))
+    assert torch.equal(targets, values)
     torch.testing.assert_close(weights, torch.tensor(expected, dtype=torch.float32))
     assert weights.dtype == torch.float32
 
 
-def test_weights_follow_the_counts_of_all_ranks() -> None:
+class WithAnotherRank(Ranks):
+    """Sums of this rank's counts and those of another."""
+
+    def __init__(self, of_the_other: Tensor) -> None:
+        super().__init__()
+        self.of_the_other = of_the_other
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values + self.of_the_other
+
+
+def test_weights_follow_the_counts_of_all_ranks(step_solutions: Callable[..., StepSolutions]) -> None:
     # This rank has 1 of the step's 5 correct and 1 of its 2 incorrect solutions: 1/10 and 1/4; unweighted 1/7.
-    rewards, finished, counts = torch.tensor([1.0, 0.0]), torch.tensor([True, True]), torch.tensor([2, 5])
-    torch.testing.assert_close(make().loss_weights(rewards, finished, counts), torch.tensor([1 / 10, 1 / 4]))
-    unweighted = make(class_weights=False).loss_weights(rewards, finished, counts)
-    torch.testing.assert_close(unweighted, torch.tensor([1 / 7, 1 / 7]))
+    rewards = torch.tensor([1.0, 0.0])
+    balanced = make().supervise(
+        step_solutions(rewards, context=StepContext(ranks=WithAnotherRank(torch.tensor([1, 4]))))
+    )
+    torch.testing.assert_close(balanced.weights, torch.tensor([1 / 10, 1 / 4]))
+    equal = make(weights=EqualWeights()).supervise(
+        step_solutions(rewards, context=StepContext(ranks=WithAnotherRank(torch.tensor(5))))
+    )
+    torch.testing.assert_close(equal.weights, torch.tensor([1 / 7, 1 / 7]))
 
 
 def test_class_counts_by_hand() -> None:
@@ -129,23 +160,22 @@ def test_scores_are_not_clamped_in_the_loss() -> None:
     assert loss_of_scores(torch.tensor([1.5]), torch.tensor([1.0]), torch.tensor([1.0])).item() == 0.25
 
 
-def test_nan_at_truncated_rows_reaches_neither_loss_nor_gradient() -> None:
+def test_nan_at_truncated_rows_reaches_neither_loss_nor_gradient(step_solutions: Callable[..., StepSolutions]) -> None:
     reward = make(beta=0.1)
-    log_probs = torch.tensor([-13.0, torch.nan, -18.0], requires_grad=True)
+    log_probs = torch.tensor([[-13.0], [torch.nan], [-18.0]], requires_grad=True)
     rewards, finished = torch.tensor([0.0, 1.0, 1.0]), torch.tensor([True, False, True])
-    weights = reward.loss_weights(rewards, finished, class_counts(rewards, finished))
-    loss = reward.loss(log_probs, rewards, weights)
+    loss = reward.loss(Readings(log_probs), reward.supervise(step_solutions(rewards, finished)))
     # 1/2 * (1 - 0)^2 + 1/2 * (0.5 - 1)^2 = 0.625; derivatives 2 * 1/2 * error * beta: 0.1 and -0.05.
     torch.testing.assert_close(loss, torch.tensor(0.625))
-    torch.testing.assert_close(torch.autograd.grad(loss, log_probs)[0], torch.tensor([0.1, 0.0, -0.05]))
+    torch.testing.assert_close(torch.autograd.grad(loss, log_probs)[0], torch.tensor([[0.1], [0.0], [-0.05]]))
 
 
 def test_all_solutions_truncated_give_a_loss_of_zero() -> None:
-    log_probs = torch.full((3,), torch.nan, requires_grad=True)
+    log_probs = torch.full((3, 1), torch.nan, requires_grad=True)
     reward, rewards = make(), torch.tensor([0.0, 1.0, 1.0])
-    loss = reward.loss(log_probs, rewards, torch.zeros(3))
+    loss = reward.loss(Readings(log_probs), Supervision(rewards, torch.zeros(3)))
     assert loss.item() == 0
-    assert torch.autograd.grad(loss, log_probs)[0].tolist() == [0.0, 0.0, 0.0]
+    assert torch.autograd.grad(loss, log_probs)[0].tolist() == [[0.0], [0.0], [0.0]]
 
 
 # ---------------------------------------------------------------- the constant
@@ -159,7 +189,7 @@ def test_the_constant_is_saved_and_restored_with_the_model() -> None:
     fresh = make(reference="calibrate")
     fresh.load_state_dict(state)
     assert not fresh.needs_calibration
-    assert torch.equal(fresh.score(torch.tensor([-13.0])), calibrated.score(torch.tensor([-13.0])))
+    assert torch.equal(fresh.score(read([-13.0])), calibrated.score(read([-13.0])))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -170,7 +200,7 @@ def test_casting_the_model_leaves_the_constant_as_it_was(dtype: torch.dtype) -> 
     assert reward.reference_constant.dtype == torch.float32
     assert torch.equal(reward.reference_constant, torch.tensor(-23.11))
     assert torch.equal(parent.state_dict()["reward.reference_constant"], torch.tensor(-23.11))
-    scores = reward.score(torch.tensor([-13.0], dtype=torch.bfloat16))
+    scores = reward.score(Readings(torch.tensor([[-13.0]], dtype=torch.bfloat16)))
     torch.testing.assert_close(scores, torch.tensor([1.011]))  # float32, 0.1 * (-13 + 23.11)
 
 

@@ -17,8 +17,9 @@ from laser_lightning.callbacks import ReferenceConstantCalibration
 from laser_lightning.cli.command_line import main
 from laser_lightning.errors import UserError
 from laser_lightning.inference.scorer import LaSeRScorer
-from laser_lightning.objective.self_reward.last_token import class_counts
+from laser_lightning.objective.self_reward.head import Readings
 from laser_lightning.objective.self_reward.settings import SelfRewardSettings
+from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision
 from laser_lightning.objective.self_reward.yes_no import YesNoSelfReward
 from laser_lightning.policy.model import Policy
 from laser_lightning.records.batching import Rollouts, micro_batches
@@ -34,63 +35,71 @@ def bound(**fields: Any) -> YesNoSelfReward:
 
 
 def test_the_score_is_the_probability_of_yes() -> None:
-    scores = bound().score(torch.tensor([math.log(0.9), math.log(0.25), -200.0, torch.nan]))
+    scores = bound().score(Readings(torch.tensor([math.log(0.9), math.log(0.25), -200.0, torch.nan])[:, None]))
     torch.testing.assert_close(scores, torch.tensor([0.9, 0.25, 0.0, torch.nan]), equal_nan=True)
     assert not bound().is_exact
 
 
+def test_rollouts_read_yes_and_the_loss_both() -> None:
+    assert (bound().score_token_ids, bound().token_ids) == ((YES,), (YES, NO))
+
+
 def test_correct_solutions_train_yes_and_others_no() -> None:
-    ids = bound().trained_token_ids(torch.tensor([1.0, 0.0, 0.51, 0.5, -3.0]))
-    assert ids.tolist() == [YES, NO, YES, NO, NO]
-    assert ids.dtype == torch.int64
+    log_probs = torch.zeros(5, 2, requires_grad=True)
+    bound().loss(Readings(log_probs), Supervision(torch.tensor([1.0, 0.0, 0.51, 0.5, -3.0]), torch.ones(5))).backward()
+    assert log_probs.grad is not None
+    assert log_probs.grad.tolist() == [[-1, 0], [0, -1], [-1, 0], [0, -1], [0, -1]]
 
 
-def test_loss_by_hand() -> None:
+def test_loss_by_hand(step_solutions: Callable[..., StepSolutions]) -> None:
     # Two correct solutions with pi(z_yes) = 1/2 and 1/4, an incorrect one with pi(z_no) = 1/8, a truncated one. Weights
     # 1/4, 1/4, 1/2: (1/4 + 2/4 + 3/2) log 2 = 2.25 log 2; derivatives by the log-probs are minus the weights.
-    log_probs = torch.tensor([0.5, 0.25, 0.125, torch.nan]).log().requires_grad_()
+    both = [[0.5, 0.3], [0.25, 0.3], [0.3, 0.125], [torch.nan, torch.nan]]
+    log_probs = torch.tensor(both).log().requires_grad_()
     rewards, finished = torch.tensor([1.0, 1.0, 0.0, 1.0]), torch.tensor([True, True, True, False])
     head = bound()
-    weights = head.loss_weights(rewards, finished, class_counts(rewards, finished))
-    loss = head.loss(log_probs, rewards, weights)
+    step = step_solutions(rewards, finished)
+    loss = head.loss(Readings(log_probs), head.supervise(step))
     torch.testing.assert_close(loss, torch.tensor(2.25 * math.log(2)))
-    torch.testing.assert_close(torch.autograd.grad(loss, log_probs)[0], torch.tensor([-0.25, -0.25, -0.5, 0.0]))
+    expected = torch.tensor([[-0.25, 0.0], [-0.25, 0.0], [0.0, -0.5], [0.0, 0.0]])
+    torch.testing.assert_close(torch.autograd.grad(loss, log_probs)[0], expected)
     unweighted = bound(class_weights=False)
-    weights = unweighted.loss_weights(rewards, finished, class_counts(rewards, finished))
-    # (1 + 2 + 3) log 2 / 3
-    torch.testing.assert_close(unweighted.loss(log_probs, rewards, weights).detach(), torch.tensor(2 * math.log(2)))
+    loss = unweighted.loss(Readings(log_probs.detach()), unweighted.supervise(step))
+    torch.testing.assert_close(loss, torch.tensor(2 * math.log(2)))  # (1 + 2 + 3) log 2 / 3
 
 
 def test_a_vanishing_probability_has_a_finite_loss_and_gradient() -> None:
-    log_probs = torch.tensor([-200.0], requires_grad=True)  # exp(-200) is 0 in float32
-    loss = bound().loss(log_probs, torch.tensor([1.0]), torch.tensor([1.0]))
+    log_probs = torch.tensor([[-200.0, -1.0]], requires_grad=True)  # exp(-200) is 0 in float32
+    loss = bound().loss(Readings(log_probs), Supervision(torch.tensor([1.0]), torch.tensor([1.0])))
     assert loss.item() == 200.0
-    assert torch.autograd.grad(loss, log_probs)[0].tolist() == [-1.0]
+    assert torch.autograd.grad(loss, log_probs)[0].tolist() == [[-1.0, 0.0]]
 
 
 def test_a_step_down_the_gradient_raises_yes_where_correct_and_no_where_not(
-    make_policy: Callable[..., Policy], make_rollouts: Callable[..., Rollouts]
+    make_policy: Callable[..., Policy],
+    make_rollouts: Callable[..., Rollouts],
+    step_solutions: Callable[..., StepSolutions],
 ) -> None:
     policy, rollouts, head = make_policy(), make_rollouts(), bound()
     finished = rollouts.finished
     rewards = (torch.arange(len(rollouts)) % 2).float()
-    weights = head.loss_weights(rewards, finished, class_counts(rewards, finished))
+    weights = head.supervise(step_solutions(rewards, finished)).weights
     (batch,) = micro_batches(rollouts, torch.arange(len(rollouts)), 10_000, 0)
     rewards, weights = rewards[batch.rows], weights[batch.rows]
 
     def log_probs() -> torch.Tensor:
-        return policy(batch, head.trained_token_ids(rewards)).reward_token_log_probs
+        return policy(batch, head.token_ids).reward_token_log_probs
 
     before = log_probs()
-    both = torch.stack([policy(batch, token).reward_token_log_probs for token in (NO, YES)])
-    torch.testing.assert_close(before, both[rewards.long(), torch.arange(len(rewards))])
-    head.loss(before, rewards, weights).backward()
+    each = [policy(batch, (token,)).reward_token_log_probs for token in (YES, NO)]
+    torch.testing.assert_close(before, torch.cat(each, dim=1), rtol=0, atol=1e-6)
+    head.loss(Readings(before), Supervision(rewards, weights)).backward()
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter -= 0.01 * parameter.grad
         change = log_probs() - before
-    for of_class in (rewards == 0, rewards == 1):
-        assert change[of_class & (weights > 0)].mean() > 0.01
+    for column, of_class in ((0, rewards == 1), (1, rewards == 0)):
+        assert change[of_class & (weights > 0), column].mean() > 0.01
 
 
 # ------------------------------------------------------------------- the tokens
@@ -133,17 +142,16 @@ def test_the_engines_score_is_that_of_the_differentiable_pass(make_policy: Calla
     policy, head, generator = make_policy(eos_bias=3.5), bound(), torch.Generator().manual_seed(0)
     prompts = [[20, 15, 21, 33], [27, 33]]
     rollouts = TransformersEngine().generate(
-        policy, prompts, 8, Sampling(12, temperature=0.7), head.token_id, generator
+        policy, prompts, 8, Sampling(12, temperature=0.7), head.score_token_ids, generator
     )
     (batch,) = micro_batches(rollouts, torch.arange(len(rollouts)), 10_000, 0)
-    correct = torch.ones(len(rollouts))
-    outputs = policy(batch, head.trained_token_ids(correct), 0.7)
+    outputs = policy(batch, head.token_ids, 0.7)
     finished = rollouts.finished[batch.rows]
     assert 0 < finished.sum() < len(rollouts)
-    engine = head.score(rollouts.reward_token_log_probs)[batch.rows]
+    engine = head.score(Readings(rollouts.reward_token_log_probs))[batch.rows]
     assert engine.isnan().equal(~finished)
     torch.testing.assert_close(
-        engine[finished], head.score(outputs.reward_token_log_probs)[finished].detach(), rtol=1e-4, atol=0
+        engine[finished], head.score(Readings(outputs.reward_token_log_probs))[finished].detach(), rtol=1e-4, atol=0
     )
 
 
@@ -195,7 +203,7 @@ def test_a_run_its_resumption_and_its_export(
     assert float(rows[0]["train/self_reward_loss"]) == 0.0  # reasoning alone
     assert float(rows[-1]["train/self_reward_loss"]) > 0.0
     assert all(0 <= float(row["train/self_reward/mean"]) <= 1 for row in rows)
-    # The engine reads z_yes alone, so it is compared where the update reads z_yes too.
+    # The engine reads z_yes alone, which is compared.
     assert 0 < max(float(row["train/mismatch/reward_token_log_prob"]) for row in rows) < 1e-4
     assert SelfRewardSettings.load("whole/export/last").no_token == "N"
 

@@ -67,7 +67,7 @@ def generate(
     prompts: list[list[int]] = PROMPTS,
     group_size: int = GROUP,
 ) -> Rollouts:
-    return engine.generate(policy, prompts, group_size, sampling, Z, torch.Generator().manual_seed(0))
+    return engine.generate(policy, prompts, group_size, sampling, (Z,), torch.Generator().manual_seed(0))
 
 
 def check_same(policy: Policy, engine: TransformersEngine, **options: Any) -> Rollouts:

@@ -29,7 +29,7 @@ def generate(
 ) -> Rollouts:
     generator = torch.Generator().manual_seed(seed)
     options = {"max_batch_size": BATCH} | engine
-    return TransformersEngine(**options).generate(policy, prompts, GROUP, sampling, Z, generator)
+    return TransformersEngine(**options).generate(policy, prompts, GROUP, sampling, (Z,), generator)
 
 
 def passes(policy: Policy) -> list[tuple[int, int, int, int]]:
@@ -67,7 +67,7 @@ def check(
         log_probs = rollouts.sampling_log_probs[i, : len(response)]
         torch.testing.assert_close(log_probs, plain.log_probs, rtol=0, atol=atol)
         score = plain.after_last[Z] if rollouts.finished[i] else torch.tensor(torch.nan)
-        torch.testing.assert_close(rollouts.reward_token_log_probs[i], score, rtol=0, atol=atol, equal_nan=True)
+        torch.testing.assert_close(rollouts.reward_token_log_probs[i, 0], score, rtol=0, atol=atol, equal_nan=True)
     padding = ~rollouts.response_mask
     assert bool((rollouts.response_ids[padding] == policy.pad_token_id).all())
     assert not rollouts.sampling_log_probs[padding].any()
@@ -225,3 +225,27 @@ def test_layers_that_hold_more_than_keys_and_values_decode_in_parts(
     rollouts = generate(policy, Sampling(max_response_tokens=LIMIT), drop_fraction=0.0)
     assert joins(seen) == len(PROMPTS) * GROUP / BATCH
     check(policy, rollouts, plain_pass)
+
+
+def test_several_tokens_are_read_in_the_same_step(make_policy: Callable[..., Policy], plain_pass: Callable) -> None:
+    policy, sampling = make_policy(eos_bias=3.5), Sampling(max_response_tokens=8)
+    prompts = [[20, 15, 21], [27, 33, 40, 41], [9]]
+
+    def read(*tokens: int) -> Rollouts:
+        generator = torch.Generator().manual_seed(0)
+        return TransformersEngine(max_batch_size=8).generate(policy, prompts, 4, sampling, tokens, generator)
+
+    both, first = read(50, Z, 7), read(50)
+    assert torch.equal(both.response_ids, first.response_ids)
+    assert torch.equal(both.reward_token_log_probs[:, :1].nan_to_num(), first.reward_token_log_probs.nan_to_num())
+    assert both.reward_token_log_probs.shape == (12, 3)
+    assert both.reward_token_log_probs.isnan().equal(~both.finished[:, None].expand(-1, 3))
+    assert both.finished.sum() > 0
+    policy.lm.eval()
+    for row, response in enumerate(both.responses()):
+        with torch.no_grad():
+            plain = plain_pass(policy.lm, prompts[row // 4], response)
+        if both.finished[row]:
+            torch.testing.assert_close(
+                both.reward_token_log_probs[row], plain.after_last[[50, Z, 7]], rtol=0, atol=2e-5
+            )

@@ -44,7 +44,7 @@ def rows_of(rollouts: Rollouts, prompts: list[list[int]]) -> list[Row]:
             rollouts.response_ids[i, : lengths[i]].tolist(),
             bool(rollouts.finished[i]),
             rollouts.sampling_log_probs[i, : lengths[i]].tolist(),
-            float(rollouts.reward_token_log_probs[i]),
+            float(rollouts.reward_token_log_probs[i, 0]),
         )
         for i in range(len(rollouts))
     ]
@@ -59,7 +59,7 @@ def generate(
     **engine: Any,
 ) -> Rollouts:
     generator = torch.Generator().manual_seed(seed)
-    return TransformersEngine(**engine).generate(policy, prompts, group_size, sampling, Z, generator)
+    return TransformersEngine(**engine).generate(policy, prompts, group_size, sampling, (Z,), generator)
 
 
 def check(

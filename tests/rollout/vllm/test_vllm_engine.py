@@ -66,7 +66,7 @@ def generate(
     group_size: int = 8,
 ) -> Rollouts:
     generator = torch.Generator().manual_seed(seed)
-    return engine.generate(policy, prompts, group_size, sampling, Z, generator)
+    return engine.generate(policy, prompts, group_size, sampling, (Z,), generator)
 
 
 @pytest.fixture
@@ -92,7 +92,9 @@ def check(plain_pass: Callable) -> Check:
             ours = rollouts.sampling_log_probs[row, : len(response)]
             torch.testing.assert_close(ours, plain.log_probs, rtol=0, atol=1e-4)
             score = plain.after_last[Z] if finished else torch.tensor(torch.nan)
-            torch.testing.assert_close(rollouts.reward_token_log_probs[row], score, rtol=0, atol=1e-4, equal_nan=True)
+            torch.testing.assert_close(
+                rollouts.reward_token_log_probs[row, 0], score, rtol=0, atol=1e-4, equal_nan=True
+            )
 
     return check_rows
 
@@ -134,6 +136,24 @@ def test_scores_and_log_probs_are_those_of_a_plain_forward_pass(
     assert {"truncated", "in the middle"} <= kinds(rollouts, LIMIT)
     assert rollouts.reward_token_log_probs[rollouts.finished].std() > 0.1  # a score of a wrong place would be seen
     check(policy, rollouts, sampling)
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize("temperature", [0.7, 0.0])
+def test_several_reward_tokens(engine: VLLMEngine, policy: Policy, plain_pass: Callable, temperature: float) -> None:
+    sampling, tokens = Sampling(max_response_tokens=LIMIT, temperature=temperature), [Z, 50, 61]
+    generator = torch.Generator().manual_seed(0)
+    rollouts = engine.generate(policy, PROMPTS, 8, sampling, tokens, generator)
+    alone = generate(engine, policy, sampling)
+    assert torch.equal(rollouts.response_ids, alone.response_ids)
+    assert {True, False} == set(rollouts.finished.tolist())
+    policy.lm.eval()
+    for row, response in enumerate(rollouts.responses()):
+        with torch.no_grad():
+            plain = plain_pass(policy.lm, PROMPTS[row // 8], response)
+        expected = plain.after_last[tokens] if rollouts.finished[row] else torch.full((3,), torch.nan)
+        found = rollouts.reward_token_log_probs[row]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4, equal_nan=True)
 
 
 @pytest.mark.vllm
@@ -255,10 +275,10 @@ def test_the_generator_alone_fixes_the_rollouts(engine: VLLMEngine, policy: Poli
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
     generator = torch.Generator().manual_seed(1)
     state = generator.get_state()
-    first = engine.generate(policy, PROMPTS, 8, sampling, Z, generator)
-    second = engine.generate(policy, PROMPTS, 8, sampling, Z, generator)
+    first = engine.generate(policy, PROMPTS, 8, sampling, (Z,), generator)
+    second = engine.generate(policy, PROMPTS, 8, sampling, (Z,), generator)
     generator.set_state(state)
-    again = engine.generate(policy, PROMPTS, 8, sampling, Z, generator)
+    again = engine.generate(policy, PROMPTS, 8, sampling, (Z,), generator)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]
     assert torch.equal(first.response_ids, again.response_ids)

@@ -1,0 +1,69 @@
+"""What the weights and the target of the self-rewarding loss may look at: the solutions of one optimizer step."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from laser_lightning.objective.context import StepContext
+from laser_lightning.records.rounds import Round
+
+CORRECT_THRESHOLD = 0.5
+"""Rewards above this count as correct; self-rewards above it are the verdict "correct"."""
+
+
+@dataclass(frozen=True)
+class StepSolutions:
+    """The solutions of one optimizer step on this rank: P problems with G solutions each.
+
+    Attributes:
+        rewards: [P, G] the verifier's, before any shaping.
+        finished: [P, G] bool; the others have no ``<eos>`` to be judged at.
+        self_rewards: [P, G] scores of the rollout, 0 for truncated solutions.
+        rollout: what was sampled, of which an optimizer step may train on a part: texts, lengths, problems, log-probs.
+        rows: [P, G] int64, which solutions of ``rollout`` these are.
+        context: the step's number, the processes, and log-probs that no gradient reaches.
+    """
+
+    rewards: Tensor
+    finished: Tensor
+    self_rewards: Tensor
+    rollout: Round
+    rows: Tensor
+    context: StepContext
+
+    @classmethod
+    def of(cls, rollout: Round, rows: Tensor, context: StepContext) -> "StepSolutions":
+        """Gather the solutions [M] of an optimizer step, those of a problem next to each other."""
+        grouped = rows.view(-1, rollout.rollouts.group_size)
+        rewards, finished = rollout.rewards[grouped], rollout.rollouts.finished[grouped]
+        return cls(rewards, finished, rollout.self_rewards[grouped], rollout, grouped, context)
+
+    def on_rollout(self, values: Tensor) -> Tensor:
+        """Put values [P, G] of these solutions in their places among all N of the rollout: [N], 0 for the others."""
+        placed = values.new_zeros(len(self.rollout.rollouts))
+        placed[self.rows] = values
+        return placed
+
+
+class Supervision(NamedTuple):
+    """What the self-rewarding loss trains each solution's self-reward towards.
+
+    Attributes:
+        targets: [B] float32.
+        weights: [B] float32, what the solution's error weighs; 0 where it is left out, as every truncated one is.
+    """
+
+    targets: Tensor
+    weights: Tensor
+
+
+def class_counts(rewards: Tensor, finished: Tensor) -> Tensor:
+    """[2] int64: finished incorrect and finished correct solutions."""
+    return torch.bincount((rewards > CORRECT_THRESHOLD)[finished].long(), minlength=2)
+
+
+def settled_scores(self_rewards: Tensor, finished: Tensor) -> Tensor:
+    """[N] self-rewards with 0 for truncated solutions, which have no ``<eos>`` to be judged at."""
+    return self_rewards.where(finished, 0.0)
