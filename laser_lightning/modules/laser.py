@@ -18,7 +18,7 @@ from laser_lightning.modules.teacher import load_teacher
 from laser_lightning.modules.teaching import teach_curriculum
 from laser_lightning.modules.training_log import Mismatch, StepWarnings, TrainingLog, UpdateSums
 from laser_lightning.objective.advantages import Advantages, AdvantageSettings
-from laser_lightning.objective.context import FixedLogProbs, StepContext
+from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.losses import ClippedPolicyLoss, PolicyLoss, solution_weights
 from laser_lightning.objective.objective import Objective
 from laser_lightning.objective.part import ObjectiveParts
@@ -179,6 +179,7 @@ class LaSeRModule(EvaluationHooks):
             self.gathered_weights,
             self.parts,
             self.update.micro_batch_tokens,
+            self.teacher,
         )
 
     def setup(self, stage: str) -> None:
@@ -215,11 +216,11 @@ class LaSeRModule(EvaluationHooks):
             step = self.sample_groups(problems)
             self.last_round = step.sampled
             self.engine.sleep()
-            context = self.context(self.fixed_log_probs(step.trained))
+            context = self.context(step.trained)
             advantages = self.compute_advantages(step, phase, context)
         for rows in self.mini_batches(step):
             with self.parts("update"):
-                targets = self.targets(step.trained, rows, advantages, phase, context.log_probs)
+                targets = self.targets(step.trained, rows, advantages, phase, context)
                 self.update_policy(step.trained.rollouts, rows, targets, log)
         self.objective_parts.learn(step.trained, context)
         teach_curriculum(self.data, step, advantages.values, self.trainer.global_step, self.ranks)
@@ -248,24 +249,11 @@ class LaSeRModule(EvaluationHooks):
         chosen = kept.int().argsort(descending=True, stable=True)[: len(problems)]
         return SampledStep(sampled, sampled.select(chosen), chosen=chosen)
 
-    def context(self, log_probs: FixedLogProbs) -> StepContext:
-        """The step as its parts see it; ``log_probs`` are those of the solutions that it trains on."""
+    def context(self, trained: Round) -> StepContext:
+        """The step as its parts see it, with what the policy and frozen ones say of the tokens that it trains on."""
+        old, reference = self.update.reuses_rollouts, self.objective_parts.need_reference
+        log_probs = self.sampler.fixed_log_probs(trained, self.sampling.temperature, old, reference)
         return StepContext(self.trainer.global_step, self.sampling.max_response_tokens, self.ranks, log_probs)
-
-    def fixed_log_probs(self, round_: Round) -> FixedLogProbs:
-        """Log-probs of the policy before the update, of the frozen reference and of the teacher, where needed."""
-        rollouts, temperature = round_.rollouts, self.sampling.temperature
-        old = reference = teacher = None
-        if self.update.reuses_rollouts:
-            old = self.sampler.log_probs(self.policy, rollouts, temperature, "old_log_probs_pass").tokens
-        if self.objective_parts.need_reference:
-            reference = round_.reference_log_probs  # of the pass that gave exact scores, where there was one
-            if reference is None:
-                assert self.reference is not None
-                reference = self.sampler.log_probs(self.reference, rollouts, temperature, "reference_pass").tokens
-        if self.teacher is not None:
-            teacher = self.sampler.log_probs(self.teacher, rollouts, temperature, "teacher_pass").tokens
-        return FixedLogProbs(old, reference, teacher)
 
     def compute_advantages(self, step: SampledStep, phase: Phase, context: StepContext) -> Advantages:
         """Advantages of the verifier's rewards, mixed with self-rewards in the integrated phase."""
@@ -284,12 +272,7 @@ class LaSeRModule(EvaluationHooks):
                 yield round_.rows_of(part)
 
     def targets(
-        self,
-        round_: Round,
-        rows: Tensor,
-        advantages: Advantages,
-        phase: Phase,
-        log_probs: FixedLogProbs = FixedLogProbs(),
+        self, round_: Round, rows: Tensor, advantages: Advantages, phase: Phase, context: StepContext
     ) -> Targets:
         """Fix every denominator and class count of an optimizer step on solutions ``rows``, over all ranks."""
         rollouts, rewards = round_.rollouts, round_.rewards
@@ -297,7 +280,7 @@ class LaSeRModule(EvaluationHooks):
         totals = self.ranks.sum(torch.cat((lengths[rows].sum()[None], rows.new_tensor([len(rows)]))))
         supervision = Supervision(rewards, torch.zeros_like(rewards))
         if phase >= Phase.SELF_REWARDING and self.self_reward.loss_weight > 0:
-            supervision = self.self_reward.supervise(StepSolutions.of(round_, rows, self.context(log_probs)))
+            supervision = self.self_reward.supervise(StepSolutions.of(round_, rows, context))
         return Targets(
             advantages=advantages.values,
             rewards=rewards,
@@ -307,10 +290,10 @@ class LaSeRModule(EvaluationHooks):
             self_reward_weights=supervision.weights,
             self_reward_targets=supervision.targets,
             references=round_.references,
-            old_log_probs=log_probs.old,
-            reference_log_probs=log_probs.reference,
+            old_log_probs=context.log_probs.old,
+            reference_log_probs=context.log_probs.reference,
             sampling_log_probs=None if self.update.importance is None else rollouts.sampling_log_probs,
-            teacher_log_probs=log_probs.teacher,
+            teacher_log_probs=context.log_probs.teacher,
         )
 
     # ------------------------------------------------------ one optimizer step

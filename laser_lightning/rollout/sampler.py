@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from laser_lightning.data.problem import Problem
 from laser_lightning.distributed.parts import StepParts
 from laser_lightning.errors import UserError
+from laser_lightning.objective.context import FixedLogProbs
 from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
 from laser_lightning.objective.self_reward.solutions import settled_scores
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy
@@ -51,6 +52,7 @@ class Sampler:
         gathered: holds whole weights under strategies that shard them; all ranks enter it together.
         parts: is told which part of a step is under way.
         micro_batch_tokens: token budget of a pass without gradient.
+        teacher: another frozen policy, where a part of the objective asks for one.
     """
 
     policy: Policy
@@ -62,6 +64,7 @@ class Sampler:
     gathered: Gather
     parts: StepParts
     micro_batch_tokens: int
+    teacher: FrozenPolicy | None = None
 
     def rollout(
         self, problems: Sequence[Problem], group_size: int, sampling: Sampling, generator: torch.Generator
@@ -152,6 +155,27 @@ class Sampler:
                 found.tokens[batch.rows, : outputs.log_probs.shape[1]] = outputs.log_probs
                 found.reward_tokens[batch.rows] = outputs.reward_token_log_probs
         return found
+
+    def fixed_log_probs(self, round_: Round, temperature: float, old: bool, reference: bool) -> FixedLogProbs:
+        """What policies say of given tokens before an update, and no gradient reaches.
+
+        Args:
+            round_: N solutions.
+            temperature: the one that they were sampled at.
+            old: ask the policy as it is now.
+            reference: ask the frozen policy of before training; the teacher is asked where there is one.
+        """
+
+        def asked(model: Policy | AdaptersOff | None, part: str) -> Tensor:
+            assert model is not None
+            return self.log_probs(model, round_.rollouts, temperature, part).tokens
+
+        known = round_.reference_log_probs  # of the pass that gave exact scores, where there was one
+        return FixedLogProbs(
+            old=asked(self.policy, "old_log_probs_pass") if old else None,
+            reference=(asked(self.reference, "reference_pass") if known is None else known) if reference else None,
+            teacher=None if self.teacher is None else asked(self.teacher, "teacher_pass"),
+        )
 
     @torch.no_grad()
     def hidden_states(self, rollouts: Rollouts) -> Tensor:
