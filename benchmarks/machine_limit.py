@@ -113,8 +113,8 @@ class Measure(lightning.Callback):
 
     def update_flops(self, work: Work, module: TimedModule) -> float:
         """Of the step that has just been taken, forward and backward."""
-        assert module.last_round is not None
-        rollouts = module.last_round.rollouts
+        assert module.last_rollout is not None
+        rollouts = module.last_rollout.rollouts
         lengths = rollouts.prompt_lengths.repeat_interleave(self.case.group_size) + rollouts.response_lengths
         attended = float((lengths * (lengths + 1)).sum()) / 2
         positions = float(rollouts.response_lengths.sum()) + len(lengths)  # the reward token's too
@@ -146,7 +146,7 @@ class Measure(lightning.Callback):
         """Of the table; the first round was a warm-up."""
         lines = []
         for part in self.rounds[0]:
-            values = [round_[part] for round_ in self.rounds[1:]]
+            values = [rollout[part] for rollout in self.rounds[1:]]
             seconds = statistics.median(value[0] for value in values)
             speeds = [flops / taken for taken, flops, _ in values]
             bandwidths = [moved / taken for taken, _, moved in values]

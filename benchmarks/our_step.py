@@ -19,8 +19,8 @@ class Told(lightning.Callback):
     ) -> None:
         """Report; a step is over when it is on all ranks."""
         trainer.strategy.barrier()
-        assert pl_module.last_round is not None
-        lengths = pl_module.last_round.rollouts.response_lengths
+        assert pl_module.last_rollout is not None
+        lengths = pl_module.last_rollout.rollouts.response_lengths
         if trainer.is_global_zero:
             self.timer.report(
                 tokens=int(lengths.sum()),

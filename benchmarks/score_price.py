@@ -27,7 +27,7 @@ from laser_lightning.modules.optimization import OptimizerSettings
 from laser_lightning.objective.objective import UpdateSettings
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.policy.model import EMBEDDED, Policy, PolicySettings
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout import Sampling, TransformersEngine
 from laser_lightning.rollout.sampler import Sampler
 from laser_lightning.verifiers import ExactVerifier
@@ -37,11 +37,11 @@ from laser_lightning.verifiers.settings import VerificationSettings
 class AlternatingSampler(Sampler):
     """Rewards every other solution, whatever it says."""
 
-    def rollout(self, *args: Any, **options: Any) -> Round:
+    def rollout(self, *args: Any, **options: Any) -> Rollout:
         """A round with the rewards 0, 1, 0, 1, ..."""
-        round_ = super().rollout(*args, **options)
-        round_.rewards = (torch.arange(len(round_.rewards)) % 2).float()
-        return round_
+        rollout = super().rollout(*args, **options)
+        rollout.rewards = (torch.arange(len(rollout.rewards)) % 2).float()
+        return rollout
 
 
 class AlternatingRewards(LaSeRModule):

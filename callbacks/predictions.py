@@ -16,7 +16,7 @@ from laser_lightning.errors import UserError
 from laser_lightning.inference.vote import alike, candidates_of, chosen_by, count
 from laser_lightning.metrics.votes import VoteRule
 from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 from laser_lightning.runs.files import set_aside
 from laser_lightning.verifiers import VerifierPool
 
@@ -102,9 +102,9 @@ class Predictions(RunCallback):
         if not batch:  # a rank's batch is empty where a set has too few problems
             return
         module = self.needs_laser_module(pl_module, "predictions")
-        assert module.last_round is not None
+        assert module.last_rollout is not None
         self._writers[batch[0].dataset].write(
-            list(records(module.last_round, module.verifier_pool, module.evaluator.settings.votes))
+            list(records(module.last_rollout, module.verifier_pool, module.evaluator.settings.votes))
         )
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -130,23 +130,23 @@ def schema(votes: Sequence[VoteRule]) -> pa.Schema:
     return SCHEMA.insert(SCHEMA.get_field_index("solutions"), pa.field("votes", by_rule))
 
 
-def records(round_: Round, pool: VerifierPool, votes: Sequence[VoteRule] = ()) -> Iterable[dict[str, Any]]:
+def records(rollout: Rollout, pool: VerifierPool, votes: Sequence[VoteRule] = ()) -> Iterable[dict[str, Any]]:
     """The record of each problem of a round.
 
     Args:
-        round_: P problems with k solutions each.
+        rollout: P problems with k solutions each.
         pool: says which answers are equivalent.
         votes: rules beside those that are always there.
     """
-    k = round_.rollouts.group_size
-    answers = [verification.answer for verification in round_.verifications]
+    k = rollout.rollouts.group_size
+    answers = [verification.answer for verification in rollout.verifications]
     groups = [answers[start : start + k] for start in range(0, len(answers), k)]
-    voting = alike(groups, pool, [problem.verifier for problem in round_.problems])
+    voting = alike(groups, pool, [problem.verifier for problem in rollout.problems])
     # A score that is not a number has no weight, and is no best one.
-    scores = [-math.inf if math.isnan(score) else score for score in round_.self_rewards.tolist()]
-    finished = round_.rollouts.finished.tolist()
-    lengths, rewards = round_.rollouts.response_lengths.tolist(), round_.rewards.tolist()
-    for number, problem in enumerate(round_.problems):
+    scores = [-math.inf if math.isnan(score) else score for score in rollout.self_rewards.tolist()]
+    finished = rollout.rollouts.finished.tolist()
+    lengths, rewards = rollout.rollouts.response_lengths.tolist(), rollout.rewards.tolist()
+    for number, problem in enumerate(rollout.problems):
         rows = range(number * k, (number + 1) * k)
         chosen = count(voting[number], [scores[row] for row in rows])
         yield {
@@ -159,10 +159,10 @@ def records(round_: Round, pool: VerifierPool, votes: Sequence[VoteRule] = ()) -
             "majority": chosen.majority,
             "weighted_majority": chosen.weighted_majority,
             "best": chosen.best,
-            **({"votes": _by_rule(votes, round_, rows, voting[number], scores)} if votes else {}),
+            **({"votes": _by_rule(votes, rollout, rows, voting[number], scores)} if votes else {}),
             "solutions": [
                 {
-                    "text": round_.texts[row],
+                    "text": rollout.texts[row],
                     "answer": answers[row],
                     "reward": rewards[row],
                     "self_reward": scores[row] if math.isfinite(scores[row]) else None,
@@ -176,14 +176,14 @@ def records(round_: Round, pool: VerifierPool, votes: Sequence[VoteRule] = ()) -
 
 
 def _by_rule(
-    votes: Sequence[VoteRule], round_: Round, rows: range, answers: list[str | None], scores: list[float]
+    votes: Sequence[VoteRule], rollout: Rollout, rows: range, answers: list[str | None], scores: list[float]
 ) -> dict[str, str | None]:
     """The answer that each rule gives to one problem, from the solutions of these rows."""
     candidates = candidates_of(
         answers,
         scores[rows.start : rows.stop],
-        round_.rollouts.finished[rows.start : rows.stop].tolist(),
-        None if round_.scores is None else round_.scores[rows.start : rows.stop].tolist(),
+        rollout.rollouts.finished[rows.start : rows.stop].tolist(),
+        None if rollout.scores is None else rollout.scores[rows.start : rows.stop].tolist(),
     )
     chosen = {rule.name: chosen_by(rule, candidates) for rule in votes}
     return {name: None if row is None else answers[row] for name, row in chosen.items()}

@@ -12,7 +12,7 @@ from rich.text import Text
 from laser_lightning.callbacks.base import RunCallback, finite, fits, show
 from laser_lightning.callbacks.publish import publish_table
 from laser_lightning.errors import UserError
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 from laser_lightning.runs.files import set_aside
 from laser_lightning.verifiers import Verification
 
@@ -110,14 +110,14 @@ class SolutionLog(RunCallback):
         """Log the round."""
         # A round may be several optimizer steps, or none when its step was skipped.
         steps = range(self._first_step, max(trainer.global_step, self._first_step + 1))
-        round_ = self.needs_laser_module(pl_module, "solution_log").last_round
-        assert round_ is not None
+        rollout = self.needs_laser_module(pl_module, "solution_log").last_rollout
+        assert rollout is not None
         if _any_multiple(steps, self.every_n_steps):
-            self._write(trainer, round_, "train", self._first_step)
+            self._write(trainer, rollout, "train", self._first_step)
         if _any_multiple(steps, self.console_every_n_steps):
-            self._show(trainer, round_, f"Solutions of step {self._first_step}")
+            self._show(trainer, rollout, f"Solutions of step {self._first_step}")
         if _any_multiple(steps, self.table_every_n_steps):
-            self._publish(trainer, round_, "train", self._first_step)
+            self._publish(trainer, rollout, "train", self._first_step)
 
     # -------------------------------------------------------------- evaluation
 
@@ -145,17 +145,17 @@ class SolutionLog(RunCallback):
         """Log an evaluation's solutions."""
         if trainer.sanity_checking or not batch:  # a rank's batch is empty where a set has too few problems
             return
-        round_ = self.needs_laser_module(pl_module, "solution_log").last_round
-        assert round_ is not None
+        rollout = self.needs_laser_module(pl_module, "solution_log").last_rollout
+        assert rollout is not None
         if self.evaluation:
-            self._write(trainer, round_, _stage(trainer), self.step(trainer))
+            self._write(trainer, rollout, _stage(trainer), self.step(trainer))
         dataset = batch[0].dataset
         if dataset in self._shown:
             return
         self._shown.add(dataset)
-        self._publish(trainer, round_, f"{_stage(trainer)}/{dataset}", self.step(trainer))
+        self._publish(trainer, rollout, f"{_stage(trainer)}/{dataset}", self.step(trainer))
         if not fits(trainer):
-            self._show(trainer, round_, f"Solutions of '{dataset}'")
+            self._show(trainer, rollout, f"Solutions of '{dataset}'")
 
     on_test_batch_end = on_validation_batch_end
     on_predict_batch_end = on_validation_batch_end
@@ -166,44 +166,44 @@ class SolutionLog(RunCallback):
         rank = f".rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         return self.directory / f"{stage}{rank}.jsonl"
 
-    def _write(self, trainer: Trainer, round_: Round, stage: str, step: int) -> None:
-        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows(round_, stage, step))
+    def _write(self, trainer: Trainer, rollout: Rollout, stage: str, step: int) -> None:
+        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows(rollout, stage, step))
         path = self._path(trainer, stage)
         path.parent.mkdir(parents=True, exist_ok=True)
         # What UTF-8 cannot hold (half a surrogate pair in the data) becomes the escape that JSON has for it.
         with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write("".join(f"{line}\n" for line in lines))
 
-    def _show(self, trainer: Trainer, round_: Round, title: str) -> None:
+    def _show(self, trainer: Trainer, rollout: Rollout, title: str) -> None:
         if self.console_rows and trainer.is_global_zero:
-            show(solution_table(round_, self.console_rows, title))
+            show(solution_table(rollout, self.console_rows, title))
 
-    def _publish(self, trainer: Trainer, round_: Round, name: str, step: int) -> None:
+    def _publish(self, trainer: Trainer, rollout: Rollout, name: str, step: int) -> None:
         if self.table_rows and trainer.is_global_zero:
-            chosen = spread(list(rows(round_, "", step)), self.table_rows)
+            chosen = spread(list(rows(rollout, "", step)), self.table_rows)
             table = [{column: row[column] for column in TABLE_COLUMNS} for row in chosen]
             publish_table(trainer, f"solutions/{name}", table, step)
 
 
-def rows(round_: Round, stage: str, step: int) -> Iterable[dict[str, Any]]:
+def rows(rollout: Rollout, stage: str, step: int) -> Iterable[dict[str, Any]]:
     """The solutions of a round as objects for JSON.
 
     Args:
-        round_: N solutions.
+        rollout: N solutions.
         stage: what they were sampled for.
         step: optimizer steps behind the weights.
     """
-    rollouts = round_.rollouts
+    rollouts = rollout.rollouts
     columns = (
-        round_.texts,
-        round_.verifications,
-        round_.rewards.tolist(),
-        round_.self_rewards.tolist(),
+        rollout.texts,
+        rollout.verifications,
+        rollout.rewards.tolist(),
+        rollout.self_rewards.tolist(),
         rollouts.finished.tolist(),
         rollouts.response_lengths.tolist(),
     )
     for row, (text, verification, reward, self_reward, finished, tokens) in enumerate(zip(*columns, strict=True)):
-        problem = round_.problem_of(row)
+        problem = rollout.problem_of(row)
         yield {
             "stage": stage,
             "dataset": problem.dataset,
@@ -230,11 +230,11 @@ def _rewards(verification: Verification) -> dict[str, Any]:
     return {"rewards": dict(verification.rewards), "policy_reward": verification.policy_reward}
 
 
-def solution_table(round_: Round, count: int, title: str) -> Table:
+def solution_table(rollout: Rollout, count: int, title: str) -> Table:
     """Some solutions for the console, spread evenly over the round, long texts shortened.
 
     Args:
-        round_: N solutions.
+        rollout: N solutions.
         count: how many to show, at most.
         title: heading of the table.
     """
@@ -243,7 +243,7 @@ def solution_table(round_: Round, count: int, title: str) -> Table:
         table.add_column(heading, overflow="fold")
     for heading in ("reward", "self-reward"):
         table.add_column(heading, justify="right")
-    for row in spread(list(rows(round_, "", 0)), count):
+    for row in spread(list(rows(rollout, "", 0)), count):
         table.add_row(
             Text(shortened(row["problem"], PROBLEM_CHARACTERS)),
             Text(shortened(row["response"], RESPONSE_CHARACTERS, keep_end=True)),

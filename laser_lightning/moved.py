@@ -55,7 +55,7 @@ MOVED = {
     "rollout.transformers_engine": "rollout.transformers.engine",
     "rollout.vllm_engine": "rollout.vllm.engine",
     "rollout.vllm_score": "rollout.vllm.score",
-    "rounds": "records.rounds",
+    "rounds": "records.rollout",
     "scorer": "inference.scorer",
     "self_reward": "objective.self_reward.last_token",
     "self_reward_settings": "objective.self_reward.settings",
@@ -72,6 +72,9 @@ MOVED = {
     "yes_no": "objective.self_reward.yes_no",
 }
 """New places of modules, below the package."""
+
+RENAMED = {"records.rollout": {"Round": "Rollout"}}
+"""Classes of a module, in its new place, that had another name."""
 
 
 class OldPlaces(MetaPathFinder, Loader):
@@ -90,6 +93,8 @@ class OldPlaces(MetaPathFinder, Loader):
         _tell(module.__name__, new)
         found = vars(import_module(new))
         vars(module).update({name: value for name, value in found.items() if not name.startswith("__")})
+        for old, name in RENAMED.get(MOVED[module.__name__.partition(".")[2]], {}).items():
+            setattr(module, old, found[name])
 
 
 def names_of(package: str, module: str) -> Callable[[str], Any]:

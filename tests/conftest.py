@@ -33,7 +33,7 @@ from laser_lightning.objective.self_reward.solutions import StepSolutions
 from laser_lightning.policy.character_tokenizer import character_tokenizer
 from laser_lightning.policy.model import Policy, PolicySettings, load_tokenizer
 from laser_lightning.records.batching import Rollouts
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 
 torch.set_num_threads(1)  # tiny models are faster so, and rounding is the same on every machine and under xdist
 
@@ -275,7 +275,7 @@ def step_solutions() -> Callable[..., StepSolutions]:
         nothing = torch.full((total, 1), torch.nan)
         rollouts = Rollouts(ones[:groups, None], ones[:groups], ones[:, None], ones, flags, nothing, nothing)
         problems = [Problem("train", number, "", "", [1], "") for number in range(groups)]
-        round_ = Round(problems, rollouts, [""] * total, [], rewards.flatten(), None, judged)
-        return StepSolutions.of(round_, torch.arange(total), context or StepContext())
+        rollout = Rollout(problems, rollouts, [""] * total, [], rewards.flatten(), None, judged)
+        return StepSolutions.of(rollout, torch.arange(total), context or StepContext())
 
     return make

@@ -25,13 +25,13 @@ class ConfidentMistakes(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        round_ = pl_module.last_rollout
-        wrong = round_.rewards < 0.5
-        believed = wrong & (round_.self_rewards > self.threshold)
+        rollout = pl_module.last_rollout
+        wrong = rollout.rewards < 0.5
+        believed = wrong & (rollout.self_rewards > self.threshold)
         pl_module.log("train/confident_mistakes", believed.float().mean(), sync_dist=True)
         if trainer.is_global_zero and wrong.any():
-            row = int(round_.self_rewards.where(wrong, -torch.inf).argmax())
-            mistake = {"problem": round_.problem_of(row).problem, "response": round_.texts[row]}
-            mistake["self_reward"] = float(round_.self_rewards[row])
+            row = int(rollout.self_rewards.where(wrong, -torch.inf).argmax())
+            mistake = {"problem": rollout.problem_of(row).problem, "response": rollout.texts[row]}
+            mistake["self_reward"] = float(rollout.self_rewards[row])
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": trainer.global_step, **mistake}) + "\n")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from laser_lightning import AdvantageEstimator, StepContext
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 
 
 class MovingBaseline(AdvantageEstimator):
@@ -19,10 +19,10 @@ class MovingBaseline(AdvantageEstimator):
     def __init__(self, decay: float = 0.9) -> None:
         self.decay, self.baseline = decay, 0.0
 
-    def __call__(self, rewards: Tensor, rollout: Round, context: StepContext) -> Tensor:
+    def __call__(self, rewards: Tensor, rollout: Rollout, context: StepContext) -> Tensor:
         return rewards - self.baseline
 
-    def learn(self, rollout: Round, context: StepContext) -> None:
+    def learn(self, rollout: Rollout, context: StepContext) -> None:
         rewards = rollout.policy_rewards.double()
         total, number = context.ranks.sum(torch.stack((rewards.sum(), torch.ones_like(rewards).sum()))).tolist()
         self.baseline = self.decay * self.baseline + (1 - self.decay) * total / number

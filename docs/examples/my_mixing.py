@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from laser_lightning import SelfRewardMixing
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 
 
 class MixWhereRight(SelfRewardMixing):
@@ -18,7 +18,7 @@ class MixWhereRight(SelfRewardMixing):
     def __init__(self, tau: float = 0.1, min_std: float = 0.1) -> None:
         super().__init__(tau, min_std, mix_unanimous_groups=False)
 
-    def tau_of(self, rewards: Tensor, scores: Tensor, rollout: Round) -> Tensor:
+    def tau_of(self, rewards: Tensor, scores: Tensor, rollout: Rollout) -> Tensor:
         correct = rewards > 0.5
         of_correct = scores.where(correct, torch.nan).nanmean(dim=1)  # NaN where there are none: not higher
         of_others = scores.where(~correct, torch.nan).nanmean(dim=1)

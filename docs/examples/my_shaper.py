@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from laser_lightning import RewardShaper, StepContext
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 
 
 class BrevityBonus(RewardShaper):
@@ -17,7 +17,7 @@ class BrevityBonus(RewardShaper):
     def __init__(self, bonus: float = 0.1, after_steps: int = 0) -> None:
         self.bonus, self.after_steps = bonus, after_steps
 
-    def __call__(self, rewards: Tensor, rollout: Round, context: StepContext) -> Tensor:
+    def __call__(self, rewards: Tensor, rollout: Rollout, context: StepContext) -> Tensor:
         if context.step < self.after_steps:
             return rewards
         lengths = rollout.grouped(rollout.rollouts.response_lengths).float()

@@ -42,7 +42,9 @@ def dealt(lengths: Sequence[int], ranks: int) -> list[list[int]]:
     return [sorted(share) for share in shares]
 
 
-def balanced(rollouts: Rollouts, targets: TargetsT, rows: Tensor, ranks: Ranks) -> tuple[Rollouts, TargetsT, Tensor]:
+def balance_ranks(
+    rollouts: Rollouts, targets: TargetsT, rows: Tensor, ranks: Ranks
+) -> tuple[Rollouts, TargetsT, Tensor]:
     """This rank's share of an optimizer step on the solutions of all ranks.
 
     Weights and advantages are of the whole step already, so who computes a solution's gradient changes only rounding.

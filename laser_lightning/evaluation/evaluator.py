@@ -12,11 +12,11 @@ from laser_lightning.errors import UserError
 from laser_lightning.evaluation.kept_rounds import KeptRounds
 from laser_lightning.evaluation.metrics import EvaluationMetrics, MetricsOfSets
 from laser_lightning.evaluation.settings import EvaluationSettings
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout import Sampling
 from laser_lightning.verifiers import VerifierPool
 
-Solve = Callable[[list[Problem], int, Sampling, torch.Generator], Round | None]
+Solve = Callable[[list[Problem], int, Sampling, torch.Generator], Rollout | None]
 """Solves P problems k times each; None on a rank without problems."""
 
 
@@ -77,7 +77,7 @@ class Evaluator(nn.Module):
 
     def load_or_rollout(
         self, problems: list[Problem], batch: int, dataset: str, rank: int, device: torch.device, solve: Solve
-    ) -> Round | None:
+    ) -> Rollout | None:
         """Take the solutions of a batch from disk, or else draw them, and keep them.
 
         Args:
@@ -97,22 +97,22 @@ class Evaluator(nn.Module):
         name = problems[0].dataset if problems else ""
         seed = zlib.crc32(f"{self.seed}/{name}/{batch}/{rank}".encode())
         started = time.perf_counter()
-        round_ = solve(problems, self.samples_of(name), self.sampling, torch.Generator(device).manual_seed(seed))
-        if round_ is not None:
-            round_.seconds = time.perf_counter() - started
+        rollout = solve(problems, self.samples_of(name), self.sampling, torch.Generator(device).manual_seed(seed))
+        if rollout is not None:
+            rollout.seconds = time.perf_counter() - started
         if self.kept is not None:
-            self.kept.put(dataset, round_)
-        return round_
+            self.kept.put(dataset, rollout)
+        return rollout
 
-    def count(self, round_: Round, pool: VerifierPool) -> None:
+    def count(self, rollout: Rollout, pool: VerifierPool) -> None:
         """Count the solutions of one batch.
 
         Args:
-            round_: the solutions.
+            rollout: the solutions.
             pool: says which answers are equivalent, and vote together.
         """
         compare = None if pool.verifier.canonical_decides else pool.equivalent
-        self.metrics_of(round_.problems[0].dataset).update(round_, compare)
+        self.metrics_of(rollout.problems[0].dataset).update(rollout, compare)
 
     def compute(self) -> dict[str, Tensor]:
         """The values of all sets, by ``<set>/<metric>``; counting starts anew."""

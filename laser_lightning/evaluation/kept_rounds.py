@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from laser_lightning.data.problem import Problem
 from laser_lightning.distributed.ranks import Ranks
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout.fingerprints import problems_fingerprint, prompt_fingerprint
 from laser_lightning.rollout.solution_store import Header, KeptBatch, KeptSolution, SolutionFile, as_rollouts
 from laser_lightning.verifiers import Verification
@@ -66,7 +66,7 @@ class KeptRounds:
         """Whether a batch is there, on all ranks."""
         return batch < self._files[dataset].batches
 
-    def take(self, dataset: str, batch: int, problems: list[Problem]) -> Round | None:
+    def take(self, dataset: str, batch: int, problems: list[Problem]) -> Rollout | None:
         """The round of a batch that is there; None on a rank that has no problems in it."""
         if not problems:
             return None
@@ -77,7 +77,7 @@ class KeptRounds:
             return torch.tensor([getattr(s, name) for s in solutions], dtype=torch.float32, device=device)
 
         exact = solutions[0].reference_log_prob is not None
-        return Round(
+        return Rollout(
             problems,
             as_rollouts([p.prompt_ids for p in problems], solutions, self._pad_token_id, device),
             [solution.text for solution in solutions],
@@ -89,9 +89,9 @@ class KeptRounds:
             scores=column("scores") if solutions[0].scores else None,
         )
 
-    def put(self, dataset: str, round_: Round | None) -> None:
+    def put(self, dataset: str, rollout: Rollout | None) -> None:
         """Keep the next batch; None for one without problems on this rank."""
-        batch = KeptBatch([], 0.0) if round_ is None else KeptBatch(_solutions(round_), round_.seconds)
+        batch = KeptBatch([], 0.0) if rollout is None else KeptBatch(_solutions(rollout), rollout.seconds)
         self._files[dataset].append(batch)
 
 
@@ -109,25 +109,25 @@ def kept_directory(trainer: Trainer) -> Path | None:
     return run / FOLDER / trainer.state.fn.value
 
 
-def _solutions(round_: Round) -> list[KeptSolution]:
+def _solutions(rollout: Rollout) -> list[KeptSolution]:
     """A round's solutions as they are kept."""
-    rollouts, group = round_.rollouts, round_.rollouts.group_size
-    prompts = [prompt_fingerprint(problem.prompt_ids) for problem in round_.problems]
-    references = [[None]] * len(rollouts) if round_.references is None else round_.references.tolist()
-    scores: list[list[float]] = [[]] * len(rollouts) if round_.scores is None else round_.scores.tolist()
+    rollouts, group = rollout.rollouts, rollout.rollouts.group_size
+    prompts = [prompt_fingerprint(problem.prompt_ids) for problem in rollout.problems]
+    references = [[None]] * len(rollouts) if rollout.references is None else rollout.references.tolist()
+    scores: list[list[float]] = [[]] * len(rollouts) if rollout.scores is None else rollout.scores.tolist()
     columns = (
-        round_.texts,
+        rollout.texts,
         rollouts.responses(),
         rollouts.finished.tolist(),
         rollouts.reward_token_log_probs.tolist(),
         references,
-        round_.rewards.tolist(),
-        round_.verifications,
-        round_.self_rewards.tolist(),
+        rollout.rewards.tolist(),
+        rollout.verifications,
+        rollout.self_rewards.tolist(),
     )
     return [
         KeptSolution(
-            round_.problem_of(row).index,
+            rollout.problem_of(row).index,
             prompts[row // group],
             row % group,
             text,

@@ -22,7 +22,7 @@ from laser_lightning.metrics import (
 )
 from laser_lightning.metrics.answers import Compare, representatives
 from laser_lightning.metrics.votes import FIXED_RULES
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 
 
 class EvaluationMetrics(nn.Module):
@@ -51,43 +51,43 @@ class EvaluationMetrics(nn.Module):
         self.kind_names = kinds
         self.by_kind = PassAt1ByKind(kinds) if kinds else None
 
-    def update(self, round_: Round, compare: Compare | None) -> None:
+    def update(self, rollout: Rollout, compare: Compare | None) -> None:
         """Count the solutions of one round.
 
         Args:
-            round_: the solutions.
+            rollout: the solutions.
             compare: the verifier's equivalence of answers, which decides who votes together; None if answers with
                 different canonical texts are never equivalent.
         """
-        size, device = round_.rollouts.group_size, round_.rewards.device
-        indices = torch.tensor([problem.index for problem in round_.problems], device=device)
-        answers = [verification.answer for verification in round_.verifications]
+        size, device = rollout.rollouts.group_size, rollout.rewards.device
+        indices = torch.tensor([problem.index for problem in rollout.problems], device=device)
+        answers = [verification.answer for verification in rollout.verifications]
         groups = [answers[start : start + size] for start in range(0, len(answers), size)]
         if compare is not None:
-            groups = representatives(groups, compare, [problem.verifier for problem in round_.problems])
+            groups = representatives(groups, compare, [problem.verifier for problem in rollout.problems])
         columns = {
             "problem_ids": indices.repeat_interleave(size),
             "sample_indices": torch.arange(size, device=device).repeat(len(indices)),
-            "rewards": round_.rewards,
+            "rewards": rollout.rewards,
             "answer_ids": answer_ids([answer for group in groups for answer in group]).to(device),
-            "self_rewards": round_.self_rewards,
-            "finished": round_.rollouts.finished,
+            "self_rewards": rollout.self_rewards,
+            "finished": rollout.rollouts.finished,
         }
-        if round_.scores is not None:
-            columns["scores"] = round_.scores
+        if rollout.scores is not None:
+            columns["scores"] = rollout.scores
         self.groups.update(**columns)
         for name, metric in self._of_rewards().items():
             # Only the rows that the function was asked about, in a MixedVerifier; 0 where it failed.
-            said = [verification.rewards.get(name, math.nan) or 0.0 for verification in round_.verifications]
+            said = [verification.rewards.get(name, math.nan) or 0.0 for verification in rollout.verifications]
             column = torch.tensor(said, dtype=torch.float32, device=device)
             asked = ~column.isnan()
             metric.update(**{key: value[asked] for key, value in (columns | {"rewards": column}).items()})
-        self.self_verification.update(round_.self_rewards, round_.rewards)
-        self.responses.update(round_.rollouts.response_lengths, round_.rollouts.finished)
-        self.wall_time.update(round_.seconds)
+        self.self_verification.update(rollout.self_rewards, rollout.rewards)
+        self.responses.update(rollout.rollouts.response_lengths, rollout.rollouts.finished)
+        self.wall_time.update(rollout.seconds)
         if self.by_kind is not None:
-            kinds = torch.tensor([self.kind_names.index(problem.kind or "") for problem in round_.problems])
-            self.by_kind.update(kinds.to(device).repeat_interleave(size), round_.rewards)
+            kinds = torch.tensor([self.kind_names.index(problem.kind or "") for problem in rollout.problems])
+            self.by_kind.update(kinds.to(device).repeat_interleave(size), rollout.rewards)
 
     def compute(self) -> dict[str, Tensor]:
         """All values, by the names that follow ``val/<set>/``."""

@@ -16,7 +16,7 @@ from laser_lightning.inference.vote import Vote, vote
 from laser_lightning.metrics.votes import VoteRule
 from laser_lightning.objective.self_reward.head import Readings
 from laser_lightning.objective.self_reward.settings import SelfRewardSettings
-from laser_lightning.objective.self_reward.solutions import settled_scores
+from laser_lightning.objective.self_reward.solutions import zero_if_truncated
 from laser_lightning.policy.lora import ADAPTER_CONFIG, base_model, merge_adapter
 from laser_lightning.policy.model import FrozenPolicy, Policy, PolicySettings, eos_token_ids, load_tokenizer
 from laser_lightning.records.batching import Rollouts, pad_rows
@@ -276,7 +276,7 @@ class LaSeRScorer:
         if self.reference is not None:
             references = self.reference.scores_of(rollouts, (self.settings.token_id,), self.micro_batch_tokens)
         scores = self.self_reward.score(Readings(rollouts.reward_token_log_probs, references=references))
-        self_rewards = settled_scores(scores, rollouts.finished)
+        self_rewards = zero_if_truncated(scores, rollouts.finished)
         verdicts = (self_rewards > self.settings.threshold) & rollouts.finished
         columns = (rollouts.finished, rollouts.reward_token_log_probs[:, 0], self_rewards, verdicts)
         rows = zip(texts, rollouts.responses(), *(column.tolist() for column in columns), strict=True)

@@ -15,7 +15,7 @@ from laser_lightning.evaluation.kept_rounds import KeptRounds, kept_directory
 from laser_lightning.modules.training import TrainingModule
 from laser_lightning.policy.model import FrozenPolicy
 from laser_lightning.policy.precision import float32_by_default
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout import RecordedSolutions, Sampling
 from laser_lightning.rollout.fingerprints import described, weights_fingerprint
 from laser_lightning.rollout.sampler import Sampler
@@ -30,19 +30,19 @@ class EvaluationHooks(TrainingModule):
         evaluator: solves and counts.
         sampler: draws and judges, from ``configure_model`` on.
         verifier: judges final answers.
-        last_round: the latest training or evaluation round, for callbacks.
+        last_rollout: the latest training or evaluation round, for callbacks.
     """
 
     evaluator: Evaluator
     sampler: Sampler
     verifier: Verifier
-    last_round: Round | None
+    last_rollout: Rollout | None
     _last_evaluated_step = -1
     _loaded_step = 0
 
     def solve(
         self, problems: list[Problem], samples: int, sampling: Sampling, generator: torch.Generator
-    ) -> Round | None:
+    ) -> Rollout | None:
         """The solutions of an evaluation batch, judged; None for a rank without problems, which takes part in the
         others' generation where the engine is collective.
 
@@ -121,19 +121,19 @@ class EvaluationHooks(TrainingModule):
         """Sample each problem k times, and count."""
         self._evaluate(problems, batch_idx, dataloader_idx)
 
-    def predict_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> Round | None:
+    def predict_step(self, problems: list[Problem], batch_idx: int, dataloader_idx: int = 0) -> Rollout | None:
         """Sample each problem k times; callbacks write the solutions."""
         with self.interruption.interruptible(communicates=self.sampler.engine.collective):
             return self._solutions_of(problems, batch_idx, dataloader_idx)
 
     @float32_by_default()
-    def _solutions_of(self, problems: list[Problem], batch_idx: int, dataloader_idx: int) -> Round | None:
+    def _solutions_of(self, problems: list[Problem], batch_idx: int, dataloader_idx: int) -> Rollout | None:
         dataset, rank = list(self.evaluator.metrics)[dataloader_idx], self.ranks.index
-        round_ = self.evaluator.load_or_rollout(problems, batch_idx, dataset, rank, self.device, self._solve_gathered)
-        self.last_round = self.last_round if round_ is None else round_
-        return round_
+        rollout = self.evaluator.load_or_rollout(problems, batch_idx, dataset, rank, self.device, self._solve_gathered)
+        self.last_rollout = self.last_rollout if rollout is None else rollout
+        return rollout
 
-    def _solve_gathered(self, *batch: Any) -> Round | None:
+    def _solve_gathered(self, *batch: Any) -> Rollout | None:
         exact = self.sampler.self_reward.is_exact
         with self.parts("evaluation"), self.gathered_weights(self.policy, self.sampler.reference if exact else None):
             return self.solve(*batch)
@@ -141,8 +141,8 @@ class EvaluationHooks(TrainingModule):
     @float32_by_default()
     def _evaluate(self, problems: list[Problem], batch_idx: int, dataloader_idx: int) -> None:
         with self.interruption.interruptible(communicates=self.sampler.engine.collective):
-            if round_ := self._solutions_of(problems, batch_idx, dataloader_idx):
-                self.evaluator.count(round_, self.sampler.verifier_pool)
+            if rollout := self._solutions_of(problems, batch_idx, dataloader_idx):
+                self.evaluator.count(rollout, self.sampler.verifier_pool)
 
     def on_validation_epoch_end(self) -> None:
         """Log the values of every set."""

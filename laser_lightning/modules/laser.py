@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from laser_lightning.data.problem import Problem
-from laser_lightning.distributed.balancing import balanced
+from laser_lightning.distributed.balancing import balance_ranks
 from laser_lightning.errors import UserError
 from laser_lightning.evaluation.evaluator import Evaluator
 from laser_lightning.evaluation.settings import EvaluationSettings
@@ -31,7 +31,7 @@ from laser_lightning.objective.targets import Targets
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, PolicyOutputs, PolicySettings
 from laser_lightning.policy.precision import float32_by_default
 from laser_lightning.records.batching import MicroBatch, Rollouts, micro_batches, shortest
-from laser_lightning.records.rounds import Round, SampledStep, joined
+from laser_lightning.records.rollout import Rollout, SampledStep, concat_rollouts
 from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
 from laser_lightning.rollout.sampler import Sampler
 from laser_lightning.verifiers import Verifier, VerifierPool
@@ -77,7 +77,7 @@ class LaSeRModule(EvaluationHooks):
         objective_parts: the parts of the objective by their keys, which may remember something between steps.
         judges_by_score: whether the score behind ``<eos>`` is the model's judgement; exports then carry its settings.
         sampler: draws and judges solutions, from ``configure_model`` on.
-        last_round: the latest training or evaluation round, for callbacks.
+        last_rollout: what the latest training step or evaluation batch sampled, with its judgements; None before it.
         reference: the frozen policy of before training, where the objective needs one.
         teacher: the teacher, where there is one.
     """
@@ -128,7 +128,7 @@ class LaSeRModule(EvaluationHooks):
         self.evaluator = Evaluator(evaluation, sampling, self.seed)
         self.reference: FrozenPolicy | AdaptersOff | None = None
         self.teacher: FrozenPolicy | None = None
-        self.last_round: Round | None = None
+        self.last_rollout: Rollout | None = None
         self._failing = FailingRewards(verification.max_failing_steps)
         self._warnings = StepWarnings(sampling.max_response_tokens, self_reward.token)
 
@@ -144,9 +144,9 @@ class LaSeRModule(EvaluationHooks):
             self.sampler.engine = engine
 
     @property
-    def last_rollout(self) -> Round | None:
-        """What the latest training step or evaluation batch sampled and how it was judged; None before the first."""
-        return self.last_round
+    def last_round(self) -> Rollout | None:
+        """The name of ``last_rollout`` in version 0.1."""
+        return self.last_rollout
 
     # ------------------------------------------------------------------ set-up
 
@@ -214,7 +214,7 @@ class LaSeRModule(EvaluationHooks):
         log, phase = TrainingLog(self.ranks, self.parts), self.phases.at(self.trainer.global_step)
         with self.interruption.interruptible(communicates=self.engine.collective):
             step = self.sample_groups(problems)
-            self.last_round = step.sampled
+            self.last_rollout = step.sampled
             self.engine.sleep()
             context = self.context(step.trained)
             advantages = self.compute_advantages(step, phase, context)
@@ -244,12 +244,14 @@ class LaSeRModule(EvaluationHooks):
             if self.ranks.max(len(problems) - int(keeps(sampled.grouped(sampled.policy_rewards)).sum())) <= 0:
                 break
             more = next(iter(self.data.train_dataloader()))
-            sampled = joined(sampled, self.sampler.rollout(more, self.group_size, self.sampling, self.generator))
+            sampled = concat_rollouts(
+                sampled, self.sampler.rollout(more, self.group_size, self.sampling, self.generator)
+            )
         kept = keeps(sampled.grouped(sampled.policy_rewards))
         chosen = kept.int().argsort(descending=True, stable=True)[: len(problems)]
         return SampledStep(sampled, sampled.select(chosen), chosen=chosen)
 
-    def context(self, trained: Round) -> StepContext:
+    def context(self, trained: Rollout) -> StepContext:
         """The step as its parts see it, with what the policy and frozen ones say of the tokens that it trains on."""
         old, reference = self.update.reuses_rollouts, self.objective_parts.need_reference
         log_probs = self.sampler.fixed_log_probs(trained, self.sampling.temperature, old, reference)
@@ -262,25 +264,25 @@ class LaSeRModule(EvaluationHooks):
 
     def mini_batches(self, step: SampledStep) -> Iterator[Tensor]:
         """The solutions [M] of each optimizer step: all of them, or random parts of the prompts in each epoch."""
-        round_ = step.trained
+        rollout = step.trained
         for _ in range(self.update.epochs):
             if self.update.mini_batches == 1:
-                yield torch.arange(len(round_.rollouts), device=self.device)
+                yield torch.arange(len(rollout.rollouts), device=self.device)
                 continue
-            order = torch.randperm(len(round_.problems), generator=self.generator, device=self.device)
+            order = torch.randperm(len(rollout.problems), generator=self.generator, device=self.device)
             for part in order.chunk(self.update.mini_batches):
-                yield round_.rows_of(part)
+                yield rollout.rows_of(part)
 
     def targets(
-        self, round_: Round, rows: Tensor, advantages: Advantages, phase: Phase, context: StepContext
+        self, rollout: Rollout, rows: Tensor, advantages: Advantages, phase: Phase, context: StepContext
     ) -> Targets:
         """Fix every denominator and class count of an optimizer step on solutions ``rows``, over all ranks."""
-        rollouts, rewards = round_.rollouts, round_.rewards
+        rollouts, rewards = rollout.rollouts, rollout.rewards
         lengths = rollouts.trained_mask.sum(dim=1)
         totals = self.ranks.sum(torch.cat((lengths[rows].sum()[None], rows.new_tensor([len(rows)]))))
         supervision = Supervision(rewards, torch.zeros_like(rewards))
         if phase >= Phase.SELF_REWARDING and self.self_reward.loss_weight > 0:
-            supervision = self.self_reward.supervise(StepSolutions.of(round_, rows, context))
+            supervision = self.self_reward.supervise(StepSolutions.of(rollout, rows, context))
         return Targets(
             advantages=advantages.values,
             rewards=rewards,
@@ -289,7 +291,7 @@ class LaSeRModule(EvaluationHooks):
             ),
             self_reward_weights=supervision.weights,
             self_reward_targets=supervision.targets,
-            references=round_.references,
+            references=rollout.references,
             old_log_probs=context.log_probs.old,
             reference_log_probs=context.log_probs.reference,
             sampling_log_probs=None if self.update.importance is None else rollouts.sampling_log_probs,
@@ -307,7 +309,7 @@ class LaSeRModule(EvaluationHooks):
             )
             return
         if self.ranks.count > 1:
-            rollouts, targets, needed = balanced(rollouts, targets, needed, self.ranks)
+            rollouts, targets, needed = balance_ranks(rollouts, targets, needed, self.ranks)
         sums = self.accumulate_gradients(self.aligned_batches(rollouts, needed), rollouts, targets)
         norm = self.apply_gradients(sums.terms.loss)
         if norm is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from laser_lightning.distributed.ranks import Ranks
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 from laser_lightning.verifiers import MixedVerifier, Verification, Verifier
 
 
@@ -49,21 +49,21 @@ class RewardCounts:
         return values
 
 
-def count_rewards(round_: Round, verifier: Verifier, ranks: Ranks) -> RewardCounts:
+def count_rewards(rollout: Rollout, verifier: Verifier, ranks: Ranks) -> RewardCounts:
     """Count what the reward functions said of a round; all ranks must call it together.
 
     Args:
-        round_: N solutions of this rank.
+        rollout: N solutions of this rank.
         verifier: that judged them.
         ranks: the processes that train together.
     """
     names = _function_names(verifier)
     table = torch.zeros(len(names) + 1, 3, dtype=torch.float64)
-    for row, verification in enumerate(round_.verifications):
-        for name, reward in _said(verifier, round_.problem_of(row).verifier, verification).items():
+    for row, verification in enumerate(rollout.verifications):
+        for name, reward in _said(verifier, rollout.problem_of(row).verifier, verification).items():
             table[names.index(name)] += torch.tensor([1.0, reward is None, reward or 0.0], dtype=torch.float64)
-    table[-1] = torch.tensor([len(round_.rollouts), 0.0, float(round_.policy_rewards.double().sum())])
-    *rows, (solutions, _, total) = ranks.sum(table.to(round_.rewards.device)).tolist()
+    table[-1] = torch.tensor([len(rollout.rollouts), 0.0, float(rollout.policy_rewards.double().sum())])
+    *rows, (solutions, _, total) = ranks.sum(table.to(rollout.rewards.device)).tolist()
     counts = {name: RewardCount(*row) for name, row in zip(names, rows, strict=True)}
     return RewardCounts(counts, verifier.reward_names, total / solutions if verifier.reward_names else None)
 

@@ -20,11 +20,11 @@ from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.losses import ClippedPolicyLoss, PolicyLoss
 from laser_lightning.objective.phases import Phase, Phases
 from laser_lightning.objective.self_reward.head import SelfRewardHead
-from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD, settled_scores
+from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD, zero_if_truncated
 from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.policy.model import PolicySettings
 from laser_lightning.records.batching import Rollouts, stacked
-from laser_lightning.records.rounds import Round, SampledStep, joined
+from laser_lightning.records.rollout import Rollout, SampledStep, concat_rollouts
 from laser_lightning.rollout import RolloutEngine, Sampling
 from laser_lightning.verifiers import Verification, Verifier
 from laser_lightning.verifiers.settings import VerificationSettings
@@ -40,7 +40,7 @@ class VerifiedStep(SampledStep):
     """
 
     verified: Tensor
-    verifications: Round
+    verifications: Rollout
 
 
 class RISEModule(LaSeRModule):
@@ -81,7 +81,7 @@ class RISEModule(LaSeRModule):
     """
 
     judges_by_score = False
-    last_verifications: Round
+    last_verifications: Rollout
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class RISEModule(LaSeRModule):
         self.last_verifications = self.verify(verified, self.sampling, self.generator)
         solutions.self_rewards = torch.full_like(solutions.self_rewards, torch.nan)
         solutions.self_rewards[solutions.rows_of(drawn)] = verified.self_rewards
-        both = joined(solutions.ungrouped(), self.last_verifications.ungrouped())
+        both = concat_rollouts(solutions.ungrouped(), self.last_verifications.ungrouped())
         return VerifiedStep(solutions, both, drawn, self.last_verifications)
 
     def _drawn(self, problems: int) -> Tensor:
@@ -200,14 +200,14 @@ class RISEModule(LaSeRModule):
 
     def solve(
         self, problems: list[Problem], samples: int, sampling: Sampling, generator: torch.Generator
-    ) -> Round | None:
+    ) -> Rollout | None:
         """The solutions of an evaluation batch, each of them verified by the policy."""
-        round_ = super().solve(problems, samples, sampling, generator)
-        if round_ is not None:
-            self.last_verifications = self.verify(round_, sampling, generator)
+        rollout = super().solve(problems, samples, sampling, generator)
+        if rollout is not None:
+            self.last_verifications = self.verify(rollout, sampling, generator)
         elif self.engine.collective:
             self._generate([], sampling, generator)
-        return round_
+        return rollout
 
     def judgement_settings(self) -> dict[str, Any]:
         """How it is asked."""
@@ -218,11 +218,11 @@ class RISEModule(LaSeRModule):
 
     # ------------------------------------------------------------ verification
 
-    def verify(self, round_: Round, sampling: Sampling, generator: torch.Generator) -> Round:
+    def verify(self, rollout: Rollout, sampling: Sampling, generator: torch.Generator) -> Rollout:
         """Let the policy verify solutions k times, and put its mean verdicts in the place of their self-rewards.
 
         Args:
-            round_: N solutions; its ``self_rewards`` are replaced.
+            rollout: N solutions; its ``self_rewards`` are replaced.
             sampling: how they were drawn; verifications are, too, up to their own length limit.
             generator: the source of randomness, on the policy's device.
 
@@ -230,21 +230,21 @@ class RISEModule(LaSeRModule):
             The N * k verifications as a round of N problems with k solutions each; their ``rewards`` say which
             verdicts are right.
         """
-        asked, samples = range(len(round_.rollouts)), self.verification_prompts.samples
+        asked, samples = range(len(rollout.rollouts)), self.verification_prompts.samples
         prompts = [
-            self.verification_prompts.encode(round_.problem_of(row).problem, round_.texts[row], self.tokenizer)
+            self.verification_prompts.encode(rollout.problem_of(row).problem, rollout.texts[row], self.tokenizer)
             for row in asked
         ]
         rollouts = self._generate(prompts, sampling, generator)
         texts = self.sampler.texts_of(rollouts)
         verdicts = [self.verification_prompts.verdict(text) for text in texts]
         found_correct = torch.tensor([float(verdict is True) for verdict in verdicts], device=self.device)
-        round_.self_rewards = settled_scores(found_correct.view(-1, samples).mean(dim=1), round_.rollouts.finished)
-        correct = (round_.rewards > CORRECT_THRESHOLD).repeat_interleave(samples).tolist()
+        rollout.self_rewards = zero_if_truncated(found_correct.view(-1, samples).mean(dim=1), rollout.rollouts.finished)
+        correct = (rollout.rewards > CORRECT_THRESHOLD).repeat_interleave(samples).tolist()
         rewards = [float(verdict == truth) for verdict, truth in zip(verdicts, correct, strict=True)]
         answers = [None if verdict is None else str(verdict) for verdict in verdicts]
-        return Round(
-            [round_.problem_of(row) for row in asked],
+        return Rollout(
+            [rollout.problem_of(row) for row in asked],
             rollouts,
             texts,
             [Verification(reward, answer) for reward, answer in zip(rewards, answers, strict=True)],

@@ -8,7 +8,7 @@ from laser_lightning.data.loader import PromptLoader
 from laser_lightning.data.module import PromptDataModule
 from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.errors import UserError
-from laser_lightning.records.rounds import Round, SampledStep
+from laser_lightning.records.rollout import Rollout, SampledStep
 
 
 def teach_curriculum(data: PromptDataModule, step: SampledStep, advantages: Tensor, number: int, ranks: Ranks) -> None:
@@ -33,15 +33,15 @@ def gather_outcome(
     loader: PromptLoader, step: SampledStep, advantages: Tensor, number: int, ranks: Ranks
 ) -> StepOutcome:
     """What a step made of the problems of all ranks: see ``teach_curriculum``."""
-    round_ = step.sampled
-    rewards, self_rewards = round_.grouped(round_.rewards), round_.grouped(round_.self_rewards)
+    rollout = step.sampled
+    rewards, self_rewards = rollout.grouped(rollout.rewards), rollout.grouped(rollout.self_rewards)
     problems, group = rewards.shape
     chosen = torch.arange(problems, device=rewards.device) if step.chosen is None else step.chosen
     of_groups = torch.full_like(rewards, torch.nan)
     of_groups[chosen] = _of_solutions(advantages, step.trained)[: len(chosen) * group].view(-1, group).to(rewards.dtype)
     # As float64, which holds every float32 and every row number exactly, one collective operation is enough.
     table = rewards.new_zeros(problems, 2 + 3 * group, dtype=torch.float64)
-    table[:, 0] = torch.tensor([problem.index for problem in round_.problems])
+    table[:, 0] = torch.tensor([problem.index for problem in rollout.problems])
     table[:, 1] = loader.choices_checksum
     table[:, 2:] = torch.cat((rewards, self_rewards, of_groups), dim=1)
     # A draw was dealt out one by one: the first of every rank, then the second of every rank, ...
@@ -57,7 +57,7 @@ def gather_outcome(
     return StepOutcome(number, places, kinds, *table[:, 2:].float().split(group, dim=1))
 
 
-def _of_solutions(advantages: Tensor, trained: Round) -> Tensor:
+def _of_solutions(advantages: Tensor, trained: Rollout) -> Tensor:
     """[N] advantages; of token-level ones [N, R] the means over each solution's tokens."""
     if advantages.ndim == 1:
         return advantages

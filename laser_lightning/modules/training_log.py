@@ -16,7 +16,7 @@ from laser_lightning.objective.self_reward.head import SelfRewardHead
 from laser_lightning.objective.sums import Sums
 from laser_lightning.policy.model import PolicyOutputs
 from laser_lightning.records.batching import MicroBatch, Rollouts
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 
 TERMS = ("loss", "policy_loss", "self_reward_loss", "kl", "entropy", "clip_fraction")
 
@@ -152,12 +152,12 @@ class TrainingLog:
         return {f"train/{name}": sum(values) / len(values) for name, values in found.items()}
 
     def round_values(
-        self, round_: Round, head: SelfRewardHead, phase: Phase, mixed_groups: Tensor
+        self, rollout: Rollout, head: SelfRewardHead, phase: Phase, mixed_groups: Tensor
     ) -> dict[str, float | Tensor]:
         """What was sampled, and how well the model judged it."""
-        rollouts = round_.rollouts
-        judged = ~round_.self_rewards.isnan()
-        head.metrics.update(round_.self_rewards[judged], round_.rewards[judged])
+        rollouts = rollout.rollouts
+        judged = ~rollout.self_rewards.isnan()
+        head.metrics.update(rollout.self_rewards[judged], rollout.rewards[judged])
         verification = head.metrics.compute()
         head.metrics.reset()
         counts: dict[str, Tensor | int] = {
@@ -165,17 +165,17 @@ class TrainingLog:
             "solutions": len(rollouts),
             "finished": rollouts.finished.sum(),
             "emitted": rollouts.contains(head.token_id).sum(),
-            "groups": len(round_.problems),
-            "signal": round_.has_signal.sum(),
+            "groups": len(rollout.problems),
+            "signal": rollout.has_signal.sum(),
             "trained": len(mixed_groups),
             "mixed": mixed_groups.sum(),
-            "failed": sum(verification.error is not None for verification in round_.verifications),
-            "rewards": round_.rewards.sum(),
+            "failed": sum(verification.error is not None for verification in rollout.verifications),
+            "rewards": rollout.rewards.sum(),
             "judged": judged.sum(),
-            "self_rewards": round_.self_rewards[judged].sum(),
+            "self_rewards": rollout.self_rewards[judged].sum(),
         }
         row = torch.tensor([float(value) for value in counts.values()], dtype=torch.float64)
-        total = dict(zip(counts, self.ranks.sum(row.to(round_.rewards.device)).tolist(), strict=True))
+        total = dict(zip(counts, self.ranks.sum(row.to(rollout.rewards.device)).tolist(), strict=True))
         names = ("f1", "accuracy_on_correct", "accuracy_on_incorrect", "auroc", "ece")
         return {f"train/self_reward/{name}": verification[name] for name in names} | {
             "train/self_reward/mean": total["self_rewards"] / total["judged"],

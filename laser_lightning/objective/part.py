@@ -7,7 +7,7 @@ from typing import Any
 from laser_lightning.arguments import Part, Stateful
 from laser_lightning.errors import UserError
 from laser_lightning.objective.context import StepContext
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 
 
 class ObjectivePart(Stateful, Part, ABC):
@@ -23,7 +23,7 @@ class ObjectivePart(Stateful, Part, ABC):
     needs_teacher: bool = False
     needs_entropy: bool = False
 
-    def learn(self, rollout: Round, context: StepContext) -> None:
+    def learn(self, rollout: Rollout, context: StepContext) -> None:
         """Take a step into account from the next one on; called once, at its end. Nothing by default.
 
         What is remembered belongs into ``state_dict``, and is the same on all ranks (``context.ranks``).
@@ -65,7 +65,7 @@ class ObjectiveParts:
                 "as a term of model.update.terms."
             )
 
-    def learn(self, rollout: Round, context: StepContext) -> None:
+    def learn(self, rollout: Rollout, context: StepContext) -> None:
         """Let every part take a step into account (see ``ObjectivePart.learn``)."""
         for part in self._parts.values():
             part.learn(rollout, context)

@@ -97,7 +97,7 @@ def numbers_of(chosen: Tensor, size: int) -> Tensor:
     return chosen.nonzero().flatten()
 
 
-def concat_rollouts(parts: Sequence[Rollouts]) -> Rollouts:
+def concat_solutions(parts: Sequence[Rollouts]) -> Rollouts:
     """Several rollouts with groups of one size as one, right-padded to the widest."""
     names = [f.name for f in fields(Rollouts) if f.name != "loss_mask"]
     all_trained = all(part.loss_mask is None for part in parts)

@@ -14,10 +14,10 @@ from laser_lightning.distributed.parts import StepParts
 from laser_lightning.errors import UserError
 from laser_lightning.objective.context import FixedLogProbs
 from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
-from laser_lightning.objective.self_reward.solutions import settled_scores
+from laser_lightning.objective.self_reward.solutions import zero_if_truncated
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy
 from laser_lightning.records.batching import Rollouts, micro_batches
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
 from laser_lightning.verifiers import Submission, VerifierPool
 
@@ -68,7 +68,7 @@ class Sampler:
 
     def rollout(
         self, problems: Sequence[Problem], group_size: int, sampling: Sampling, generator: torch.Generator
-    ) -> Round:
+    ) -> Rollout:
         """Sample solutions and judge them: rollout with scores, verification, self-rewards.
 
         Args:
@@ -95,8 +95,8 @@ class Sampler:
         hidden = self.hidden_states(rollouts) if self.self_reward.reads_hidden else None
         with torch.no_grad():
             scores = self.self_reward.score(Readings(rollouts.reward_token_log_probs, hidden, references))
-        self_rewards = settled_scores(scores, rollouts.finished)
-        return Round(problems, rollouts, texts, verifications, rewards, references, self_rewards, tokens)
+        self_rewards = zero_if_truncated(scores, rollouts.finished)
+        return Rollout(problems, rollouts, texts, verifications, rewards, references, self_rewards, tokens)
 
     def draw(
         self,
@@ -156,11 +156,11 @@ class Sampler:
                 found.reward_tokens[batch.rows] = outputs.reward_token_log_probs
         return found
 
-    def fixed_log_probs(self, round_: Round, temperature: float, old: bool, reference: bool) -> FixedLogProbs:
+    def fixed_log_probs(self, rollout: Rollout, temperature: float, old: bool, reference: bool) -> FixedLogProbs:
         """What policies say of given tokens before an update, and no gradient reaches.
 
         Args:
-            round_: N solutions.
+            rollout: N solutions.
             temperature: the one that they were sampled at.
             old: ask the policy as it is now.
             reference: ask the frozen policy of before training; the teacher is asked where there is one.
@@ -168,9 +168,9 @@ class Sampler:
 
         def asked(model: Policy | AdaptersOff | None, part: str) -> Tensor:
             assert model is not None
-            return self.log_probs(model, round_.rollouts, temperature, part).tokens
+            return self.log_probs(model, rollout.rollouts, temperature, part).tokens
 
-        known = round_.reference_log_probs  # of the pass that gave exact scores, where there was one
+        known = rollout.reference_log_probs  # of the pass that gave exact scores, where there was one
         return FixedLogProbs(
             old=asked(self.policy, "old_log_probs_pass") if old else None,
             reference=(asked(self.reference, "reference_pass") if known is None else known) if reference else None,

@@ -166,7 +166,7 @@ def test_calibrating_leaves_no_trace_in_the_training(make_run: Callable[..., Any
     for name, value in given.policy.state_dict().items():
         assert torch.equal(value, first.policy.state_dict()[name])
         assert torch.equal(value, second.policy.state_dict()[name])
-    assert given.last_round.texts == first.last_round.texts
+    assert given.last_rollout.texts == first.last_rollout.texts
     # other solutions, another constant
     assert trained(callbacks[2], reference="calibrate").self_reward.reference_constant != (
         first.self_reward.reference_constant

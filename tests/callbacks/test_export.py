@@ -100,17 +100,17 @@ def test_plain_transformers_gives_the_same_scores(make_run: Callable[..., Any], 
     # the module's last round is the evaluation behind the last step, of the weights that were exported
     export = tmp_path / "run" / "export" / "last"
     settings, lm = SelfRewardSettings.load(export), AutoModelForCausalLM.from_pretrained(export)
-    round_ = run.module.last_round
+    rollout = run.module.last_rollout
 
     compared = 0
-    for row, response in enumerate(round_.rollouts.responses()):
-        if round_.rollouts.finished[row]:
-            ids = torch.tensor([round_.problem_of(row).prompt_ids + response])
+    for row, response in enumerate(rollout.rollouts.responses()):
+        if rollout.rollouts.finished[row]:
+            ids = torch.tensor([rollout.problem_of(row).prompt_ids + response])
             log_prob = lm(ids).logits[0, -1].log_softmax(-1)[settings.token_id].item()
             assert settings.beta is not None
             assert settings.reference_constant is not None
             score = settings.beta * (log_prob - settings.reference_constant)
-            assert score == pytest.approx(round_.self_rewards[row].item(), abs=1e-5)
+            assert score == pytest.approx(rollout.self_rewards[row].item(), abs=1e-5)
             compared += 1
     assert compared >= 3
 

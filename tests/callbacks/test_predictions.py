@@ -16,7 +16,7 @@ from laser_lightning.errors import UserError
 from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.supervised import SupervisedModule
 from laser_lightning.policy.model import PolicySettings
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 from laser_lightning.verifiers import ExactVerifier, Verification, VerifierPool
 
 
@@ -121,7 +121,7 @@ def test_the_votes_differ(make_rollouts: Callable[..., Any]) -> None:
     answers = ["4", "5", "4", None, None, None, None, None]
     rollouts = make_rollouts(prompts=2, group_size=4)
     rollouts.finished[:] = True
-    round_ = Round(
+    rollout = Rollout(
         [Problem("a", number, "", "", [5], "4") for number in range(2)],
         rollouts,
         ["\ud83d"] * 8,
@@ -130,7 +130,7 @@ def test_the_votes_differ(make_rollouts: Callable[..., Any]) -> None:
         None,
         torch.tensor([0.1, 0.7, 0.2, 0.9, torch.nan, 0.0, 0.0, 0.0]),
     )
-    first, second = records(round_, VerifierPool(ExactVerifier(r"(\d)"), workers=0))
+    first, second = records(rollout, VerifierPool(ExactVerifier(r"(\d)"), workers=0))
     assert (first["majority"], first["weighted_majority"], first["best"]) == ("4", "5", None)
     assert [s["verdict"] for s in first["solutions"]] == [False, True, False, True]
     assert (second["majority"], second["weighted_majority"], second["best"]) == (None, None, None)

@@ -20,7 +20,7 @@ from laser_lightning.errors import UserError
 from laser_lightning.modules.supervised import SupervisedModule
 from laser_lightning.objective.objective import UpdateSettings
 from laser_lightning.policy.model import PolicySettings
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 from laser_lightning.verifiers import Verification
 
 
@@ -32,12 +32,12 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def make_round(make_rollouts: Callable[..., Any]) -> Callable[..., Round]:
+def make_round(make_rollouts: Callable[..., Any]) -> Callable[..., Rollout]:
     """``make_round(texts, self_rewards, errors)``: solutions of one problem, each of reward 1."""
 
-    def make(texts: list[str], self_rewards: list[float], errors: list[str | None]) -> Round:
+    def make(texts: list[str], self_rewards: list[float], errors: list[str | None]) -> Rollout:
         count = len(texts)
-        return Round(
+        return Rollout(
             [Problem("hard", 7, "[red]a\nb[/red]", "", [5], "4")],
             make_rollouts(prompts=1, group_size=count),
             texts,
@@ -81,16 +81,16 @@ def test_every_solution_is_a_line(make_run: Callable[..., Any], tmp_path: Path) 
     assert [line["index"] for line in val[:12]] == [0] * 4 + [1] * 4 + [2] * 4
 
 
-def test_values_that_json_lacks_are_null(make_round: Callable[..., Round]) -> None:
-    round_ = make_round(["a", "b"], [float("nan"), float("-inf")], [None, "timed out after 3 s"])
-    lines = list(rows(round_, "train", 3))
+def test_values_that_json_lacks_are_null(make_round: Callable[..., Rollout]) -> None:
+    rollout = make_round(["a", "b"], [float("nan"), float("-inf")], [None, "timed out after 3 s"])
+    lines = list(rows(rollout, "train", 3))
 
     assert [line["self_reward"] for line in lines] == [None, None]
     assert [line["error"] for line in lines] == [None, "timed out after 3 s"]
     assert [line["kind"] for line in lines] == [None, None]
 
 
-def test_half_a_surrogate_pair_is_still_json(make_round: Callable[..., Round], tmp_path: Path) -> None:
+def test_half_a_surrogate_pair_is_still_json(make_round: Callable[..., Rollout], tmp_path: Path) -> None:
     log = SolutionLog()
     log.run_directory = tmp_path
     trainer: Any = SimpleNamespace(world_size=2, global_rank=1)
@@ -200,12 +200,12 @@ def test_the_console_shows_some_now_and_then(make_run: Callable[..., Any], capsy
     assert [f"Solutions of step {step}" in shown for step in (0, 1, 2)] == [True, False, True]
 
 
-def test_the_table_shortens_and_takes_nothing_for_markup(make_round: Callable[..., Round]) -> None:
-    round_ = make_round(["x" * 500 + "END", "middle", "late"], [0.25, 0.5, 0.75], [None] * 3)
-    round_.rollouts.finished[:] = torch.tensor([True, True, False])
+def test_the_table_shortens_and_takes_nothing_for_markup(make_round: Callable[..., Rollout]) -> None:
+    rollout = make_round(["x" * 500 + "END", "middle", "late"], [0.25, 0.5, 0.75], [None] * 3)
+    rollout.rollouts.finished[:] = torch.tensor([True, True, False])
     console = Console(width=120)
     with console.capture() as capture:
-        console.print(solution_table(round_, 2, "Solutions"))
+        console.print(solution_table(rollout, 2, "Solutions"))
     text = capture.get()
 
     assert "[red]a b[/red]" in text
@@ -214,7 +214,7 @@ def test_the_table_shortens_and_takes_nothing_for_markup(make_round: Callable[..
     assert "late" not in text  # 2 of 3, evenly: the first and the second
     assert max(len(line) for line in text.splitlines()) <= 120
     with console.capture() as capture:
-        console.print(solution_table(round_, 9, "Solutions"))
+        console.print(solution_table(rollout, 9, "Solutions"))
     assert "truncated" in capture.get()
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from laser_lightning.distributed.balancing import balanced, dealt
+from laser_lightning.distributed.balancing import balance_ranks, dealt
 from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.objective.targets import Targets
 from laser_lightning.records.batching import Rollouts
@@ -91,7 +91,7 @@ def on_all_ranks(rounds: list[tuple[Rollouts, Targets]], rows: list[list[int]]) 
     def one(rank: int) -> None:
         rollouts, targets = rounds[rank]
         kept = torch.tensor(rows[rank], dtype=torch.long)
-        results[rank] = balanced(rollouts, targets, kept, ThreadRanks(meeting, rank))
+        results[rank] = balance_ranks(rollouts, targets, kept, ThreadRanks(meeting, rank))
 
     threads = [threading.Thread(target=one, args=(rank,)) for rank in range(len(rounds))]
     for thread in threads:

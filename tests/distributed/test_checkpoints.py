@@ -127,7 +127,7 @@ def test_weights_step_and_constant_carry_over_to_other_strategies(
         return spec | ({"save": str(tmp_path / save)} if save else {})
 
     whole, other = launch("several", [part("single", 0, 5), {**part("single", 0, 1, save="a.ckpt")}], processes=1)[0]
-    assert [round_["step"] for round_ in other] == [1]
+    assert [rollout["step"] for rollout in other] == [1]
     chain = [
         part("zero3", 1, 2, "a.ckpt", "b.ckpt"),
         part("zero2", 2, 3, "b.ckpt", "c.ckpt"),
@@ -137,7 +137,7 @@ def test_weights_step_and_constant_carry_over_to_other_strategies(
     ]
     for rank in launch("several", chain):
         for number, (spec, history) in enumerate(zip(chain, rank, strict=True)):
-            assert [round_["step"] for round_ in history] == [spec["max_steps"]], number
+            assert [rollout["step"] for rollout in history] == [spec["max_steps"]], number
             expected = whole[spec["first_round"]]["weights"]
             off = max(float((history[0]["weights"][name] - expected[name]).abs().max()) for name in expected)
             assert off < 1e-6, (number, off)

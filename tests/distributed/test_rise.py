@@ -14,7 +14,7 @@ ENGINE = """
 import zlib
 import torch
 from laser_lightning import Rollouts
-from laser_lightning.records.batching import concat_rollouts
+from laser_lightning.records.batching import concat_solutions
 from laser_lightning.rollout import TransformersEngine
 
 class SeededEngine(TransformersEngine):
@@ -23,7 +23,7 @@ class SeededEngine(TransformersEngine):
         for prompt in prompts:
             generator = torch.Generator().manual_seed(zlib.crc32(bytes(token % 256 for token in prompt)))
             parts.append(super().generate(policy, [prompt], *others[:-1], generator))
-        return concat_rollouts(parts)
+        return concat_solutions(parts)
 """
 
 # The model writes few verdicts: here every verification of even length finds its solution correct.

@@ -99,17 +99,17 @@ def test_two_processes_take_the_steps_of_one(
     ranks = launch("several", [{**spec, "strategy": strategy} for spec in specs])
     for rank in ranks:
         for (name, expected), run in zip(alone.items(), rank, strict=True):
-            assert [round_["step"] for round_ in run] == [round_["step"] for round_ in expected], name
+            assert [rollout["step"] for rollout in run] == [rollout["step"] for rollout in expected], name
             assert run[-1]["step"] == RUNS[name]["max_steps"]
             for number, (ours, theirs) in enumerate(zip(run, expected, strict=True)):
                 where = (strategy, name, number)
                 assert largest_difference(ours["weights"], theirs["weights"]) < 1e-6, where
                 assert reported(ours) == pytest.approx(reported(theirs), rel=1e-4, abs=1e-5), where
-            held = {round_["held_parameters"] for round_ in run}
-            assert held == ({0} if strategy == "zero3" else {round_["held_parameters"] for round_ in expected})
-    assert [round_["passes"] for round_ in ranks[0][0]] == [1, 3, 2, 4]
+            held = {rollout["held_parameters"] for rollout in run}
+            assert held == ({0} if strategy == "zero3" else {rollout["held_parameters"] for rollout in expected})
+    assert [rollout["passes"] for rollout in ranks[0][0]] == [1, 3, 2, 4]
     broken = ranks[0][list(RUNS).index("broken rank")]
-    assert [round_["step"] for round_ in broken] == [1, 1, 2, 2, 3]
+    assert [rollout["step"] for rollout in broken] == [1, 1, 2, 2, 3]
     for before, after in ((0, 1), (2, 3)):
         assert largest_difference(broken[before]["weights"], broken[after]["weights"]) == 0
         assert largest_difference(broken[after]["weights"], broken[after + 1]["weights"]) > 1e-3
@@ -151,6 +151,6 @@ def test_steps_in_host_memory_are_those_of_one_process(
             assert largest_difference(ours["weights"], theirs["weights"]) < 1e-6
 
 
-def reported(round_: dict[str, Any]) -> dict[str, float]:
+def reported(rollout: dict[str, Any]) -> dict[str, float]:
     """What does not depend on the clock."""
-    return {name: value for name, value in round_["metrics"].items() if "second" not in name and "/s" not in name}
+    return {name: value for name, value in rollout["metrics"].items() if "second" not in name and "/s" not in name}

@@ -34,7 +34,7 @@ from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.policy import model as policy_module
 from laser_lightning.policy.lora import LoRASettings
 from laser_lightning.policy.model import Policy, PolicySettings
-from laser_lightning.records.batching import Rollouts, concat_rollouts
+from laser_lightning.records.batching import Rollouts, concat_solutions
 from laser_lightning.rollout import RolloutEngine, Sampling
 from laser_lightning.rollout.sampler import Sampler
 from laser_lightning.runs.checkpoints import WholeFiles
@@ -125,7 +125,7 @@ class DealtEngine(RolloutEngine):
             raise FailedRolloutError
         halves = [hand_made(self.round, kind, seed) for seed, kind in enumerate(self.kinds[self.round])]
         self.round += 1
-        return concat_rollouts(halves) if WORLD == 1 else halves[RANK]
+        return concat_solutions(halves) if WORLD == 1 else halves[RANK]
 
 
 class PromptEngine(RolloutEngine):
@@ -139,7 +139,7 @@ class PromptEngine(RolloutEngine):
             one["response_ids"][:, 1] = one["response_ids"][:, 1] % 3 + 30  # few different answers
             one["prompt_ids"], one["prompt_lengths"] = torch.full((1, 80), 30), torch.tensor([len(ids)])
             parts.append(Rollouts(**one))
-        return concat_rollouts(parts)
+        return concat_solutions(parts)
 
 
 class SecondTokenVerifier(FirstTokenVerifier):
@@ -189,7 +189,7 @@ class StepwiseModule(LaSeRModule):
 
     def prepare(self, spec: dict[str, Any]) -> "StepwiseModule":
         self.budgets = spec.get("budgets")
-        self.broken = {int(round_): part for round_, part in spec.get("broken", {}).items()}
+        self.broken = {int(rollout): part for rollout, part in spec.get("broken", {}).items()}
         self.history: list[dict[str, Any]] = []
         return self
 
@@ -198,10 +198,10 @@ class StepwiseModule(LaSeRModule):
         self.initial_weights = whole_weights(self)
 
     def training_step(self, problems: Any, batch_idx: int) -> None:
-        round_ = self.engine.round  # type: ignore[attr-defined]
+        rollout = self.engine.round  # type: ignore[attr-defined]
         if self.budgets:
-            self.update = replace(self.update, micro_batch_tokens=self.budgets[round_])
-        self.breaks = self.broken.get(round_) if RANK == WORLD - 1 else None
+            self.update = replace(self.update, micro_batch_tokens=self.budgets[rollout])
+        self.breaks = self.broken.get(rollout) if RANK == WORLD - 1 else None
         self.passes = 0
         held = sum(p.numel() for p in self.policy.lm.parameters())
         super().training_step(problems, batch_idx)

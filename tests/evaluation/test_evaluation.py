@@ -12,7 +12,7 @@ from laser_lightning.evaluation.metrics import EvaluationMetrics, MetricsOfSets
 from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.metrics import VoteAccuracy
 from laser_lightning.records.batching import Rollouts
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 from laser_lightning.verifiers import Verification
 
 
@@ -20,7 +20,7 @@ def compare_numbers(pairs: object) -> list[bool]:
     return [float(one) == float(other) for one, other in pairs]  # type: ignore[attr-defined]
 
 
-def round_of(rewards: list[float], self_rewards: list[float], answers: list[str | None]) -> Round:
+def round_of(rewards: list[float], self_rewards: list[float], answers: list[str | None]) -> Rollout:
     size = len(rewards)
     zeros = torch.zeros(size, 1, dtype=torch.long)
     rollouts = Rollouts(
@@ -34,7 +34,7 @@ def round_of(rewards: list[float], self_rewards: list[float], answers: list[str 
     )
     problems = [Problem("set", row, "", "", [1], "", kind) for row, kind in enumerate(["easy", "hard"])]
     verifications = [Verification(r, a) for r, a in zip(rewards, answers, strict=True)]
-    return Round(
+    return Rollout(
         problems,
         rollouts,
         [""] * size,
@@ -49,11 +49,11 @@ def round_of(rewards: list[float], self_rewards: list[float], answers: list[str 
 def test_values_by_hand() -> None:
     # Problem 0: answers 4, 4.0, 5, 7: with the verifier's equivalence two votes for 4 (correct), one each for 5 and 7.
     # Problem 1: answers 1, 1, 1, 2, and only 2 is correct, with the highest score.
-    round_ = round_of(
+    rollout = round_of(
         [1, 1, 0, 0, 0, 0, 0, 1], [0.2, 0.1, 0.9, 0.0, 0.1, 0.1, 0.1, 0.8], ["4", "4.0", "5", "7", "1", "1", "1", "2"]
     )
     metrics = EvaluationMetrics(4, ["easy", "hard"])
-    metrics.update(round_, compare_numbers)
+    metrics.update(rollout, compare_numbers)
     values = {name: float(value) for name, value in metrics.compute().items()}
     assert values["pass@1"] == (0.5 + 0.25) / 2
     assert values["pass@4"] == 1.0
@@ -72,7 +72,7 @@ def test_values_by_hand() -> None:
     assert metrics.sample_groups().problem_ids.tolist() == [0, 1]
 
     metrics.reset()
-    metrics.update(round_, None)  # by strings alone all of problem 0's answers differ: four classes tie
+    metrics.update(rollout, None)  # by strings alone all of problem 0's answers differ: four classes tie
     assert float(metrics.compute()["maj@4"]) == 0.25  # (2 of 4 classes correct + 0) / 2
 
 
@@ -80,20 +80,20 @@ def test_a_rule_beside_the_others_sees_all_scores(monkeypatch: pytest.MonkeyPatc
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "metrics")
     from vote_rules import MeanOfScores  # type: ignore[import-not-found]
 
-    round_ = round_of([1, 0, 0, 1, 0, 0], [0.5] * 6, ["4", "5", "5", "1", "2", "2"])
+    rollout = round_of([1, 0, 0, 1, 0, 0], [0.5] * 6, ["4", "5", "5", "1", "2", "2"])
     metrics = EvaluationMetrics(3, [], votes=[MeanOfScores("own")])
-    metrics.update(round_, None)
+    metrics.update(rollout, None)
     assert float(metrics.compute()["own@3"]) == 0.5  # r_s alone: the means tie
     metrics.reset()
     # Problem 0: 1 against (0.5 + 0.5) / 2: right. Problem 1: 0.25 against (1 + 0) / 2: wrong.
     nan = torch.nan
-    round_.scores = torch.tensor([[1.0, nan], [1.0, 0.0], [0.5, nan], [0.5, 0.0], [1.0, 1.0], [0.0, 0.0]])
-    metrics.update(round_, None)
+    rollout.scores = torch.tensor([[1.0, nan], [1.0, 0.0], [0.5, nan], [0.5, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    metrics.update(rollout, None)
     assert float(metrics.compute()["own@3"]) == 0.5
     assert metrics.sample_groups().scores.isnan().sum() == 2
     metrics.reset()
-    round_.rollouts.finished[4] = False  # now 0.25 against (0 + 0) / 2
-    metrics.update(round_, None)
+    rollout.rollouts.finished[4] = False  # now 0.25 against (0 + 0) / 2
+    metrics.update(rollout, None)
     assert float(metrics.compute()["own@3"]) == 1.0
     assert "own@1" not in EvaluationMetrics(1, [], votes=[MeanOfScores("own")]).groups
 
@@ -109,13 +109,13 @@ def test_rules_have_a_plain_form_for_checkpoints(monkeypatch: pytest.MonkeyPatch
 
 
 def test_each_of_several_rewards() -> None:
-    round_ = round_of([1, 1, 0, 0, 0, 0, 0, 1], [0.0] * 8, ["4"] * 8)
+    rollout = round_of([1, 1, 0, 0, 0, 0, 0, 1], [0.0] * 8, ["4"] * 8)
     said: list[dict[str, float | None]] = [{"right": 1.0, "short": 0.5}, {"right": 1.0, "short": None}] * 2
     # Of problem 1 only one of the functions was asked, as in a MixedVerifier.
     said += [{"right": 0.0}] * 4
-    round_.verifications = [one._replace(rewards=s) for one, s in zip(round_.verifications, said, strict=True)]
+    rollout.verifications = [one._replace(rewards=s) for one, s in zip(rollout.verifications, said, strict=True)]
     metrics = EvaluationMetrics(4, [], ["right", "short"])
-    metrics.update(round_, None)
+    metrics.update(rollout, None)
     values = metrics.compute()
     assert float(values["reward/right"]) == (1.0 + 0.0) / 2
     assert float(values["reward/short"]) == (0.5 + 0 + 0.5 + 0) / 4
@@ -130,11 +130,11 @@ def test_answers_are_compared_by_the_verifier_that_their_problem_names() -> None
 
     # For the first problem 1 and 1.0 are one answer, with two of three votes; for the second three answers tie, and one
     # of them is correct.
-    round_ = round_of([1, 1, 0, 1, 0, 0], [0.0] * 6, ["1", "1.0", "2"] * 2)
+    rollout = round_of([1, 1, 0, 1, 0, 0], [0.0] * 6, ["1", "1.0", "2"] * 2)
     names = ["numbers", "texts"]
-    round_.problems = [p._replace(verifier=name) for p, name in zip(round_.problems, names, strict=True)]
+    rollout.problems = [p._replace(verifier=name) for p, name in zip(rollout.problems, names, strict=True)]
     metrics = EvaluationMetrics(3, [])
-    metrics.update(round_, compare)
+    metrics.update(rollout, compare)
     majority = metrics.groups["maj@3"]
     assert isinstance(majority, VoteAccuracy)
     torch.testing.assert_close(majority.per_problem()[1], torch.tensor([1.0, 1 / 3]))

@@ -18,7 +18,7 @@ from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.policy.model import PolicySettings
 from laser_lightning.records.batching import Rollouts
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout import RecordedSolutions, Sampling, TransformersEngine
 from laser_lightning.verifiers import ExactVerifier, Verifier
 from laser_lightning.verifiers.settings import VerificationSettings
@@ -61,10 +61,10 @@ class Watcher(Callback):
     """Keeps each evaluation round."""
 
     def __init__(self) -> None:
-        self.rounds: list[Round] = []
+        self.rounds: list[Rollout] = []
 
     def on_test_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-        self.rounds.append(pl_module.last_round)
+        self.rounds.append(pl_module.last_rollout)
 
     on_predict_batch_end = on_validation_batch_end = on_test_batch_end
 
@@ -149,7 +149,7 @@ class Evaluation:
         return {name: float(value) for name, value in self.trainer.callback_metrics.items()}
 
 
-def assert_equal(ours: Round, theirs: Round) -> None:
+def assert_equal(ours: Rollout, theirs: Rollout) -> None:
     """Everything but the log-probs of the tokens, bit for bit."""
     assert (ours.problems, ours.texts, ours.verifications) == (theirs.problems, theirs.texts, theirs.verifications)
     assert ours.seconds == theirs.seconds
@@ -179,7 +179,7 @@ def test_it_goes_on_where_it_was(
     # Exact scores under a reference that is the policy itself are 0: what counts is that both log-probs are there.
     whole = Evaluation(tmp_path / "whole", policy_dir, reference=reference).run(stage)
     assert whole.calls == 3
-    assert {True, False} == {bool(f) for round_ in whole.watcher.rounds for f in round_.rollouts.finished}
+    assert {True, False} == {bool(f) for rollout in whole.watcher.rounds for f in rollout.rollouts.finished}
     with pytest.raises(KilledError):
         Evaluation(tmp_path / "run", policy_dir, fails_in=3, reference=reference).run(stage)
     file = tmp_path / "run" / "kept" / stage / "sums" / "rank0.jsonl"
@@ -244,14 +244,14 @@ def test_another_setting_starts_anew(name: str, policy_dir: Path, tmp_path: Path
 
 def test_several_scores_of_a_solution_are_taken_from_disk_too(policy_dir: Path, tmp_path: Path) -> None:
     first = Evaluation(tmp_path / "run", policy_dir).run()
-    kept, round_ = first.module.evaluator.kept, first.watcher.rounds[-1]
+    kept, rollout = first.module.evaluator.kept, first.watcher.rounds[-1]
     assert kept is not None
-    round_.scores = torch.tensor([[0.1, torch.nan]] * len(round_.rewards))
-    kept.put("sums", round_)
-    taken = kept.take("sums", 3, list(round_.problems))
+    rollout.scores = torch.tensor([[0.1, torch.nan]] * len(rollout.rewards))
+    kept.put("sums", rollout)
+    taken = kept.take("sums", 3, list(rollout.problems))
     assert taken is not None
-    torch.testing.assert_close(taken.scores, round_.scores, rtol=0, atol=0, equal_nan=True)
-    assert_equal(taken, round_)
+    torch.testing.assert_close(taken.scores, rollout.scores, rtol=0, atol=0, equal_nan=True)
+    assert_equal(taken, rollout)
 
 
 def test_another_model_starts_anew(policy_dir: Path, reference_dir: Path, tmp_path: Path) -> None:

@@ -129,10 +129,10 @@ def test_a_step_is_filled_with_groups_that_have_a_signal(tmp_path: Path) -> None
         assert len({index for batch in model.played[start : start + 3] for index in batch}) == 24
     # Metrics and callbacks see all that was sampled, of which hardly more than half has a signal.
     assert 0.1 < values["train/groups_with_signal"] < 0.8
-    assert model.last_round is not None
-    assert len(model.last_round.problems) % 8 == 0
-    assert len(model.last_round.problems) > 8
-    assert values["train/reward"] == pytest.approx(float(model.last_round.rewards.mean()))
+    assert model.last_rollout is not None
+    assert len(model.last_rollout.problems) % 8 == 0
+    assert len(model.last_rollout.problems) > 8
+    assert values["train/reward"] == pytest.approx(float(model.last_rollout.rewards.mean()))
 
 
 def test_a_rank_that_is_full_samples_on_while_another_one_is_not(tmp_path: Path) -> None:

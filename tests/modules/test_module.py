@@ -300,7 +300,7 @@ def test_a_penalty_of_length_is_for_the_advantages_alone(tmp_path: Path) -> None
     assert values["train/reward"] == 1.0
     assert (fixed[-1].rewards == 1.0).all(), "the self-reward is trained towards the verifier's rewards"
     assert fixed[-1].advantages.any()
-    lengths = model.last_round.rollouts.response_lengths.float()  # type: ignore[union-attr]
+    lengths = model.last_rollout.rollouts.response_lengths.float()  # type: ignore[union-attr]
     for row, advantages in zip(lengths.view(-1, 4), fixed[-1].advantages.view(-1, 4), strict=True):
         # The penalty of a buffer as long as the limit is linear in the length.
         expected = (row.mean() - row) / (row.std() + 1e-6)
@@ -360,8 +360,8 @@ def test_a_verifier_that_raises_or_hangs_costs_one_solution_each(
     with pytest.warns(UserWarning, match="The verifier failed"):
         values = fit(tmp_path, model)
     assert 0 < values["train/verifier_failures"] < 32
-    assert model.last_round is not None
-    errors = {v.error for v in model.last_round.verifications if v.error}
+    assert model.last_rollout is not None
+    errors = {v.error for v in model.last_rollout.verifications if v.error}
     assert "timed out after 1 s" in errors
     assert any(error.startswith("KeyError") for error in errors)
 

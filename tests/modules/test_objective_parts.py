@@ -28,7 +28,7 @@ from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.objective.targets import Targets
 from laser_lightning.policy.model import EMBEDDED, Policy, PolicyOutputs, PolicySettings, load_tokenizer
 from laser_lightning.records.batching import MicroBatch, Rollouts
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout import Sampling, TransformersEngine
 from laser_lightning.verifiers import ExactVerifier
 from laser_lightning.verifiers.settings import VerificationSettings
@@ -40,10 +40,10 @@ class Remembering(AdvantageEstimator):
     def __init__(self) -> None:
         self.steps = 0
 
-    def __call__(self, rewards: Tensor, rollout: Round, context: StepContext) -> Tensor:
+    def __call__(self, rewards: Tensor, rollout: Rollout, context: StepContext) -> Tensor:
         return rewards - rewards.mean(dim=1, keepdim=True) - 0.1 * (self.steps + 1)
 
-    def learn(self, rollout: Round, context: StepContext) -> None:
+    def learn(self, rollout: Rollout, context: StepContext) -> None:
         assert context.step == self.steps, "as many as there were"
         self.steps += 1
 
@@ -57,7 +57,7 @@ class Remembering(AdvantageEstimator):
 class TokenLevel(AdvantageEstimator):
     """The distance from the group's mean, at the first token of each response alone."""
 
-    def __call__(self, rewards: Tensor, rollout: Round, context: StepContext) -> Tensor:
+    def __call__(self, rewards: Tensor, rollout: Rollout, context: StepContext) -> Tensor:
         width = rollout.rollouts.response_ids.shape[1]
         centred = (rewards - rewards.mean(dim=1, keepdim=True)).flatten()
         return torch.cat((centred[:, None], centred.new_zeros(len(centred), width - 1)), dim=1)

@@ -20,7 +20,7 @@ from laser_lightning.objective.self_reward.head import Readings
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision
 from laser_lightning.records.batching import Rollouts
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 from laser_lightning.verifiers import Verification
 
 REWARDS = torch.tensor([0.3, -0.5, 2.0, 0.5])
@@ -53,7 +53,7 @@ def test_the_loss_is_smallest_at_the_rewards() -> None:
     assert log_probs.grad.flatten().tolist() == pytest.approx([0.0] * 4, abs=1e-7)
 
 
-NO_ROLLOUT: Round = None  # type: ignore[assignment]  # not looked at
+NO_ROLLOUT: Rollout = None  # type: ignore[assignment]  # not looked at
 
 
 def estimated(rewards: torch.Tensor, estimator: AdvantageEstimator) -> torch.Tensor:
@@ -88,21 +88,21 @@ def test_mixing_normalises_both_so_their_scales_do_not_matter() -> None:
     torch.testing.assert_close(advantages, torch.tensor([-1.0, 1.0]) / math.sqrt(2))
 
 
-def round_of(rewards: torch.Tensor, self_rewards: torch.Tensor, answers: list[str]) -> Round:
+def round_of(rewards: torch.Tensor, self_rewards: torch.Tensor, answers: list[str]) -> Rollout:
     size = len(rewards)
     ids, ones = torch.zeros(size, 1, dtype=torch.long), torch.ones(size, dtype=torch.long)
     rollouts = Rollouts(ids[:1], ones[:1], ids, ones, ones.bool(), ids.float(), torch.zeros(size))
     verifications = [Verification(r, a) for r, a in zip(rewards.tolist(), answers, strict=True)]
     problems = [Problem("set", 0, "", "", [1], "")]
-    return Round(problems, rollouts, [""] * size, verifications, rewards, None, self_rewards)
+    return Rollout(problems, rollouts, [""] * size, verifications, rewards, None, self_rewards)
 
 
 def test_metrics_split_at_one_half() -> None:
     # Correct: the third alone. Answers: a (0.3), b (-0.5), b (2.0), c (0.5); scores 0.6, 0.4, 0.9, 0.1.
-    round_ = round_of(REWARDS, torch.tensor([0.6, 0.4, 0.9, 0.1]), ["a", "b", "b", "c"])
-    assert round_.has_signal.tolist() == [True]
+    rollout = round_of(REWARDS, torch.tensor([0.6, 0.4, 0.9, 0.1]), ["a", "b", "b", "c"])
+    assert rollout.has_signal.tolist() == [True]
     metrics = EvaluationMetrics(4, [])
-    metrics.update(round_, None)
+    metrics.update(rollout, None)
     values = {name: float(value) for name, value in metrics.compute().items()}
     assert values["pass@1"] == 0.25
     assert values["pass@4"] == 1.0

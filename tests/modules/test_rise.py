@@ -27,7 +27,7 @@ from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.objective.targets import Targets
 from laser_lightning.policy.model import EMBEDDED, PolicySettings
 from laser_lightning.records.batching import Rollouts, pad_rows
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout import RolloutEngine, Sampling
 from laser_lightning.verifiers import Verifier
 from laser_lightning.verifiers.settings import VerificationSettings
@@ -105,7 +105,7 @@ class Watched(RISEModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self.steps: list[tuple[Round, Tensor, Targets]] = []
+        self.steps: list[tuple[Rollout, Tensor, Targets]] = []
 
     def sample_groups(self, problems: list[Problem]) -> VerifiedStep:
         self.step = super().sample_groups(problems)
@@ -175,17 +175,17 @@ def advantages() -> list[float]:
 
 def test_rewards_and_advantages_of_a_step(tmp_path: Path) -> None:
     model, values = trained(tmp_path)
-    ((round_, rows, targets),) = model.steps
-    assert round_.texts == SOLUTIONS + VERDICTS
+    ((rollout, rows, targets),) = model.steps
+    assert rollout.texts == SOLUTIONS + VERDICTS
     assert rows.tolist() == list(range(16))
-    assert round_.rewards.tolist() == REWARDS + RIGHT
+    assert rollout.rewards.tolist() == REWARDS + RIGHT
     assert targets.advantages.tolist() == pytest.approx(advantages(), abs=1e-5)
     # Each solution is asked about behind its own problem, in the words of its text, up to the shorter limit.
     assert isinstance(model.engine, ScriptedEngine)
     (_, group_size, sampling), (questions, one, shorter) = model.engine.calls[:2]
     assert (group_size, one) == (4, 1)
     assert (sampling.max_response_tokens, shorter.max_response_tokens) == (6, 5)
-    problems = [problem.problem for problem in round_.problems[:8]]
+    problems = [problem.problem for problem in rollout.problems[:8]]
     assert problems[0] == problems[3] != problems[4]
     assert questions == [f"{problem}|{text}?" for problem, text in zip(problems, SOLUTIONS, strict=True)]
     # Solutions: 4 3 3 5 and 3 3 4 6 tokens, the last without <eos>; verifications: 2 2 3 2 and 4 3 2 2.
@@ -204,14 +204,14 @@ def test_rewards_and_advantages_of_a_step(tmp_path: Path) -> None:
 def test_the_step_is_that_of_single_sequences(tmp_path: Path, plain_pass: Callable[..., Any]) -> None:
     model, _ = trained(tmp_path)
     after = weights(model)
-    ((round_, _, _),) = model.steps
+    ((rollout, _, _),) = model.steps
     lm = model.policy.lm
     lm.load_state_dict(model.before)
     lm.zero_grad()
     # The mean over the 51 tokens of solutions and verifications alike; at the first step ratios are 1.
     loss = torch.zeros(())
-    for row, (advantage, text) in enumerate(zip(advantages(), round_.texts, strict=True)):
-        problem = round_.problems[row].problem
+    for row, (advantage, text) in enumerate(zip(advantages(), rollout.texts, strict=True)):
+        problem = rollout.problems[row].problem
         prompt = problem if row < 8 else f"{problem}|{SOLUTIONS[row - 8]}?"
         response = model.tokenizer.encode(text) + [EOS] * (text != "~hhhhh")
         log_probs = plain_pass(lm, model.tokenizer.encode(prompt), response).log_probs
@@ -229,10 +229,10 @@ def test_the_step_is_that_of_single_sequences(tmp_path: Path, plain_pass: Callab
 
 def test_a_step_with_two_verifications_of_each_solution(tmp_path: Path) -> None:
     model, values = trained(tmp_path, verification_prompts=TWICE, engine=ScriptedEngine(PAIRS))
-    ((round_, rows, targets),) = model.steps
-    assert round_.texts == SOLUTIONS + PAIRS
+    ((rollout, rows, targets),) = model.steps
+    assert rollout.texts == SOLUTIONS + PAIRS
     assert rows.tolist() == list(range(24))
-    assert round_.rewards.tolist() == REWARDS + PAIRS_RIGHT
+    assert rollout.rewards.tolist() == REWARDS + PAIRS_RIGHT
     # Among the eight verifications of a problem. 1 0 0 1 1 1 0 1: mean 5/8; 1 1 0 0 1 0 0 0: mean 3/8. The squared
     # distances of both sum up to 5 * (3/8)^2 + 3 * (5/8)^2 = 120/64, so that std = sqrt(120 / 64 / 7).
     std = (120 / 64 / 7) ** 0.5
@@ -242,7 +242,7 @@ def test_a_step_with_two_verifications_of_each_solution(tmp_path: Path) -> None:
     assert isinstance(model.engine, ScriptedEngine)
     questions, group_size, _ = model.engine.calls[1]
     assert (len(questions), group_size) == (8, 2)
-    prompts, lengths = round_.rollouts.prompt_ids[8:], round_.rollouts.prompt_lengths[8:]
+    prompts, lengths = rollout.rollouts.prompt_ids[8:], rollout.rollouts.prompt_lengths[8:]
     found = [model.tokenizer.decode(ids[:length]) for ids, length in zip(prompts, lengths, strict=True)]
     assert found == [question for question in questions for _ in range(2)]
     # The mean verdict is the score; a truncated solution is not found correct whatever is said.
@@ -257,8 +257,8 @@ def test_a_step_with_two_verifications_of_each_solution(tmp_path: Path) -> None:
     assert values["train/verification/response_tokens"] == 36
     assert values["train/generated_tokens"] == 31 + 36
     # The evaluation behind the step has the same.
-    assert model.last_round is not None
-    assert model.last_round.self_rewards.tolist() == [0.5, 0, 1, 0.5, 1, 0, 0.5, 0]
+    assert model.last_rollout is not None
+    assert model.last_rollout.self_rewards.tolist() == [0.5, 0, 1, 0.5, 1, 0, 0.5, 0]
     assert model.last_verifications.texts == PAIRS
     assert model.last_verifications.grouped(model.last_verifications.rewards).shape == (8, 2)
 
@@ -304,9 +304,9 @@ def test_a_mini_batch_holds_problems_with_their_verifications(tmp_path: Path) ->
 
 def test_a_share_of_the_problems_is_verified(tmp_path: Path) -> None:
     model, values = trained(tmp_path, verification_prompts=replace(PROMPTS, share=0.5))
-    ((round_, _, targets),) = model.steps
+    ((rollout, _, targets),) = model.steps
     first = 4 * int(model.step.verified)
-    assert round_.texts == SOLUTIONS + VERDICTS[first : first + 4]
+    assert rollout.texts == SOLUTIONS + VERDICTS[first : first + 4]
     expected = advantages()
     expected = expected[:8] + expected[8 + first : 12 + first]
     assert targets.advantages.tolist() == pytest.approx(expected, abs=1e-5)
@@ -327,9 +327,9 @@ def test_a_mini_batch_holds_the_verifications_of_a_share(tmp_path: Path) -> None
 
 def test_evaluation_takes_the_verdicts(tmp_path: Path) -> None:
     model, values = trained(tmp_path)
-    assert model.last_round is not None
+    assert model.last_rollout is not None
     # "?" is no verdict, and the last solution, truncated, is not found correct whatever is said.
-    assert model.last_round.self_rewards.tolist() == [1, 0, 0, 0, 1, 1, 0, 0]
+    assert model.last_rollout.self_rewards.tolist() == [1, 0, 0, 0, 1, 1, 0, 0]
     assert model.last_verifications.texts == VERDICTS
     assert model.last_verifications.rewards.tolist() == RIGHT
     prefix = "val/sums/self_verification"

@@ -24,7 +24,7 @@ from laser_lightning.modules.teaching import gather_outcome
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.policy.model import EMBEDDED, PolicySettings
 from laser_lightning.records.batching import Rollouts
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout import Sampling
 from laser_lightning.verifiers import Verification, Verifier
 from laser_lightning.verifiers.settings import VerificationSettings
@@ -56,7 +56,7 @@ def a_loader(order: list[int]) -> PromptLoader:
     return loader
 
 
-def a_round(places: list[int], make_rollouts: Callable[..., Rollouts]) -> Round:
+def a_round(places: list[int], make_rollouts: Callable[..., Rollouts]) -> Rollout:
     def row(values: list[list[float]]) -> Tensor:
         return torch.tensor([value for place in places for value in values[place]])
 
@@ -64,7 +64,7 @@ def a_round(places: list[int], make_rollouts: Callable[..., Rollouts]) -> Round:
     rollouts = make_rollouts(prompts=len(places), group_size=2)
     verifications = [Verification(0.0, None)] * count
     problems = [a_problem(place) for place in places]
-    return Round(problems, rollouts, [""] * count, verifications, row(REWARDS), None, row(SELF_REWARDS))
+    return Rollout(problems, rollouts, [""] * count, verifications, row(REWARDS), None, row(SELF_REWARDS))
 
 
 def same(ours: Tensor, theirs: list[list[float]]) -> bool:
@@ -73,10 +73,10 @@ def same(ours: Tensor, theirs: list[list[float]]) -> bool:
 
 def test_an_outcome_of_one_process(make_rollouts: Callable[..., Rollouts]) -> None:
     order = [2, 0, 3, 1]
-    round_ = a_round(order, make_rollouts)
+    rollout = a_round(order, make_rollouts)
     # Two of the four were trained on, in another order: the third and the second, with advantages 1 -1 and 3 -3.
     chosen = torch.tensor([2, 1])
-    step = SampledStep(round_, round_.select(chosen), chosen=chosen)
+    step = SampledStep(rollout, rollout.select(chosen), chosen=chosen)
     found = gather_outcome(a_loader(order), step, torch.tensor([1.0, -1, 3, -3]), 7, Ranks())
     assert (found.step, found.problems, found.kinds) == (7, order, [None, "add", "add", "mul"])
     assert same(found.rewards, [[1, 1], [1, 0], [0, 1], [0, 0]])
@@ -85,18 +85,18 @@ def test_an_outcome_of_one_process(make_rollouts: Callable[..., Rollouts]) -> No
 
 
 def test_verifications_behind_the_solutions_are_left_out(make_rollouts: Callable[..., Rollouts]) -> None:
-    round_ = a_round([0, 1, 2, 3], make_rollouts)
+    rollout = a_round([0, 1, 2, 3], make_rollouts)
     advantages = torch.arange(12.0)  # 8 of solutions, and 4 of something else that the step trained on
-    found = gather_outcome(a_loader([0, 1, 2, 3]), SampledStep(round_, round_), advantages, 1, Ranks())
+    found = gather_outcome(a_loader([0, 1, 2, 3]), SampledStep(rollout, rollout), advantages, 1, Ranks())
     assert same(found.advantages, [[0, 1], [2, 3], [4, 5], [6, 7]])
 
 
 def test_token_level_advantages_are_averaged_over_the_tokens(make_rollouts: Callable[..., Rollouts]) -> None:
-    round_ = a_round([0, 1], make_rollouts)
-    round_.rollouts.response_lengths[:] = torch.tensor([1, 2, 3, 9])
+    rollout = a_round([0, 1], make_rollouts)
+    rollout.rollouts.response_lengths[:] = torch.tensor([1, 2, 3, 9])
     # 0 1 2 ... in each row; the mean of the first n is (n - 1) / 2.
     advantages = torch.arange(9.0).expand(4, 9)
-    found = gather_outcome(a_loader([0, 1, 2, 3]), SampledStep(round_, round_), advantages, 1, Ranks())
+    found = gather_outcome(a_loader([0, 1, 2, 3]), SampledStep(rollout, rollout), advantages, 1, Ranks())
     assert same(found.advantages, [[0, 0.5], [1, 4]])
 
 
@@ -120,9 +120,9 @@ def test_the_outcome_of_two_processes_is_in_the_order_of_the_choice(make_rollout
     expected = gather_outcome(a_loader(order), SampledStep(alone, alone), advantages, 7, Ranks())
     ranks = TwoRanks()
     for rank in range(2):  # one has the first and the third problem, the other the second and the fourth
-        round_ = a_round(order[rank::2], make_rollouts)
+        rollout = a_round(order[rank::2], make_rollouts)
         own = advantages.view(4, 2)[rank::2].flatten()
-        found = gather_outcome(a_loader(order), SampledStep(round_, round_), own, 7, ranks)
+        found = gather_outcome(a_loader(order), SampledStep(rollout, rollout), own, 7, ranks)
     assert found.problems == expected.problems == order
     assert found.kinds == expected.kinds
     for name in ("rewards", "self_rewards", "advantages"):
@@ -130,8 +130,8 @@ def test_the_outcome_of_two_processes_is_in_the_order_of_the_choice(make_rollout
 
 
 def test_processes_that_disagree_are_told_so(make_rollouts: Callable[..., Rollouts]) -> None:
-    ranks, round_ = TwoRanks(), a_round([0, 1], make_rollouts)
-    step = SampledStep(round_, round_)
+    ranks, rollout = TwoRanks(), a_round([0, 1], make_rollouts)
+    step = SampledStep(rollout, rollout)
     gather_outcome(a_loader([0, 1, 2, 3]), step, torch.zeros(4), 1, ranks)
     with pytest.raises(UserError, match=r"data.curriculum \(Chosen\) chose other problems on one process"):
         gather_outcome(a_loader([0, 2, 1, 3]), step, torch.zeros(4), 1, ranks)
@@ -240,10 +240,10 @@ def test_a_resumed_run_chooses_and_learns_the_same(tmp_path: Path, rounds: int) 
     assert [place for told in curriculum.told for place in told.problems] == [
         place for chosen in curriculum.chosen for place in chosen
     ]
-    assert whole.last_round is not None
+    assert whole.last_rollout is not None
     last = curriculum.told[-1]
-    assert torch.equal(last.rewards, whole.last_round.grouped(whole.last_round.rewards))
-    assert torch.equal(last.self_rewards, whole.last_round.grouped(whole.last_round.self_rewards))
+    assert torch.equal(last.rewards, whole.last_rollout.grouped(whole.last_rollout.rewards))
+    assert torch.equal(last.self_rewards, whole.last_rollout.grouped(whole.last_rollout.self_rewards))
     assert [curriculum.problems[place].kind for place in last.problems] == last.kinds
     trained = ~last.advantages.isnan().any(dim=1)
     assert int(trained.sum()) == 8

@@ -20,9 +20,9 @@ from laser_lightning.objective.advantages import (
     SelfRewardMixing,
 )
 from laser_lightning.objective.context import StepContext
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 
-NO_ROLLOUT: Round = None  # type: ignore[assignment]  # not looked at
+NO_ROLLOUT: Rollout = None  # type: ignore[assignment]  # not looked at
 
 
 def ranks_with(all_sum: Callable[[Tensor], Tensor]) -> Ranks:
@@ -132,7 +132,7 @@ def test_self_rewards_are_clamped_before_they_are_normalised() -> None:
 
 def test_a_truncated_solution_counts_as_zero_for_the_group_and_for_itself() -> None:
     # The published code gave truncated solutions the highest self-rewarding advantage. Here the second one is truncated
-    # (self-reward 0, as settled_scores has it). Scores 1, 0, 1, 0: std 0.577350, A_s = 0.866025 or -0.866025.
+    # (self-reward 0, as zero_if_truncated has it). Scores 1, 0, 1, 0: std 0.577350, A_s = 0.866025 or -0.866025.
     rewards, scores = torch.tensor([[1.0, 0.0, 0.0, 1.0]]), torch.tensor([[1.0, 0.0, 1.0, 0.0]])
     advantages, _ = mixed(rewards, scores, SelfRewardMixing(tau=1.0), EXACT)
     torch.testing.assert_close(

@@ -15,7 +15,7 @@ from laser_lightning.objective.sentences import number_sentences, sentence_ends
 from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.objective.targets import Targets
 from laser_lightning.policy.model import EMBEDDED, PolicyOutputs, PolicySettings, load_tokenizer
-from laser_lightning.records.batching import MicroBatch, Rollouts, concat_rollouts, micro_batches
+from laser_lightning.records.batching import MicroBatch, Rollouts, concat_solutions, micro_batches
 
 LOG_PROBS = torch.tensor([[-1.0, -2.0, -0.5], [-3.0, -0.25, 0.0]])
 PLAIN = LastTokenSelfReward("<|reward|>", beta=0.5, loss_weight=0.0, reference=-4.0)
@@ -118,7 +118,7 @@ def test_a_solution_without_an_advantage_at_any_token_needs_no_pass() -> None:
 
 def test_selected_and_joined_rollouts_keep_their_masks() -> None:
     masked, plain = two_solutions([[True, False, True], [False, True, True]]), two_solutions()
-    both = concat_rollouts((masked, plain))
+    both = concat_solutions((masked, plain))
     assert both.trained_mask.tolist() == [
         [True, False, True],
         [False, True, False],  # behind a response nothing is trained on
@@ -126,7 +126,7 @@ def test_selected_and_joined_rollouts_keep_their_masks() -> None:
         [True, True, False],
     ]
     assert torch.equal(both.select(torch.tensor([0])).trained_mask, masked.trained_mask)
-    assert concat_rollouts((plain, plain)).loss_mask is None
+    assert concat_solutions((plain, plain)).loss_mask is None
 
 
 class Recorder(PolicyLoss):

@@ -34,7 +34,7 @@ from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.objective import Objective
 from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
-from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision, settled_scores
+from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision, zero_if_truncated
 from laser_lightning.objective.self_reward.target import SelfRewardTarget
 from laser_lightning.objective.self_reward.weights import SelfRewardWeights
 from laser_lightning.objective.self_reward.yes_no import YesNoSelfReward
@@ -42,7 +42,7 @@ from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.objective.targets import Targets
 from laser_lightning.policy.model import Policy
 from laser_lightning.records.batching import Rollouts, micro_batches
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 
 Z = 3  # <|reward|>, and z_yes
 NO = 50  # z_no
@@ -352,9 +352,9 @@ class Step:
         rollouts, case = self.rollouts, self.case
         references = self.reference_scores if case.exact else None
         scores = self.self_reward.score(Readings(rollouts.reward_token_log_probs, references=references))
-        self_rewards = settled_scores(scores, rollouts.finished).view(-1, GROUP)
+        self_rewards = zero_if_truncated(scores, rollouts.finished).view(-1, GROUP)
         problems = [Problem("train", 0, "", "", [], "")] * (len(rollouts) // GROUP)
-        rollout = Round(problems, rollouts, [], [], self.rewards, references, self_rewards.flatten())
+        rollout = Rollout(problems, rollouts, [], [], self.rewards, references, self_rewards.flatten())
         estimator = {
             "group_relative": GroupRelative(case.divide_by_std),
             "leave_one_out": LeaveOneOut(),

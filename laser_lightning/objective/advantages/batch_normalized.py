@@ -6,7 +6,7 @@ from torch import Tensor
 from laser_lightning.objective.advantages.estimator import AdvantageEstimator
 from laser_lightning.objective.advantages.groups import centre, check_epsilon
 from laser_lightning.objective.context import StepContext
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 
 
 class BatchNormalized(AdvantageEstimator):
@@ -24,7 +24,7 @@ class BatchNormalized(AdvantageEstimator):
         check_epsilon(epsilon)
         self.baseline, self.epsilon = baseline, epsilon
 
-    def __call__(self, rewards: Tensor, rollout: Round, context: StepContext) -> Tensor:
+    def __call__(self, rewards: Tensor, rollout: Rollout, context: StepContext) -> Tensor:
         """[P, G] (see ``AdvantageEstimator``); 0 where a reward equals the mean it is compared with."""
         count = rewards.new_tensor(rewards.numel(), dtype=torch.float64)
         if self.baseline:

@@ -5,7 +5,7 @@ from torch import Tensor
 from laser_lightning.objective.advantages.estimator import AdvantageEstimator
 from laser_lightning.objective.advantages.groups import centre, check_epsilon
 from laser_lightning.objective.context import StepContext
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 
 
 class GroupRelative(AdvantageEstimator):
@@ -22,7 +22,7 @@ class GroupRelative(AdvantageEstimator):
         check_epsilon(epsilon)
         self.divide_by_std, self.epsilon = divide_by_std, epsilon
 
-    def __call__(self, rewards: Tensor, rollout: Round, context: StepContext) -> Tensor:
+    def __call__(self, rewards: Tensor, rollout: Rollout, context: StepContext) -> Tensor:
         """[P, G] (see ``AdvantageEstimator``); 0 in groups whose rewards are all equal, and for groups of one."""
         advantages = centre(rewards)
         if not self.divide_by_std or rewards.shape[1] == 1:

@@ -11,7 +11,7 @@ from laser_lightning.objective.advantages.groups import unanimous
 from laser_lightning.objective.advantages.record import Advantages
 from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.part import ObjectivePart
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 
 Estimate = Callable[[Tensor], Tensor]
 """The step's advantage estimator: values [P, G] in, [P, G] or [P * G, R] out."""
@@ -22,7 +22,7 @@ class AdvantageMixing(ObjectivePart):
 
     @abstractmethod
     def __call__(
-        self, rewards: Tensor, self_rewards: Tensor, estimate: Estimate, rollout: Round, context: StepContext
+        self, rewards: Tensor, self_rewards: Tensor, estimate: Estimate, rollout: Rollout, context: StepContext
     ) -> Advantages:
         """Advantages of a step's solutions.
 
@@ -55,7 +55,7 @@ class SelfRewardMixing(AdvantageMixing):
         self.tau, self.min_std, self.mix_unanimous_groups = tau, min_std, mix_unanimous_groups
 
     def __call__(
-        self, rewards: Tensor, self_rewards: Tensor, estimate: Estimate, rollout: Round, context: StepContext
+        self, rewards: Tensor, self_rewards: Tensor, estimate: Estimate, rollout: Rollout, context: StepContext
     ) -> Advantages:
         """The mixed advantages (see ``AdvantageMixing``)."""
         by_verifier = estimate(rewards)
@@ -83,7 +83,7 @@ class SelfRewardMixing(AdvantageMixing):
             mixed = mixed & ~unanimous(rewards)
         return mixed.squeeze(1)
 
-    def tau_of(self, rewards: Tensor, scores: Tensor, rollout: Round) -> Tensor:
+    def tau_of(self, rewards: Tensor, scores: Tensor, rollout: Rollout) -> Tensor:
         """[P] tau of each group, the same for all here; a subclass may look at what the group's scores are worth.
 
         Args:

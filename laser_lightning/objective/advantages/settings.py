@@ -12,7 +12,7 @@ from laser_lightning.objective.advantages.record import Advantages
 from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.part import ObjectivePart
 from laser_lightning.objective.shaping.shaper import RewardShaper
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 
 
 @takes_old_fields("advantage")
@@ -38,14 +38,14 @@ class AdvantageSettings:
         mixing = {} if self.mixing is None else {"advantage.mixing": self.mixing}
         return {"advantage.estimator": self.estimator, **mixing, **shapers}
 
-    def shape_rewards(self, rollout: Round, context: StepContext) -> Tensor:
+    def shape_rewards(self, rollout: Rollout, context: StepContext) -> Tensor:
         """[N] rewards that advantages are made of: the verifier's or their weighted sum, shaped."""
         rewards = rollout.policy_rewards
         for shaper in self.shaping:
             rewards = shaper(rewards, rollout, context)
         return rewards
 
-    def compute_advantages(self, rollout: Round, context: StepContext, mixes: bool) -> Advantages:
+    def compute_advantages(self, rollout: Rollout, context: StepContext, mixes: bool) -> Advantages:
         """Advantages of a step's solutions.
 
         Args:

@@ -13,13 +13,13 @@ from laser_lightning.objective.self_reward.solutions import (
     CORRECT_THRESHOLD,
     Supervision,
     class_counts,
-    settled_scores,
+    zero_if_truncated,
 )
 from laser_lightning.objective.self_reward.target import SelfRewardTarget, VerifierTarget
 from laser_lightning.objective.self_reward.weights import ClassBalancedWeights, SelfRewardWeights
 
 # All of them were defined here in version 0.1.
-__all__ = ["CORRECT_THRESHOLD", "LastTokenSelfReward", "SelfRewardHead", "class_counts", "settled_scores"]
+__all__ = ["CORRECT_THRESHOLD", "LastTokenSelfReward", "SelfRewardHead", "class_counts", "zero_if_truncated"]
 
 
 class LastTokenSelfReward(SelfRewardHead):

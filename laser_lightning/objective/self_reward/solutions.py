@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from laser_lightning.objective.context import StepContext
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 
 CORRECT_THRESHOLD = 0.5
 """Rewards above this count as correct; self-rewards above it are the verdict "correct"."""
@@ -29,12 +29,12 @@ class StepSolutions:
     rewards: Tensor
     finished: Tensor
     self_rewards: Tensor
-    rollout: Round
+    rollout: Rollout
     rows: Tensor
     context: StepContext
 
     @classmethod
-    def of(cls, rollout: Round, rows: Tensor, context: StepContext) -> "StepSolutions":
+    def of(cls, rollout: Rollout, rows: Tensor, context: StepContext) -> "StepSolutions":
         """Gather the solutions [M] of an optimizer step, those of a problem next to each other."""
         grouped = rows.view(-1, rollout.rollouts.group_size)
         rewards, finished = rollout.rewards[grouped], rollout.rollouts.finished[grouped]
@@ -64,6 +64,6 @@ def class_counts(rewards: Tensor, finished: Tensor) -> Tensor:
     return torch.bincount((rewards > CORRECT_THRESHOLD)[finished].long(), minlength=2)
 
 
-def settled_scores(self_rewards: Tensor, finished: Tensor) -> Tensor:
+def zero_if_truncated(self_rewards: Tensor, finished: Tensor) -> Tensor:
     """[N] self-rewards with 0 for truncated solutions, which have no ``<eos>`` to be judged at."""
     return self_rewards.where(finished, 0.0)

@@ -5,7 +5,7 @@ from torch import Tensor
 from laser_lightning.errors import UserError
 from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.shaping.shaper import RewardShaper
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 
 
 class OverlongPenalty(RewardShaper):
@@ -27,7 +27,7 @@ class OverlongPenalty(RewardShaper):
             )
         self.buffer_share, self.penalty = buffer_share, penalty
 
-    def __call__(self, rewards: Tensor, rollout: Round, context: StepContext) -> Tensor:
+    def __call__(self, rewards: Tensor, rollout: Rollout, context: StepContext) -> Tensor:
         """[N] rewards less the penalty of length (see ``RewardShaper``)."""
         limit = context.max_response_tokens
         buffer = self.buffer_share * limit

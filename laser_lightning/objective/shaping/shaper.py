@@ -6,7 +6,7 @@ from torch import Tensor
 
 from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.part import ObjectivePart
-from laser_lightning.records.rounds import Round
+from laser_lightning.records.rollout import Rollout
 
 
 class RewardShaper(ObjectivePart):
@@ -17,7 +17,7 @@ class RewardShaper(ObjectivePart):
     """
 
     @abstractmethod
-    def __call__(self, rewards: Tensor, rollout: Round, context: StepContext) -> Tensor:
+    def __call__(self, rewards: Tensor, rollout: Rollout, context: StepContext) -> Tensor:
         """Shaped rewards of a step's solutions.
 
         Args:

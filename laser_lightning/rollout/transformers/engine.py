@@ -118,9 +118,9 @@ class TransformersEngine(RolloutEngine):
             reward_token_log_probs=torch.full((total, len(reward_token_ids)), torch.nan, device=device),
         )
         settings = BatchSettings(self.max_batch_size, self.max_cached_tokens, self.drop_fraction, self.scores)
-        round_ = (policy, prompts, out, sampling, reward_token_ids, generator, settings)
+        rollout = (policy, prompts, out, sampling, reward_token_ids, generator, settings)
         if prompts:
-            decoding = CompiledDecoding(*round_, self._steps) if self.compile else Decoding(*round_)
+            decoding = CompiledDecoding(*rollout, self._steps) if self.compile else Decoding(*rollout)
             decoding.run()
         return out
 

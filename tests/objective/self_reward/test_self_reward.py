@@ -15,7 +15,7 @@ from laser_lightning.errors import UserError
 from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.self_reward.head import Readings
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
-from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision, class_counts, settled_scores
+from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision, class_counts, zero_if_truncated
 from laser_lightning.objective.self_reward.weights import EqualWeights
 from laser_lightning.policy.character_tokenizer import character_tokenizer
 
@@ -60,11 +60,11 @@ def test_an_exact_score_takes_each_solutions_own_reference() -> None:
 def test_truncated_solutions_have_no_score_until_they_are_settled_at_zero() -> None:
     scores, finished = make().score(read([-13.0, torch.nan])), torch.tensor([True, False])
     assert scores.isnan().tolist() == [False, True]
-    torch.testing.assert_close(settled_scores(scores, finished), torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(zero_if_truncated(scores, finished), torch.tensor([1.0, 0.0]))
 
 
 def test_a_score_of_a_truncated_solution_counts_as_zero_even_if_it_is_high() -> None:
-    assert settled_scores(torch.tensor([0.9, 5.0]), torch.tensor([False, False])).tolist() == [0.0, 0.0]
+    assert zero_if_truncated(torch.tensor([0.9, 5.0]), torch.tensor([False, False])).tolist() == [0.0, 0.0]
 
 
 def test_an_unknown_constant_is_refused() -> None:

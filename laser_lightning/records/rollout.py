@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from laser_lightning.data.problem import Problem
-from laser_lightning.records.batching import Rollouts, concat_rollouts, numbers_of, stacked
+from laser_lightning.records.batching import Rollouts, concat_solutions, numbers_of, stacked
 from laser_lightning.verifiers import Verification
 
 
 @dataclass
-class Round:
-    """What a training or evaluation step sampled; callbacks read it as ``module.last_round``.
+class Rollout:
+    """What a training or evaluation step sampled; callbacks read it as ``module.last_rollout``.
 
     P problems with G solutions each, N = P * G.
 
@@ -65,7 +65,7 @@ class Round:
         rewards = self.grouped(self.policy_rewards)
         return (rewards != rewards[:, :1]).any(dim=1)
 
-    def select(self, problems: Tensor) -> "Round":
+    def select(self, problems: Tensor) -> "Rollout":
         """The round of some problems alone, in their order.
 
         Args:
@@ -73,7 +73,7 @@ class Round:
         """
         problems = numbers_of(problems, len(self.problems))
         rows = self.rows_of(problems)
-        return Round(
+        return Rollout(
             [self.problems[number] for number in problems.tolist()],
             self.rollouts.select(problems),
             [self.texts[row] for row in rows.tolist()],
@@ -85,7 +85,7 @@ class Round:
             scores=None if self.scores is None else self.scores[rows],
         )
 
-    def ungrouped(self) -> "Round":
+    def ungrouped(self) -> "Rollout":
         """The same N solutions as a round of N problems with one solution each."""
         problems = [self.problem_of(row) for row in range(len(self.rollouts))]
         return replace(self, problems=problems, rollouts=self.rollouts.ungrouped())
@@ -107,20 +107,20 @@ class SampledStep:
         chosen: [M] numbers of the sampled problems whose solutions ``trained`` begins with; None for all of them.
     """
 
-    sampled: Round
-    trained: Round
+    sampled: Rollout
+    trained: Rollout
     chosen: Tensor | None = field(default=None, kw_only=True)
 
 
-def joined(first: Round, second: Round) -> Round:
+def concat_rollouts(first: Rollout, second: Rollout) -> Rollout:
     """Two rounds of the same module as one, the problems of the first in front."""
 
     def both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
         return None if one is None or other is None else stacked((one, other))
 
-    return Round(
+    return Rollout(
         [*first.problems, *second.problems],
-        concat_rollouts((first.rollouts, second.rollouts)),
+        concat_solutions((first.rollouts, second.rollouts)),
         first.texts + second.texts,
         first.verifications + second.verifications,
         stacked((first.rewards, second.rewards)),
