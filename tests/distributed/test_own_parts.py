@@ -45,6 +45,6 @@ def test_a_run_of_own_parts_goes_on_where_it_was(
     first = tmp_path / "whole/checkpoints/step=1.ckpt"
     saved = torch.load(first, weights_only=False)
     assert saved["laser_objective_parts"]["advantage.estimator"]["baseline"] > 0
-    assert max(saved["PromptDataModule"]["curriculum"]["taught"].values()) > 0
+    assert max(saved["PromptDataModule"]["learned"]["taught"].values()) > 0
     command(tmp_path, "fit", *SMALL, "--run_dir", "again", "--ckpt_path", str(first))
     assert difference(tmp_path / "again/checkpoints/step=2.ckpt", tmp_path / "whole/checkpoints/step=2.ckpt") == []
