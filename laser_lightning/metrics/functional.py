@@ -5,13 +5,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from laser_lightning.shapes import Bool, Float, Int, Real
 
-def harmonic_mean(a: Tensor, b: Tensor) -> Tensor:
+
+def harmonic_mean(a: Real[Tensor, "*shape"], b: Real[Tensor, "*shape"]) -> Real[Tensor, "*shape"]:
     """Harmonic mean ``2 a b / (a + b)`` of two non-negative tensors, elementwise; 0 where both are 0."""
     return torch.where(a + b == 0, torch.zeros_like(a * b), 2 * a * b / (a + b))
 
 
-def auroc(scores: Tensor, correct: Tensor) -> Tensor:
+def auroc(scores: Real[Tensor, " N"], correct: Bool[Tensor, " N"]) -> Float[Tensor, ""]:
     """Probability that a correct solution scores above an incorrect one; ties count one half.
 
     The Mann-Whitney statistic, counted in integers over the distinct scores. Any real scores will do: no
@@ -41,12 +43,12 @@ class ReliabilityCurve(NamedTuple):
         accuracy: their share of correct solutions; NaN in an empty bin.
     """
 
-    solutions: Tensor
-    confidence: Tensor
-    accuracy: Tensor
+    solutions: Int[Tensor, " bins"]
+    confidence: Float[Tensor, " bins"]
+    accuracy: Float[Tensor, " bins"]
 
 
-def reliability_curve(scores: Tensor, correct: Tensor, num_bins: int = 10) -> ReliabilityCurve:
+def reliability_curve(scores: Real[Tensor, " N"], correct: Bool[Tensor, " N"], num_bins: int = 10) -> ReliabilityCurve:
     """Sort scores into bins of equal width and compare the score with what holds.
 
     A bin is ``[i / num_bins, (i + 1) / num_bins)``, and the last one is closed. torchmetrics gives scores of
@@ -66,7 +68,9 @@ def reliability_curve(scores: Tensor, correct: Tensor, num_bins: int = 10) -> Re
     return ReliabilityCurve(count, confidence, accuracy)
 
 
-def expected_calibration_error(scores: Tensor, correct: Tensor, num_bins: int = 10) -> Tensor:
+def expected_calibration_error(
+    scores: Real[Tensor, " N"], correct: Bool[Tensor, " N"], num_bins: int = 10
+) -> Float[Tensor, ""]:
     """Mean over solutions of the gap between confidence and accuracy of their bin (ECE, Naeini et al. 2015).
 
     Args:
@@ -82,7 +86,7 @@ def expected_calibration_error(scores: Tensor, correct: Tensor, num_bins: int = 
     return (curve.solutions * gap).sum() / curve.solutions.sum()
 
 
-def standard_error(values: Tensor) -> Tensor:
+def standard_error(values: Float[Tensor, " P"]) -> Float[Tensor, ""]:
     """Standard error of the mean: sample standard deviation divided by the root of the number of values.
 
     Two metrics of the same problems are compared in pairs, ``standard_error(a - b)``, where ``a`` and ``b``
