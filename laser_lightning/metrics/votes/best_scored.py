@@ -6,6 +6,7 @@ from torch import Tensor
 
 from laser_lightning.metrics.votes.candidates import Candidates
 from laser_lightning.metrics.votes.rule import VoteRule
+from laser_lightning.shapes import Float
 
 
 class BestScored(VoteRule):
@@ -14,6 +15,6 @@ class BestScored(VoteRule):
     name = "best_of"
     chooses: Literal["answer", "solution"] = "solution"
 
-    def standings(self, candidates: Candidates) -> Tensor:
+    def standings(self, candidates: Candidates) -> Float[Tensor, " N"]:
         """[N], r_s of each."""
         return candidates.self_rewards
