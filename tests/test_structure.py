@@ -32,11 +32,7 @@ def test_a_file_is_short(path: Path) -> None:
 
 def test_no_file_lies_loose() -> None:
     loose = {path.stem for path in (ROOT / "laser_lightning").glob("*.py")}
-<<<<<<< HEAD
     assert loose == {"__init__", "__main__", "arguments", "errors", "lazy", "moved", "old_settings", "shapes"}
-=======
-    assert loose == {"__init__", "__main__", "arguments", "errors", "lazy", "moved", "old_settings"}
->>>>>>> optim
     folders = {path.name for path in (ROOT / "laser_lightning").iterdir() if (path / "__init__.py").is_file()}
     assert folders == ROOMS | {"losses"}  # the public name of objective/losses
 
