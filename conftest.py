@@ -18,7 +18,7 @@ CHECKED = (
     "laser_lightning.rollout.engine",
     "laser_lightning.rollout.sampler",
 )
-"""Where shapes stand in all signatures."""
+"""Where shapes stand in all public signatures."""
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
@@ -30,13 +30,21 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         return
     missing = [name for name in ("jaxtyping", "beartype") if find_spec(name) is None]
     if missing:
-        raise pytest.UsageError(
-            f"--shapes needs {' and '.join(missing)}, which is not installed: pip install -e '.[test]'"
-        )
+        raise pytest.UsageError(f"--shapes needs {' and '.join(missing)}: pip install -e '.[test]'.")
     from jaxtyping import install_import_hook
 
     sys.modules["checks_of_shapes"] = sys.modules[__name__]  # pytest forgets the name of this file for the next one
     install_import_hook(list(CHECKED), "checks_of_shapes.check_shapes")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse an option that came too late, and would check nothing."""
+    if not config.option.shapes:
+        return
+    from laser_lightning import shapes
+
+    if not shapes.CHECKED:
+        raise pytest.UsageError("--shapes checks nothing here: give it on the command line of pytest itself.")
 
 
 def check_shapes(function: Callable[..., Any]) -> Callable[..., Any]:

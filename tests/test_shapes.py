@@ -1,5 +1,7 @@
 """Shapes in signatures cost nothing, and are checked where the option of pytest asks for it."""
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,10 +68,47 @@ def run(*arguments: str) -> str:
     return done.stdout
 
 
-def test_the_option_checks_in_workers() -> None:
+def bare_tensors(path: Path) -> list[str]:
+    """The places of a file whose public signatures and fields have a tensor without a shape."""
+    tree = ast.parse(path.read_text())
+    hints: list[ast.expr | None] = []
+    for place in [tree, *(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))]:
+        for node in place.body:
+            if isinstance(node, ast.AnnAssign):
+                hints.append(node.annotation)
+            elif isinstance(node, ast.FunctionDef) and (node.name.endswith("__") or not node.name.startswith("_")):
+                more = [node.args.kwarg] if node.args.kwarg else []
+                arguments = [*node.args.args, *node.args.kwonlyargs, *more]
+                hints += [*(argument.annotation for argument in arguments), node.returns]
+    found = [(hint.lineno, ast.unparse(hint)) for hint in hints if hint is not None]
+    bare = re.compile(r"(?<!Float\[)(?<!Int\[)(?<!Bool\[)(?<!Real\[)(?<!Shaped\[)\bTensor\b")
+    return [f"{path.name}:{line}: {hint}" for line, hint in found if bare.search(hint)]
+
+
+def test_tensors_in_signatures_have_shapes() -> None:
+    package = Path(__file__).parents[1] / "laser_lightning"
+    rooms = [path for room in ("metrics", "objective", "records") for path in (package / room).rglob("*.py")]
+    found = [
+        place
+        for path in [*rooms, package / "rollout/engine.py", package / "rollout/sampler.py"]
+        for place in bare_tensors(path)
+    ]
+    assert found == []
+
+
+def test_the_option_says_what_it_lacks() -> None:
+    program = "import sys, pytest; sys.modules['beartype'] = None; sys.exit(pytest.main(['-n', '0', '--shapes']))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    )
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "beartype: pip install -e '.[test]'." in done.stderr
+
+
+def test_the_option_checks() -> None:
     pytest.importorskip("jaxtyping")
     test = "tests/test_shapes.py::test_a_wrong_shape_or_type_is_refused"
-    assert "1 passed" in run("-m", "pytest", "-n", "1", "--shapes", test)
+    assert "1 passed" in run("-m", "pytest", "-n", "0", "--shapes", test)
 
 
 def test_nothing_else_imports_the_checker() -> None:

@@ -56,7 +56,7 @@ class ExactMetric(Metric):
         finally:
             self.unsync(should_unsync=self._is_synced)
 
-    def check_columns(self, **columns: Tensor) -> None:
+    def check_columns(self, **columns: Shaped[Tensor, "..."]) -> None:
         """Refuse columns that are not one-dimensional tensors of one length.
 
         Raises:
@@ -70,7 +70,7 @@ class ExactMetric(Metric):
                 "Pass one entry per sampled solution in each of them."
             )
 
-    def check_integers(self, **columns: Tensor) -> None:
+    def check_integers(self, **columns: Shaped[Tensor, " N"]) -> None:
         """Refuse columns that are not of an integer dtype: a float cannot hold every int64 id.
 
         Raises:
@@ -83,7 +83,7 @@ class ExactMetric(Metric):
                     "pass an int64 tensor."
                 )
 
-    def check_numbers(self, **columns: Tensor) -> None:
+    def check_numbers(self, **columns: Shaped[Tensor, " N"]) -> None:
         """Refuse columns that hold a NaN, which every comparison would silently count as incorrect.
 
         Raises:
