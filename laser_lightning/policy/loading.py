@@ -1,0 +1,140 @@
+"""A policy's weights and tokenizer, loaded from a path as its settings say."""
+
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from laser_lightning.errors import UserError
+from laser_lightning.policy.lora import LoRASettings
+
+EMBEDDED = "embedded"
+
+
+@dataclass
+class PolicySettings:
+    """Which model is trained, and how it is loaded.
+
+    Args:
+        path: directory or hub name of a transformers causal LM; ``embedded`` is the small arithmetic model
+            that ships with this package.
+        random_init: start from random weights of the same architecture (the supervised stage from nothing).
+        config_overrides: fields of the model's config to replace, e.g. ``{num_hidden_layers: 2}``; only with
+            ``random_init``, since pretrained weights have their shapes.
+        dtype: type of the weights.
+        attention: attention implementation of transformers (``sdpa``, ``eager``, ``flash_attention_2``, ...);
+            by default transformers chooses.
+        packing: join the sequences of a forward pass of the update to one row, without padding: ``auto`` does so with
+            flash attention, which then computes no more than each sequence needs; ``always`` with any
+            implementation, whose masks then cover the square of the row's length; ``never`` pads.
+        gradient_checkpointing: recompute activations in the backward pass, for less memory and more time.
+        compile: run the forward and backward passes of the update through ``torch.compile``; the first ones then take a
+            minute or more. Rollouts are not compiled. Tried on CPU only, and refused under ZeRO-3.
+        liger: replace norms, rotary embeddings and MLPs by Liger kernels (needs CUDA, and ``pip install
+            laser-lightning[liger]``); never tried on CUDA by this project.
+        trust_remote_code: run model code that comes with the weights.
+        lora: train adapters beside the frozen weights (needs the extra ``lora``); null trains all weights.
+    """
+
+    path: str
+    random_init: bool = False
+    config_overrides: dict[str, Any] = field(default_factory=dict)
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attention: str | None = None
+    packing: Literal["auto", "always", "never"] = "auto"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    liger: bool = False
+    trust_remote_code: bool = False
+    lora: LoRASettings | None = None
+
+
+def model_path(path: str) -> str:
+    """The directory or hub name behind ``path`` (resolves ``embedded``)."""
+    if path == EMBEDDED:
+        return str(files("laser_lightning") / "assets" / "arithmetic")
+    return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
+def load_tokenizer(settings: PolicySettings) -> PreTrainedTokenizerBase:
+    """Load the tokenizer; one without a pad token pads with ``<eos>``, since masks never look at token values."""
+    path = model_path(settings.path)
+    _refuse_missing_directory(settings.path, path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UserError(f"The tokenizer of policy.path '{settings.path}' cannot be loaded: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"The tokenizer of '{settings.path}' has no <eos> token, so no response could ever finish.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _refuse_missing_directory(name: str, path: str) -> None:
+    looks_local = path.startswith((".", "/")) or path.count("/") > 1
+    if looks_local and not Path(path).is_dir():
+        raise UserError(f"policy.path is '{name}', and there is no such directory.")
+
+
+def load_weights(settings: PolicySettings) -> PreTrainedModel:
+    """The causal LM, with pretrained or random weights, and without dropout: the policy that is trained is to be the
+    one that was sampled from."""
+    path, dtype = model_path(settings.path), getattr(torch, settings.dtype)
+    options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
+    if settings.attention is not None:
+        options["attn_implementation"] = settings.attention
+    config = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
+    for key, value in config.to_dict().items():
+        if isinstance(value, float) and any(part in key for part in ("drop", "pdrop")):
+            setattr(config, key, 0.0)
+    if not settings.random_init:
+        return AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, **options)
+    for key, value in settings.config_overrides.items():
+        if not hasattr(config, key):
+            raise UserError(f"policy.config_overrides has '{key}', which {type(config).__name__} does not know.")
+        setattr(config, key, value)
+    if "num_hidden_layers" in settings.config_overrides and hasattr(config, "layer_types"):
+        config.layer_types = (list(config.layer_types) * config.num_hidden_layers)[: config.num_hidden_layers]
+    return AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
+
+
+def recompute_activations(lm: PreTrainedModel) -> None:
+    # transformers 5.24 has another name for it, which it had not before.
+    enable = getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def apply_liger(lm: PreTrainedModel) -> None:
+    if not torch.cuda.is_available():
+        raise UserError("policy.liger needs a CUDA device, and there is none: set policy.liger to false.")
+    try:
+        from liger_kernel.transformers.monkey_patch import (
+            MODEL_TYPE_TO_APPLY_LIGER_FN,
+            _apply_liger_kernel_to_instance,
+        )
+    except ImportError as error:
+        raise UserError(f"policy.liger needs Liger kernels ({error}): pip install 'laser-lightning[liger]'.") from error
+    if lm.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+        raise UserError(f"There are no Liger kernels for {type(lm).__name__}: set policy.liger to false.")
+    # The head and its loss are ours.
+    _apply_liger_kernel_to_instance(model=lm, cross_entropy=False, fused_linear_cross_entropy=False)
+
+
+def eos_token_ids(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The ids that end a response, sorted: the generation config's set, else the tokenizer's one."""
+    ids = getattr(lm.generation_config, "eos_token_id", None)
+    if ids is None:
+        ids = tokenizer.eos_token_id
+    if not isinstance(ids, int) and not ids:
+        raise UserError("The model's generation config has an empty eos_token_id, so no response could ever finish.")
+    return tuple(sorted({ids} if isinstance(ids, int) else set(ids)))
