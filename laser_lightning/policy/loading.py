@@ -19,6 +19,8 @@ from laser_lightning.policy.lora import LoRASettings
 
 EMBEDDED = "embedded"
 
+_NAMES_SHOWN = 6
+
 
 @dataclass
 class PolicySettings:
@@ -98,7 +100,11 @@ def load_weights(settings: PolicySettings) -> PreTrainedModel:
         if isinstance(value, float) and any(part in key for part in ("drop", "pdrop")):
             setattr(config, key, 0.0)
     if not settings.random_init:
-        return AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, **options)
+        lm, found = AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+        _refuse_random_weights(settings.path, found)
+        return lm
     for key, value in settings.config_overrides.items():
         if not hasattr(config, key):
             raise UserError(f"policy.config_overrides has '{key}', which {type(config).__name__} does not know.")
@@ -106,6 +112,35 @@ def load_weights(settings: PolicySettings) -> PreTrainedModel:
     if "num_hidden_layers" in settings.config_overrides and hasattr(config, "layer_types"):
         config.layer_types = (list(config.layer_types) * config.num_hidden_layers)[: config.num_hidden_layers]
     return AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
+
+
+def _refuse_random_weights(name: str, found: dict[str, Any]) -> None:
+    """Refuse a checkpoint for which transformers left weights as they are initialised.
+
+    Args:
+        name: the model's path, for the error.
+        found: transformers' account of the loading, in which tied weights and those that a model leaves out on purpose
+            are no missing ones.
+    """
+    # Old code that comes with weights may count these among them; they are computed.
+    missing = [key for key in found["missing_keys"] if not key.endswith(("inv_freq", "position_ids", "masked_bias"))]
+    if missing:
+        raise UserError(
+            f"The checkpoint of policy.path '{name}' lacks {_counted(missing)} of its model, which would start from "
+            "random values: give a whole one."
+        )
+    if other := [f"{key} ({list(has)} for {list(wants)})" for key, has, wants in found["mismatched_keys"]]:
+        raise UserError(
+            f"The checkpoint of policy.path '{name}' has {_counted(other)} of another shape than its config.json says: "
+            "one of the two is not this model's."
+        )
+
+
+def _counted(names: list[str]) -> str:
+    """How many tensors, and the first names."""
+    shown = ", ".join(sorted(names)[:_NAMES_SHOWN])
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return f"{len(names)} tensor{'s' if len(names) > 1 else ''} ({shown}{more})"
 
 
 def recompute_activations(lm: PreTrainedModel) -> None:
