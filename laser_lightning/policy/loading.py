@@ -1,15 +1,20 @@
 """A policy's weights and tokenizer, loaded from a path as its settings say."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import transformers
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -73,7 +78,7 @@ def load_tokenizer(settings: PolicySettings) -> PreTrainedTokenizerBase:
     _refuse_missing_directory(settings.path, path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of whatever is wrong in its files
         raise UserError(f"The tokenizer of policy.path '{settings.path}' cannot be loaded: {error}") from error
     if tokenizer.eos_token_id is None:
         raise UserError(f"The tokenizer of '{settings.path}' has no <eos> token, so no response could ever finish.")
@@ -95,14 +100,17 @@ def load_weights(settings: PolicySettings) -> PreTrainedModel:
     options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
     if settings.attention is not None:
         options["attn_implementation"] = settings.attention
-    config = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
+    with _told(settings.path):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
+    _refuse_other_kinds(settings.path, config)
     for key, value in config.to_dict().items():
         if isinstance(value, float) and any(part in key for part in ("drop", "pdrop")):
             setattr(config, key, 0.0)
     if not settings.random_init:
-        lm, found = AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
+        with _told(settings.path):
+            lm, found = AutoModelForCausalLM.from_pretrained(
+                path, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
         _refuse_random_weights(settings.path, found)
         return lm
     for key, value in settings.config_overrides.items():
@@ -111,7 +119,39 @@ def load_weights(settings: PolicySettings) -> PreTrainedModel:
         setattr(config, key, value)
     if "num_hidden_layers" in settings.config_overrides and hasattr(config, "layer_types"):
         config.layer_types = (list(config.layer_types) * config.num_hidden_layers)[: config.num_hidden_layers]
-    return AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
+    with _told(settings.path):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Around what transformers makes of a model's files, which may have any mistake, and end in any exception.
+
+    Args:
+        name: the model's path, for the error.
+    """
+    try:
+        yield
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}" if isinstance(error, LookupError | AttributeError) else str(error)
+        raise UserError(f"The model of policy.path '{name}' cannot be loaded: {what}") from error
+
+
+def _refuse_other_kinds(name: str, config: PretrainedConfig) -> None:
+    """Refuse a model that transformers has no causal language model of.
+
+    Args:
+        name: the model's path, for the error.
+        config: the model's.
+    """
+    own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if own_code or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return
+    kind = "an image-text model" if hasattr(config, "text_config") else "no causal language model"
+    raise UserError(
+        f"The model of policy.path '{name}' has the type '{config.model_type}', which is {kind}: transformers "
+        f"{transformers.__version__} has no AutoModelForCausalLM for it. Give a causal language model."
+    )
 
 
 def _refuse_random_weights(name: str, found: dict[str, Any]) -> None:

@@ -80,10 +80,7 @@ class Policy(nn.Module):
             raise UserError(
                 "policy.lora adapts pretrained weights, and policy.random_init has none: drop one of the two."
             )
-        try:
-            self.lm: PreTrainedModel = load_weights(settings)
-        except OSError as error:
-            raise UserError(f"The model of policy.path '{settings.path}' cannot be loaded: {error}") from error
+        self.lm: PreTrainedModel = load_weights(settings)
         if settings.lora is not None:
             add_adapters(self.lm, settings.lora)
         self.lm.train()  # from_pretrained leaves evaluation mode on

@@ -7,9 +7,18 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, PretrainedConfig
+from transformers import (
+    LlamaConfig,
+    Mistral3Config,
+    MistralConfig,
+    PixtralVisionConfig,
+    PretrainedConfig,
+    Qwen2_5_VLConfig,
+    T5Config,
+)
 
 from laser_lightning.errors import UserError
+from laser_lightning.policy.character_tokenizer import character_tokenizer
 from laser_lightning.policy.model import Policy, PolicySettings, load_tokenizer
 
 SaveModel = Callable[..., Path]
@@ -66,3 +75,67 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path, save_model: SaveMo
     rewrite(path / "config.json", intermediate_size=48)
     with pytest.raises(UserError, match=r"6 tensors \(.*layers\.0\.mlp\.down_proj\.weight \(\[32, 64\] for \[32, 48\]"):
         load(path)
+
+
+# ---------------------------------------------------- what cannot be loaded
+
+TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def other_kinds(tiny_config: TinyConfig) -> dict[str, PretrainedConfig]:
+    """Configs of models that are no causal language models."""
+    vision = PixtralVisionConfig(**TOWER, image_size=28, patch_size=14, head_dim=16)
+    return {
+        "mistral3": Mistral3Config(text_config=tiny_config(MistralConfig), vision_config=vision),
+        "qwen2_5_vl": Qwen2_5_VLConfig(
+            text_config=TOWER | {"vocab_size": 100, "num_key_value_heads": 1},
+            vision_config={"depth": 2, "hidden_size": 32, "num_heads": 2, "out_hidden_size": 32},
+        ),
+        "t5": T5Config(vocab_size=100, d_model=32, d_ff=64, num_layers=2, num_heads=2, d_kv=16),
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        ("mistral3", "an image-text model"),
+        ("qwen2_5_vl", "an image-text model"),
+        ("t5", "no causal language model"),
+    ],
+)
+def test_other_kinds_of_models_are_refused(tmp_path: Path, tiny_config: TinyConfig, kind: str, what: str) -> None:
+    other_kinds(tiny_config)[kind].save_pretrained(tmp_path)
+    character_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=rf"'{tmp_path}' has the type '{kind}', which is {what}: transformers 5"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"model_type": "no_such"}, "model type `no_such`"),
+        ({"hidden_act": "no_such"}, "KeyError: 'no_such'"),
+        ({"num_attention_heads": "two"}, "num_attention_heads"),
+    ],
+)
+def test_a_config_with_a_mistake_is_refused(
+    tmp_path: Path, save_model: SaveModel, tiny_config: TinyConfig, fields: dict[str, Any], reason: str
+) -> None:
+    path = save_model(tmp_path / "model", tiny_config(LlamaConfig))
+    rewrite(path / "config.json", **fields)
+    with pytest.raises(UserError, match=rf"(?s)of policy\.path '{path}' cannot be loaded: .*{reason}"):
+        load(path)
+
+
+def test_files_of_weights_that_are_none_are_refused(
+    tmp_path: Path, save_model: SaveModel, tiny_config: TinyConfig
+) -> None:
+    path = save_model(tmp_path / "model", tiny_config(LlamaConfig))
+    (path / "model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(UserError, match=r"model of policy\.path .* cannot be loaded: "):
+        load(path)
+
+
+def test_attention_that_there_is_not_is_refused(policy_dir: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot be loaded: .*attn_implementation"):
+        load(policy_dir, attention="no_such")
