@@ -330,6 +330,7 @@ class LaSeRScorer:
                 raise UserError(f"Response {row} is empty, or has token ids outside of the model's 0 to {size - 1}.")
             return list(response)
         ids = self.tokenizer.encode(response, add_special_tokens=False)
+        check_vocabulary(ids, self.tokenizer, self.policy.vocabulary_size, f"Response {row}")
         ends = self.policy.eos_token_ids
         if ids and ids[-1] in ends:
             return ids

@@ -5,6 +5,7 @@ import time
 import torch
 from torch import Tensor
 
+from laser_lightning.data.module import PromptDataModule
 from laser_lightning.data.problem import Problem
 from laser_lightning.data.prompts import check_vocabulary
 from laser_lightning.errors import UserError
@@ -43,6 +44,14 @@ class SupervisedModule(TrainingModule):
         if micro_batch_sequences < 1:
             raise UserError(f"micro_batch_sequences is {micro_batch_sequences}, and must be at least 1.")
         self.micro_batch_sequences = micro_batch_sequences
+
+    def check_vocabulary(self, data: PromptDataModule) -> None:
+        """Refuse prompts, and worked solutions, with tokens that the model has no rows for."""
+        super().check_vocabulary(data)
+        if self.has_tokens_beyond:
+            for problems in (data.train_problems, *data.evaluation_problems.values()):
+                if solved := [problem for problem in problems if problem.solution is not None]:
+                    self.encode(solved)
 
     @float32_by_default()
     def training_step(self, problems: list[Problem], batch_idx: int) -> None:

@@ -78,7 +78,20 @@ class TrainingModule(Part, lightning.LightningModule):
                 self.policy.check_head()
         data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
         if isinstance(data, PromptDataModule):
-            data.check_vocabulary(self.policy.vocabulary_size)
+            self.check_vocabulary(data)
+
+    def check_vocabulary(self, data: PromptDataModule) -> None:
+        """Refuse texts with tokens that the model has no rows for, before the first step.
+
+        Args:
+            data: set up.
+        """
+        data.check_vocabulary(self.policy.vocabulary_size)
+
+    @property
+    def has_tokens_beyond(self) -> bool:
+        """Whether the tokenizer has ids that the model has no rows for."""
+        return max(self.tokenizer.get_vocab().values()) >= self.policy.vocabulary_size
 
     def load_reference(self) -> FrozenPolicy | AdaptersOff:
         """The frozen policy of before training: a model of its own, or with LoRA the policy without its adapters."""

@@ -92,7 +92,9 @@ class Policy(nn.Module):
         flash = "flash" in str(self.lm.config.get_text_config()._attn_implementation)
         self.packs = settings.packing == "always" or (settings.packing == "auto" and flash)
         self.eos_token_ids = eos_token_ids(self.lm, tokenizer)
-        self.pad_token_id: int = tokenizer.pad_token_id
+        # Tokenizers get a pad token that the model has no row for.
+        has_pad = tokenizer.pad_token_id < self.vocabulary_size
+        self.pad_token_id: int = tokenizer.pad_token_id if has_pad else self.eos_token_ids[0]
         self.lm.generation_config.eos_token_id = list(self.eos_token_ids)
         self.lm.generation_config.pad_token_id = self.pad_token_id
 

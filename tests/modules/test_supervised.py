@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from laser_lightning.cli.command_line import main
+from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
 from laser_lightning.modules.supervised import SupervisedModule
@@ -59,6 +60,15 @@ def test_a_solution_with_a_token_that_the_model_has_no_row_for_is_refused(module
     module.tokenizer.add_tokens(["<new>"])
     with pytest.raises(UserError, match="The worked solution in row 1 of the set 'train' contains the token '<new>'"):
         module.encode(rows)
+
+
+def test_tokens_that_only_solutions_bring_are_refused_before_the_first_step(module: SupervisedModule) -> None:
+    data = PromptDataModule(train=ArithmeticSource(size=4))
+    data.set_tokenizer(module.tokenizer)
+    data.evaluation_problems = {"sums": problems(module, ("1+2=", "#3"), ("1+3=", None), ("1+4=", "#<new>"))}
+    module.tokenizer.add_tokens(["<new>"])
+    with pytest.raises(UserError, match="The worked solution in row 2 of the set 'train' contains the token '<new>'"):
+        module.check_vocabulary(data)
 
 
 def test_a_short_version_of_the_embedded_models_run(tmp_path: Path) -> None:

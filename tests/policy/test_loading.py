@@ -139,3 +139,18 @@ def test_files_of_weights_that_are_none_are_refused(
 def test_attention_that_there_is_not_is_refused(policy_dir: Path) -> None:
     with pytest.raises(UserError, match=r"cannot be loaded: .*attn_implementation"):
         load(policy_dir, attention="no_such")
+
+
+# ------------------------------------------------------- ids beyond the model
+
+
+def test_a_pad_token_that_the_model_has_no_row_for_is_not_used(
+    tmp_path: Path, save_model: SaveModel, tiny_config: TinyConfig
+) -> None:
+    path = save_model(tmp_path / "model", tiny_config(LlamaConfig))
+    tokenizer = character_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id == 260  # of a model with 100 rows
+    tokenizer.save_pretrained(path)
+    policy = load(path)
+    assert policy.pad_token_id == policy.lm.generation_config.pad_token_id == 1  # that of <eos>
