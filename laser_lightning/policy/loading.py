@@ -206,10 +206,35 @@ def apply_liger(lm: PreTrainedModel) -> None:
 
 
 def eos_token_ids(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The ids that end a response, sorted: the generation config's set, else the tokenizer's one."""
-    ids = getattr(lm.generation_config, "eos_token_id", None)
+    """The ids that end a response, sorted: the generation config's set, else the tokenizer's one.
+
+    Args:
+        lm: the model, with its generation config.
+        tokenizer: the policy's.
+
+    Raises:
+        UserError: if there is none, or the model has no row for one.
+    """
+    ids, source = getattr(lm.generation_config, "eos_token_id", None), "generation config"
     if ids is None:
-        ids = tokenizer.eos_token_id
+        ids, source = tokenizer.eos_token_id, "tokenizer"
     if not isinstance(ids, int) and not ids:
         raise UserError("The model's generation config has an empty eos_token_id, so no response could ever finish.")
-    return tuple(sorted({ids} if isinstance(ids, int) else set(ids)))
+    ends = tuple(sorted({ids} if isinstance(ids, int) else set(ids)))
+    size = lm.config.get_text_config().vocab_size
+    if beyond := [end for end in ends if not 0 <= end < size]:
+        raise UserError(
+            f"The model's {source} has the eos_token_id {beyond[0]}, and the model's vocabulary ends at {size - 1}: no "
+            f"response could end there. Give its {source} the id of the model's <eos>."
+        )
+    return ends
+
+
+def written_eos(eos_token_ids: tuple[int, ...], tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that is put behind a given text: the tokenizer's where it ends responses, else the first that does.
+
+    Args:
+        eos_token_ids: those that end responses, sorted.
+        tokenizer: the policy's.
+    """
+    return tokenizer.eos_token_id if tokenizer.eos_token_id in eos_token_ids else eos_token_ids[0]

@@ -17,6 +17,7 @@ from laser_lightning.policy.loading import (
     load_weights,
     model_path,
     recompute_activations,
+    written_eos,
 )
 from laser_lightning.policy.logprobs import reward_token_log_probs, token_statistics
 from laser_lightning.policy.lora import adapters_off, add_adapters
@@ -32,6 +33,7 @@ __all__ = [
     "eos_token_ids",
     "load_tokenizer",
     "model_path",
+    "written_eos",
 ]
 
 LOGITS_AT_ONCE = 2**26

@@ -1,11 +1,12 @@
 """The supervised stage: its loss against a slow twin, and a short version of the run that made the embedded model."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from laser_lightning.cli.command_line import main
 from laser_lightning.data import ArithmeticSource, PromptDataModule
@@ -37,6 +38,18 @@ def test_the_targets_are_the_solution_and_eos_twice(module: SupervisedModule) ->
     eos = module.tokenizer.eos_token_id
     assert prompts == [module.tokenizer.encode("1+2=")]
     assert targets == [[*module.tokenizer.encode("#3"), eos, eos]]
+
+
+def test_the_targets_end_as_the_engines_end_responses(
+    tmp_path: Path, save_model: Callable[..., Path], tiny_config: Callable[..., PretrainedConfig]
+) -> None:
+    path = save_model(tmp_path / "model", tiny_config(eos_token_id=[9, 5]))
+    other = SupervisedModule(PolicySettings(str(path)))
+    assert other.tokenizer.eos_token_id == 1
+    with pytest.warns(UserWarning, match=r"<eos> is '<\|eos\|>' \(1\), .* at 5, 9: .* taught to end with '.' \(5\)"):
+        other.configure_model()
+    _, targets = other.encode(problems(other, ("1+2=", "#3")))
+    assert targets == [[*other.tokenizer.encode("#3"), 5, 5]]
 
 
 def test_losses_equal_those_of_single_unpadded_sequences(module: SupervisedModule) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 from transformers import (
+    GenerationConfig,
     LlamaConfig,
     Mistral3Config,
     MistralConfig,
@@ -19,7 +20,7 @@ from transformers import (
 
 from laser_lightning.errors import UserError
 from laser_lightning.policy.character_tokenizer import character_tokenizer
-from laser_lightning.policy.model import Policy, PolicySettings, load_tokenizer
+from laser_lightning.policy.model import Policy, PolicySettings, load_tokenizer, written_eos
 
 SaveModel = Callable[..., Path]
 TinyConfig = Callable[..., PretrainedConfig]
@@ -154,3 +155,25 @@ def test_a_pad_token_that_the_model_has_no_row_for_is_not_used(
     tokenizer.save_pretrained(path)
     policy = load(path)
     assert policy.pad_token_id == policy.lm.generation_config.pad_token_id == 1  # that of <eos>
+
+
+@pytest.mark.parametrize(
+    ("saved", "source"), [(100, "generation config"), ([1, 100], "generation config"), (None, "tokenizer")]
+)
+def test_an_end_that_the_model_has_no_row_for_is_refused(
+    tmp_path: Path, save_model: SaveModel, tiny_config: TinyConfig, saved: Any, source: str
+) -> None:
+    path = save_model(tmp_path / "model", tiny_config(LlamaConfig, eos_token_id=None))
+    GenerationConfig(eos_token_id=saved).save_pretrained(path)
+    tokenizer = character_tokenizer()
+    tokenizer.add_special_tokens({"eos_token": "<end>"})
+    tokenizer.save_pretrained(path)
+    with pytest.raises(UserError, match=rf"model's {source} has the eos_token_id (100|260), .* vocabulary ends at 99"):
+        load(path)
+
+
+@pytest.mark.parametrize(("ends", "written"), [((1,), 1), ((1, 7), 1), ((5, 7), 5)])
+def test_a_given_text_ends_as_the_engines_end_one(policy_dir: Path, ends: tuple[int, ...], written: int) -> None:
+    tokenizer = load_tokenizer(PolicySettings(path=str(policy_dir)))
+    assert tokenizer.eos_token_id == 1
+    assert written_eos(ends, tokenizer) == written
