@@ -183,6 +183,24 @@ def _counted(names: list[str]) -> str:
     return f"{len(names)} tensor{'s' if len(names) > 1 else ''} ({shown}{more})"
 
 
+def refuse_quantised(lm: PreTrainedModel, name: str) -> None:
+    """Refuse to train weights that are kept in few bits: only what is left in floats would learn.
+
+    Args:
+        lm: the model; one whose weights became floats on loading is welcome.
+        name: its path, for the error.
+    """
+    quantised = getattr(lm.config, "quantization_config", None)
+    if quantised is None:
+        return
+    fields = quantised if isinstance(quantised, dict) else quantised.to_dict()
+    method = str(getattr(fields.get("quant_method"), "value", fields.get("quant_method", "unknown method")))
+    raise UserError(
+        f"policy.path '{name}' is a quantised model ({method}), whose weights cannot be trained: take the model it was "
+        "quantised from."
+    )
+
+
 def recompute_activations(lm: PreTrainedModel) -> None:
     # transformers 5.24 has another name for it, which it had not before.
     enable = getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable

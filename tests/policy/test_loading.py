@@ -19,8 +19,10 @@ from transformers import (
 )
 
 from laser_lightning.errors import UserError
+from laser_lightning.modules.supervised import SupervisedModule
 from laser_lightning.policy.character_tokenizer import character_tokenizer
-from laser_lightning.policy.model import Policy, PolicySettings, load_tokenizer, written_eos
+from laser_lightning.policy.loading import load_weights
+from laser_lightning.policy.model import FrozenPolicy, Policy, PolicySettings, load_tokenizer, written_eos
 
 SaveModel = Callable[..., Path]
 TinyConfig = Callable[..., PretrainedConfig]
@@ -177,3 +179,24 @@ def test_a_given_text_ends_as_the_engines_end_one(policy_dir: Path, ends: tuple[
     tokenizer = load_tokenizer(PolicySettings(path=str(policy_dir)))
     assert tokenizer.eos_token_id == 1
     assert written_eos(ends, tokenizer) == written
+
+
+# ----------------------------------------------------------------- training
+
+
+class BitsAndBytes:
+    """As much of transformers' config as is read."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"quant_method": "bitsandbytes", "load_in_4bit": True}
+
+
+@pytest.mark.parametrize("quantised", [BitsAndBytes(), BitsAndBytes().to_dict()])
+def test_weights_in_few_bits_are_not_trained(policy_dir: Path, monkeypatch: pytest.MonkeyPatch, quantised: Any) -> None:
+    settings = PolicySettings(path=str(policy_dir))
+    lm = load_weights(settings)
+    lm.config.quantization_config = quantised
+    monkeypatch.setattr("laser_lightning.policy.model.load_weights", lambda settings: lm)
+    with pytest.raises(UserError, match=r"is a quantised model \(bitsandbytes\), whose weights cannot be trained"):
+        SupervisedModule(settings).configure_model()
+    FrozenPolicy(settings, load_tokenizer(settings))  # a teacher may be
