@@ -202,6 +202,16 @@ def refuse_quantised(lm: PreTrainedModel, name: str) -> None:
 
 
 def recompute_activations(lm: PreTrainedModel) -> None:
+    """Let the backward pass recompute activations.
+
+    Raises:
+        UserError: if transformers does not do so for this model.
+    """
+    if not lm.supports_gradient_checkpointing:
+        raise UserError(
+            f"policy.gradient_checkpointing is set, and transformers has none for {type(lm).__name__}: set it to "
+            "false, and lower update.micro_batch_tokens if memory is short."
+        )
     # transformers 5.24 has another name for it, which it had not before.
     enable = getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable
     enable({"use_reentrant": False})

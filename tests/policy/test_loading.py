@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import (
     GenerationConfig,
+    JetMoeConfig,
     LlamaConfig,
     Mistral3Config,
     MistralConfig,
@@ -200,3 +201,11 @@ def test_weights_in_few_bits_are_not_trained(policy_dir: Path, monkeypatch: pyte
     with pytest.raises(UserError, match=r"is a quantised model \(bitsandbytes\), whose weights cannot be trained"):
         SupervisedModule(settings).configure_model()
     FrozenPolicy(settings, load_tokenizer(settings))  # a teacher may be
+
+
+def test_gradient_checkpointing_where_there_is_none_is_refused(tmp_path: Path, save_model: SaveModel) -> None:
+    sizes = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "eos_token_id": 1}
+    path = save_model(tmp_path / "model", JetMoeConfig(**sizes, num_key_value_heads=2, kv_channels=16))
+    load(path)
+    with pytest.raises(UserError, match="gradient_checkpointing is set, and transformers has none for JetMoeFor"):
+        load(path, gradient_checkpointing=True)
