@@ -103,9 +103,7 @@ def load_weights(settings: PolicySettings) -> PreTrainedModel:
     with _told(settings.path):
         config = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
     _refuse_other_kinds(settings.path, config)
-    for key, value in config.to_dict().items():
-        if isinstance(value, float) and any(part in key for part in ("drop", "pdrop")):
-            setattr(config, key, 0.0)
+    _switch_off_dropout(config)
     if not settings.random_init:
         with _told(settings.path):
             lm, found = AutoModelForCausalLM.from_pretrained(
@@ -121,6 +119,15 @@ def load_weights(settings: PolicySettings) -> PreTrainedModel:
         config.layer_types = (list(config.layer_types) * config.num_hidden_layers)[: config.num_hidden_layers]
     with _told(settings.path):
         return AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
+
+
+def _switch_off_dropout(config: PretrainedConfig) -> None:
+    """Set every rate of dropout to 0, those of the configs within (``text_config``, ...) too."""
+    for key, value in list(vars(config).items()):
+        if isinstance(value, PretrainedConfig):
+            _switch_off_dropout(value)
+        elif isinstance(value, float) and "drop" in key:
+            setattr(config, key, 0.0)
 
 
 @contextmanager

@@ -233,6 +233,7 @@ class Policy(nn.Module):
     def check_head(self) -> None:
         """Compare ``head(hidden_states(.))`` with the model's own logits, and refuse a model where they differ."""
         probe = torch.arange(4, device=self.device)[None] % self.lm.config.get_text_config().vocab_size
+        self._check_randomness()
         ours, theirs = (
             self.head(self.hidden_states(probe)),
             self.lm(input_ids=probe, use_cache=False).logits.float(),
@@ -244,6 +245,20 @@ class Policy(nn.Module):
             )
         if self.packs:
             self._check_packing()
+
+    def _check_randomness(self) -> None:
+        """Refuse a model whose passes in training mode draw random numbers, as routers of experts may."""
+        length = min(64, self.positions or 64)
+        probe = torch.arange(length, device=self.device)[None] % self.vocabulary_size
+        first, again = (self.lm(input_ids=probe, use_cache=False).logits.float() for _ in range(2))
+        tolerance = torch.finfo(self.lm.dtype).eps ** 0.5  # kernels may add up in any order
+        if not torch.allclose(first, again, rtol=tolerance, atol=tolerance):
+            raise UserError(
+                f"{type(self.lm).__name__} draws random numbers in training mode: logits of the same tokens differ by "
+                f"up to {(first - again).abs().max():.3g} from pass to pass, so the policy that is trained would not "
+                "be the one that was sampled from. Dropout is off already: set noise of the router in the model's "
+                "config.json to 0 if it has any, or take another model."
+            )
 
     def _check_packing(self) -> None:
         """Refuse a model in which packed sequences see each other, or do not begin at the first position."""
