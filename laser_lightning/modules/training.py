@@ -27,7 +27,7 @@ from laser_lightning.modules.optimization import (
     embedding_parameters,
 )
 from laser_lightning.old_settings import renewed_arguments
-from laser_lightning.policy.loading import refuse_quantised
+from laser_lightning.policy.loading import mend_generation_config, refuse_quantised
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy, PolicySettings, load_tokenizer
 from laser_lightning.runs.checkpoints import read_checkpoint
 from laser_lightning.runs.interruption import Interruption
@@ -76,6 +76,7 @@ class TrainingModule(Part, lightning.LightningModule):
         if not hasattr(self, "policy"):
             self.policy = Policy(self.policy_settings, self.tokenizer)
             refuse_quantised(self.policy.lm, self.policy_settings.path)
+            mend_generation_config(self.policy.lm, self.policy_settings.path)
             with self.gathered_weights(self.policy):
                 self.policy.check_head()
         data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)

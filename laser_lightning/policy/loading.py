@@ -1,5 +1,7 @@
 """A policy's weights and tokenizer, loaded from a path as its settings say."""
 
+import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -206,6 +208,40 @@ def refuse_quantised(lm: PreTrainedModel, name: str) -> None:
         f"policy.path '{name}' is a quantised model ({method}), whose weights cannot be trained: take the model it was "
         "quantised from."
     )
+
+
+def mend_generation_config(lm: PreTrainedModel, name: str) -> None:
+    """Let exports be written: transformers saves no generation config with settings that contradict each other.
+
+    Such settings, as a temperature beside ``do_sample: false``, are without effect, and are taken out with a warning.
+
+    Args:
+        lm: the model; its generation config is changed in place.
+        name: its path, for the error.
+
+    Raises:
+        UserError: if the generation config cannot be saved without them either.
+    """
+    config = lm.generation_config
+    try:
+        config.validate(strict=True)
+    except ValueError as error:
+        without_effect = re.findall(r"^- `(\w+)`", str(error), re.MULTILINE)
+        for key in without_effect:
+            setattr(config, key, None)
+        try:
+            config.validate(strict=True)
+        except ValueError as still:
+            raise UserError(
+                f"The generation_config.json of policy.path '{name}' cannot be saved, so no export could be written: "
+                f"{still}"
+            ) from error
+        warnings.warn(
+            f"The generation_config.json of policy.path '{name}' sets {', '.join(without_effect)}, which "
+            f"{'has' if len(without_effect) == 1 else 'have'} no effect beside its other settings, and could not be "
+            "saved again: exports are written without.",
+            stacklevel=2,
+        )
 
 
 def recompute_activations(lm: PreTrainedModel) -> None:

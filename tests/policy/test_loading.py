@@ -27,7 +27,7 @@ from transformers import (
 from laser_lightning.errors import UserError
 from laser_lightning.modules.supervised import SupervisedModule
 from laser_lightning.policy.character_tokenizer import character_tokenizer
-from laser_lightning.policy.loading import load_weights
+from laser_lightning.policy.loading import load_weights, mend_generation_config
 from laser_lightning.policy.model import FrozenPolicy, Policy, PolicySettings, load_tokenizer, written_eos
 
 SaveModel = Callable[..., Path]
@@ -248,3 +248,34 @@ def test_a_model_that_draws_random_numbers_is_refused_for_that(
         policy.check_head()
     policy.lm.eval()
     policy.check_head()
+
+
+# ------------------------------------------------------------------- exports
+
+
+@pytest.mark.parametrize(
+    ("contradictory", "left"),
+    [
+        ({"do_sample": False, "temperature": 0.6, "top_p": 0.9}, {"do_sample": False}),  # as of Llama-2-chat
+        ({"num_beams": 1, "length_penalty": 2.0, "repetition_penalty": 1.1}, {"repetition_penalty": 1.1}),
+    ],
+)
+def test_a_generation_config_that_cannot_be_saved_is_mended(
+    tmp_path: Path, save_model: SaveModel, tiny_config: TinyConfig, contradictory: dict[str, Any], left: dict[str, Any]
+) -> None:
+    path = save_model(tmp_path / "model", tiny_config(LlamaConfig))
+    rewrite(path / "generation_config.json", **contradictory)
+    module = SupervisedModule(PolicySettings(str(path)))
+    with pytest.warns(UserWarning, match="(temperature, top_p, which have|length_penalty, which has) no effect"):
+        module.configure_model()
+    module.policy.lm.save_pretrained(tmp_path / "export")
+    saved = json.loads((tmp_path / "export" / "generation_config.json").read_text())
+    assert not saved.keys() & {"temperature", "top_p", "length_penalty"}
+    assert left.items() <= saved.items()
+
+
+def test_a_generation_config_without_a_remedy_is_refused(policy_dir: Path) -> None:
+    lm = load(policy_dir).lm
+    lm.generation_config.cache_implementation = "no_such"
+    with pytest.raises(UserError, match=r"generation_config\.json of policy\.path 'x' cannot be saved, .*no_such"):
+        mend_generation_config(lm, "x")
