@@ -1,5 +1,10 @@
 """Shapes in signatures cost nothing, and are checked where the option of pytest asks for it."""
 
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import get_type_hints
 
 import pytest
@@ -8,6 +13,8 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from laser_lightning.metrics.functional import auroc, standard_error
+from laser_lightning.objective.advantages import Advantages
+from laser_lightning.objective.self_reward.solutions import StepSolutions
 from laser_lightning.shapes import CHECKED, Float
 
 TWO_AXES = torch.rand(4, 2)  # for [P]
@@ -49,3 +56,61 @@ def test_a_wrong_shape_or_type_is_refused() -> None:
         auroc(torch.rand(3), torch.ones(3))
     with pytest.raises(TypeError, match="auroc"):
         auroc(torch.rand(4), torch.ones(3).bool())
+    with pytest.raises(TypeError, match="mixed_groups"):  # a field of a named tuple
+        Advantages(torch.rand(4), TWO_AXES > 0)
+    with pytest.raises(TypeError, match="rows"):  # of a dataclass: the others have two rows
+        StepSolutions(torch.rand(2, 2), torch.ones(2, 2).bool(), torch.rand(2, 2), None, torch.arange(4), None)  # type: ignore[arg-type]
+
+
+def run(*arguments: str) -> str:
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    return done.stdout
+
+
+def bare_tensors(path: Path) -> list[str]:
+    """The places of a file whose public signatures and fields have a tensor without a shape."""
+    tree = ast.parse(path.read_text())
+    hints: list[ast.expr | None] = []
+    for place in [tree, *(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))]:
+        for node in place.body:
+            if isinstance(node, ast.AnnAssign):
+                hints.append(node.annotation)
+            elif isinstance(node, ast.FunctionDef) and (node.name.endswith("__") or not node.name.startswith("_")):
+                more = [node.args.kwarg] if node.args.kwarg else []
+                arguments = [*node.args.args, *node.args.kwonlyargs, *more]
+                hints += [*(argument.annotation for argument in arguments), node.returns]
+    found = [(hint.lineno, ast.unparse(hint)) for hint in hints if hint is not None]
+    bare = re.compile(r"(?<!Float\[)(?<!Int\[)(?<!Bool\[)(?<!Real\[)(?<!Shaped\[)\bTensor\b")
+    return [f"{path.name}:{line}: {hint}" for line, hint in found if bare.search(hint)]
+
+
+def test_tensors_in_signatures_have_shapes() -> None:
+    package = Path(__file__).parents[1] / "laser_lightning"
+    rooms = [path for room in ("metrics", "objective", "records") for path in (package / room).rglob("*.py")]
+    found = [
+        place
+        for path in [*rooms, package / "rollout/engine.py", package / "rollout/sampler.py"]
+        for place in bare_tensors(path)
+    ]
+    assert found == []
+
+
+def test_the_option_says_what_it_lacks() -> None:
+    program = "import sys, pytest; sys.modules['beartype'] = None; sys.exit(pytest.main(['-n', '0', '--shapes']))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    )
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "beartype: pip install -e '.[test]'." in done.stderr
+
+
+def test_the_option_checks() -> None:
+    pytest.importorskip("jaxtyping")
+    test = "tests/test_shapes.py::test_a_wrong_shape_or_type_is_refused"
+    assert "1 passed" in run("-m", "pytest", "-n", "0", "--shapes", test)
+
+
+def test_nothing_else_imports_the_checker() -> None:
+    program = "import sys, laser_lightning.objective.objective; print({'jaxtyping', 'beartype'} & {*sys.modules})"
+    assert run("-c", program) == "set()\n"

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from laser_lightning.shapes import Int
+
 NO_ANSWER = -1
 
 Pair = tuple[str, str] | tuple[str, str, str | None]
@@ -14,7 +16,7 @@ Compare = Callable[[Sequence[Pair]], list[bool]]
 """Says of pairs of answers whether they are equivalent; the name of the problem's verifier follows if it has one."""
 
 
-def answer_ids(answers: Sequence[str | None]) -> Tensor:
+def answer_ids(answers: Sequence[str | None]) -> Int[Tensor, " N"]:
     """Ids of canonical answers: equal texts get equal ids, in every process and on every rank.
 
     An id is a 63-bit hash of the text, so two of the few answers to one problem practically never collide.

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from laser_lightning.shapes import Shaped
+
 
 class ExactMetric(Metric):
     """A metric whose states no cast of the model can touch.
@@ -34,11 +36,11 @@ class ExactMetric(Metric):
         """Add an int64 state of the given shape, summed over ranks."""
         self.add_state(name, default=torch.zeros(size, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def append(self, name: str, values: Tensor) -> None:
+    def append(self, name: str, values: Shaped[Tensor, " N"]) -> None:
         """Append one batch ``values`` [N] to a list state, in its dtype and on the metric's device."""
         getattr(self, name).append(values.detach().to(device=self.device, dtype=self._list_dtypes[name]))
 
-    def held(self, name: str) -> Tensor:
+    def held(self, name: str) -> Shaped[Tensor, " N"]:
         """All rows of a list state, [N]; those of all ranks in ``compute`` and in ``gathered``."""
         state = getattr(self, name)
         if isinstance(state, Tensor):
@@ -54,7 +56,7 @@ class ExactMetric(Metric):
         finally:
             self.unsync(should_unsync=self._is_synced)
 
-    def check_columns(self, **columns: Tensor) -> None:
+    def check_columns(self, **columns: Shaped[Tensor, "..."]) -> None:
         """Refuse columns that are not one-dimensional tensors of one length.
 
         Raises:
@@ -68,7 +70,7 @@ class ExactMetric(Metric):
                 "Pass one entry per sampled solution in each of them."
             )
 
-    def check_integers(self, **columns: Tensor) -> None:
+    def check_integers(self, **columns: Shaped[Tensor, " N"]) -> None:
         """Refuse columns that are not of an integer dtype: a float cannot hold every int64 id.
 
         Raises:
@@ -81,7 +83,7 @@ class ExactMetric(Metric):
                     "pass an int64 tensor."
                 )
 
-    def check_numbers(self, **columns: Tensor) -> None:
+    def check_numbers(self, **columns: Shaped[Tensor, " N"]) -> None:
         """Refuse columns that hold a NaN, which every comparison would silently count as incorrect.
 
         Raises:

@@ -3,13 +3,17 @@
 import torch
 from torch import Tensor
 
+from laser_lightning.shapes import Float, Real
+
 RESAMPLES = 2000
 LEVEL = 0.95
 # Bounds the memory of the draws: this many resamples at a time.
 _AT_ONCE = 100
 
 
-def resampled_means(values: Tensor, seed: int = 0, resamples: int = RESAMPLES) -> Tensor:
+def resampled_means(
+    values: Real[Tensor, "P C"], seed: int = 0, resamples: int = RESAMPLES
+) -> Float[Tensor, "{resamples} C"]:
     """Means of bootstrap resamples: P problems are drawn from the P problems with replacement, again and again.
 
     Solutions are not resampled: problems are what another test set would have others of. All columns share the
@@ -38,7 +42,9 @@ def resampled_means(values: Tensor, seed: int = 0, resamples: int = RESAMPLES) -
     return torch.cat(means)
 
 
-def percentile_interval(means: Tensor, level: float = LEVEL) -> tuple[Tensor, Tensor]:
+def percentile_interval(
+    means: Float[Tensor, "resamples C"], level: float = LEVEL
+) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
     """The percentile bootstrap interval (Efron and Tibshirani 1993, chapter 13).
 
     Args:

@@ -9,6 +9,7 @@ from laser_lightning.metrics.groups import SampleGroups
 from laser_lightning.metrics.pass_at_k import PassAtK
 from laser_lightning.metrics.votes import FIXED_RULES, VoteRule
 from laser_lightning.metrics.voting import problem_accuracy
+from laser_lightning.shapes import Float
 
 
 def curve_points(samples: int) -> list[int]:
@@ -21,7 +22,7 @@ def curve_points(samples: int) -> list[int]:
     return sorted({*powers, samples} - {0})
 
 
-def problem_curves(groups: SampleGroups, votes: Sequence[VoteRule] = ()) -> dict[str, Tensor]:
+def problem_curves(groups: SampleGroups, votes: Sequence[VoteRule] = ()) -> dict[str, Float[Tensor, " P"]]:
     """The value of each problem at each k, under the names of the metrics: ``pass@2``, ``maj@2``, ``best_of@2``, ...
 
     All solutions are used at every k. pass@k is the unbiased estimator from all of them. For the others a problem's n

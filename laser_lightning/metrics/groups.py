@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from laser_lightning.metrics.base import ExactMetric
+from laser_lightning.shapes import Bool, Float, Int, Real, Shaped
 
 
-def sort_rows(major: Tensor, minor: Tensor) -> Tensor:
+def sort_rows(major: Int[Tensor, " N"], minor: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
     """The order [N] that sorts rows by ``major`` and then by ``minor``, stable."""
     order = minor.argsort(stable=True)
     return order[major[order].argsort(stable=True)]
 
 
-def starts_run(major: Tensor, minor: Tensor) -> Tensor:
+def starts_run(major: Int[Tensor, " N"], minor: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
     """Whether each row differs from the one before it in either column, [N] bool; the first row does."""
     starts = torch.ones_like(major, dtype=torch.bool)
     starts[1:] = (major[1:] != major[:-1]) | (minor[1:] != minor[:-1])
@@ -39,26 +40,26 @@ class SampleGroups:
         scores: [N, S], float32, all scores of each solution, NaN for absent ones; [N, 1] where that is r_s alone.
     """
 
-    problem_ids: Tensor
-    sizes: Tensor
-    problem: Tensor
-    rewards: Tensor
-    correct: Tensor
-    answer_ids: Tensor
-    self_rewards: Tensor
-    finished: Tensor
-    scores: Tensor
+    problem_ids: Int[Tensor, " P"]
+    sizes: Int[Tensor, " P"]
+    problem: Int[Tensor, " N"]
+    rewards: Float[Tensor, " N"]
+    correct: Bool[Tensor, " N"]
+    answer_ids: Int[Tensor, " N"]
+    self_rewards: Float[Tensor, " N"]
+    finished: Bool[Tensor, " N"]
+    scores: Float[Tensor, "N S"]
 
     @classmethod
     def regroup(
         cls,
-        problem_ids: Tensor,
-        sample_indices: Tensor,
-        rewards: Tensor,
-        answer_ids: Tensor,
-        self_rewards: Tensor,
-        finished: Tensor | None = None,
-        scores: Tensor | None = None,
+        problem_ids: Int[Tensor, " N"],
+        sample_indices: Int[Tensor, " N"],
+        rewards: Float[Tensor, " N"],
+        answer_ids: Int[Tensor, " N"],
+        self_rewards: Float[Tensor, " N"],
+        finished: Shaped[Tensor, " N"] | None = None,
+        scores: Float[Tensor, "N S"] | None = None,
     ) -> Self:
         """Group rows [N] in any order; of rows with the same problem id and sample index the first counts.
 
@@ -105,7 +106,7 @@ class SampleGroups:
         rows = self._positions() < k
         return self._regrouped(self.problem_ids, self.sizes.clamp(max=k), self.problem[rows], rows)
 
-    def blocks(self, k: int) -> tuple["SampleGroups", Tensor]:
+    def blocks(self, k: int) -> tuple["SampleGroups", Int[Tensor, " B"]]:
         """Every ``k`` consecutive solutions of a problem as a group of their own; a rest of fewer is left out.
 
         Args:
@@ -141,7 +142,7 @@ class SampleGroups:
             self.scores[rows],
         )
 
-    def sum(self, values: Tensor) -> Tensor:
+    def sum(self, values: Real[Tensor, " N"]) -> Real[Tensor, " P"]:
         """Sums [P] of ``values`` [N] over the solutions of each problem."""
         return values.new_zeros(len(self.problem_ids)).index_add(0, self.problem, values)
 
@@ -157,7 +158,7 @@ class GroupMetric(ExactMetric):
     """
 
     higher_is_better: bool | None = True
-    scores_per_solution: Tensor
+    scores_per_solution: Int[Tensor, ""]
 
     def __init__(self) -> None:
         super().__init__()
@@ -172,13 +173,13 @@ class GroupMetric(ExactMetric):
 
     def update(
         self,
-        problem_ids: Tensor,
-        sample_indices: Tensor,
-        rewards: Tensor,
-        answer_ids: Tensor,
-        self_rewards: Tensor,
-        finished: Tensor | None = None,
-        scores: Tensor | None = None,
+        problem_ids: Int[Tensor, " N"],
+        sample_indices: Int[Tensor, " N"],
+        rewards: Real[Tensor, " N"],
+        answer_ids: Int[Tensor, " N"],
+        self_rewards: Real[Tensor, " N"],
+        finished: Shaped[Tensor, " N"] | None = None,
+        scores: Real[Tensor, "N S"] | None = None,
     ) -> None:
         """Add solutions, in any order.
 
@@ -221,7 +222,7 @@ class GroupMetric(ExactMetric):
             self.append("scores", scores.flatten())
             self.scores_per_solution = self.scores_per_solution.clamp(min=scores.shape[1])
 
-    def compute(self) -> Tensor:
+    def compute(self) -> Float[Tensor, ""]:
         """Mean over problems, over all ranks; NaN (undefined) without data.
 
         Raises:
@@ -229,7 +230,7 @@ class GroupMetric(ExactMetric):
         """
         return self.problem_values(self._groups()).mean()
 
-    def per_problem(self) -> tuple[Tensor, Tensor]:
+    def per_problem(self) -> tuple[Int[Tensor, " P"], Float[Tensor, " P"]]:
         """The values whose mean is ``compute()``; gathers, so call it on every rank.
 
         Returns:
@@ -249,7 +250,7 @@ class GroupMetric(ExactMetric):
             return self._groups()
 
     @abstractmethod
-    def problem_values(self, groups: SampleGroups) -> Tensor:
+    def problem_values(self, groups: SampleGroups) -> Float[Tensor, " P"]:
         """The value of each problem, [P], float32."""
 
     def check_k(self, k: int) -> None:

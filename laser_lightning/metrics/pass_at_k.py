@@ -6,12 +6,13 @@ from torch import Tensor
 from laser_lightning.metrics.base import ExactMetric
 from laser_lightning.metrics.groups import GroupMetric, SampleGroups
 from laser_lightning.metrics.kinds import check_kind_ids, check_kinds
+from laser_lightning.shapes import Float, Int, Real
 
 
 class PassAt1(GroupMetric):
     """Share of correct solutions of a problem, averaged over problems; NaN without data."""
 
-    def problem_values(self, groups: SampleGroups) -> Tensor:
+    def problem_values(self, groups: SampleGroups) -> Float[Tensor, " P"]:
         """Share of correct solutions of each problem, [P]."""
         return groups.sum(groups.correct.long()) / groups.sizes
 
@@ -31,7 +32,7 @@ class PassAtK(GroupMetric):
         self.check_k(k)
         self.k = k
 
-    def problem_values(self, groups: SampleGroups) -> Tensor:
+    def problem_values(self, groups: SampleGroups) -> Float[Tensor, " P"]:
         """pass@k of each problem, [P]; refuses a problem with fewer than ``k`` solutions."""
         groups.check_sizes(self.k)
         incorrect = groups.sum((~groups.correct).long())
@@ -53,8 +54,8 @@ class PassAt1ByKind(ExactMetric):
     """
 
     higher_is_better: bool | None = True
-    correct: Tensor
-    solutions: Tensor
+    correct: Int[Tensor, " kinds"]
+    solutions: Int[Tensor, " kinds"]
 
     def __init__(self, kinds: list[str]) -> None:
         super().__init__()
@@ -63,7 +64,7 @@ class PassAt1ByKind(ExactMetric):
         self.add_count("correct", (len(kinds),))
         self.add_count("solutions", (len(kinds),))
 
-    def update(self, kind_ids: Tensor, rewards: Tensor) -> None:
+    def update(self, kind_ids: Int[Tensor, " N"], rewards: Real[Tensor, " N"]) -> None:
         """Add solutions.
 
         Args:
@@ -81,6 +82,6 @@ class PassAt1ByKind(ExactMetric):
         self.solutions = self.solutions + torch.bincount(kind_ids, minlength=len(self.kinds))
         self.correct = self.correct + torch.bincount(kind_ids[rewards > 0.5], minlength=len(self.kinds))
 
-    def compute(self) -> dict[str, Tensor]:
+    def compute(self) -> dict[str, Float[Tensor, ""]]:
         """Share of correct solutions by name of the kind, over all ranks."""
         return dict(zip(self.kinds, self.correct / self.solutions, strict=True))

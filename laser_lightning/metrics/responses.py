@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from laser_lightning.metrics.base import ExactMetric
+from laser_lightning.shapes import Bool, Int, Real
 
 
 class ResponseStatistics(ExactMetric):
@@ -16,9 +17,9 @@ class ResponseStatistics(ExactMetric):
     - ``tokens``: number of tokens in all, int64.
     """
 
-    tokens: Tensor
-    truncated: Tensor
-    responses: Tensor
+    tokens: Int[Tensor, ""]
+    truncated: Int[Tensor, ""]
+    responses: Int[Tensor, ""]
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +27,7 @@ class ResponseStatistics(ExactMetric):
         self.add_count("truncated")
         self.add_count("responses")
 
-    def update(self, lengths: Tensor, finished: Tensor) -> None:
+    def update(self, lengths: Int[Tensor, " N"], finished: Bool[Tensor, " N"]) -> None:
         """Add responses.
 
         Args:
@@ -44,7 +45,7 @@ class ResponseStatistics(ExactMetric):
         self.truncated = self.truncated + (~finished).sum().to(self.device)
         self.responses = self.responses + len(lengths)
 
-    def compute(self) -> dict[str, Tensor]:
+    def compute(self) -> dict[str, Real[Tensor, ""]]:
         """The values named above, over all ranks."""
         return {
             "length_tokens": self.tokens / self.responses,

@@ -3,11 +3,12 @@
 from torch import Tensor
 
 from laser_lightning.metrics.groups import GroupMetric, SampleGroups
+from laser_lightning.shapes import Float
 
 
 class MeanReward(GroupMetric):
     """Mean reward of the solutions of a problem, averaged over problems; NaN without data."""
 
-    def problem_values(self, groups: SampleGroups) -> Tensor:
+    def problem_values(self, groups: SampleGroups) -> Float[Tensor, " P"]:
         """Mean reward of each problem, [P]."""
         return groups.sum(groups.rewards) / groups.sizes

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from laser_lightning.metrics.base import ExactMetric
 from laser_lightning.metrics.functional import auroc, brier_score, expected_calibration_error, harmonic_mean
+from laser_lightning.shapes import Bool, Float, Real
 
 
 class SelfVerification(ExactMetric):
@@ -48,7 +49,7 @@ class SelfVerification(ExactMetric):
         # int64 rather than bool: not every backend gathers booleans.
         self.add_list("correct", torch.int64)
 
-    def update(self, self_rewards: Tensor, rewards: Tensor) -> None:
+    def update(self, self_rewards: Real[Tensor, " N"], rewards: Real[Tensor, " N"]) -> None:
         """Add solutions.
 
         Args:
@@ -63,7 +64,7 @@ class SelfVerification(ExactMetric):
         self.append("self_rewards", self_rewards)
         self.append("correct", rewards > 0.5)
 
-    def compute(self) -> dict[str, Tensor]:
+    def compute(self) -> dict[str, Real[Tensor, ""]]:
         """The values named above, over all ranks."""
         scores, correct = self._rows()
         verdicts = scores > self.threshold
@@ -82,7 +83,7 @@ class SelfVerification(ExactMetric):
             "incorrect": num_incorrect,
         }
 
-    def curves(self) -> tuple[Tensor, Tensor]:
+    def curves(self) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
         """What a histogram, a ROC or a reliability curve is drawn from; gathers, so call it on every rank.
 
         Returns:

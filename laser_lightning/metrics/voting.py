@@ -7,6 +7,7 @@ from laser_lightning.metrics.groups import GroupMetric, SampleGroups
 from laser_lightning.metrics.votes import BestScored, Candidates, Majority, VoteRule, WeightedMajority
 from laser_lightning.metrics.votes.candidates import ONE_VOTE
 from laser_lightning.metrics.votes.weighted_majority import score_votes
+from laser_lightning.shapes import Float
 
 __all__ = [
     "ONE_VOTE",
@@ -19,7 +20,7 @@ __all__ = [
 ]
 
 
-def problem_accuracy(rule: VoteRule, groups: SampleGroups) -> Tensor:
+def problem_accuracy(rule: VoteRule, groups: SampleGroups) -> Float[Tensor, " P"]:
     """Correctness of what a rule chooses, for each problem.
 
     Of an answer: a class of equal answers is as correct as the mean of its members. If several win, the value is the
@@ -64,7 +65,7 @@ class VoteAccuracy(GroupMetric):
             self.check_k(k)
         self.rule, self.k = rule, k
 
-    def problem_values(self, groups: SampleGroups) -> Tensor:
+    def problem_values(self, groups: SampleGroups) -> Float[Tensor, " P"]:
         """The correctness of each problem, [P]; refuses a problem with fewer than ``k`` solutions."""
         return problem_accuracy(self.rule, groups if self.k is None else groups.first(self.k))
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from laser_lightning.metrics.base import ExactMetric
+from laser_lightning.shapes import Float, Int
 
 MICROSECONDS = 1_000_000
 
@@ -11,7 +12,7 @@ MICROSECONDS = 1_000_000
 class WallTime(ExactMetric):
     """Seconds summed up on each rank; of ranks that work at the same time the slowest one counts."""
 
-    microseconds: Tensor
+    microseconds: Int[Tensor, ""]
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,6 +22,6 @@ class WallTime(ExactMetric):
         """Add the seconds that a part of the work took on this rank."""
         self.microseconds = self.microseconds + round(seconds * MICROSECONDS)
 
-    def compute(self) -> Tensor:
+    def compute(self) -> Float[Tensor, ""]:
         """The largest sum of any rank, in seconds; 0 without an update."""
         return self.microseconds / MICROSECONDS

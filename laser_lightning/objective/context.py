@@ -5,6 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from laser_lightning.distributed.ranks import Ranks
+from laser_lightning.shapes import Float
 
 
 class FixedLogProbs(NamedTuple):
@@ -17,9 +18,9 @@ class FixedLogProbs(NamedTuple):
         teacher: [N, R] of the teacher.
     """
 
-    old: Tensor | None = None
-    reference: Tensor | None = None
-    teacher: Tensor | None = None
+    old: Float[Tensor, "N R"] | None = None
+    reference: Float[Tensor, "N R"] | None = None
+    teacher: Float[Tensor, "N R"] | None = None
 
     def rows(self, rows: slice) -> "FixedLogProbs":
         """Those of some solutions alone."""

@@ -16,6 +16,7 @@ from laser_lightning.objective.sums import Sums
 from laser_lightning.objective.targets import Targets
 from laser_lightning.policy.model import PolicyOutputs
 from laser_lightning.records.batching import MicroBatch
+from laser_lightning.shapes import Bool, Float, Real
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,16 @@ class LossTerms(Sums):
         extra: [E], the terms of ``update.terms``, in their order.
     """
 
-    loss: Tensor
-    policy_loss: Tensor
-    self_reward_loss: Tensor
-    kl: Tensor
-    entropy: Tensor
-    clip_fraction: Tensor
-    importance_weights: Tensor
-    capped_tokens: Tensor
-    weighted_tokens: Tensor
-    extra: Tensor
+    loss: Float[Tensor, ""]
+    policy_loss: Float[Tensor, ""]
+    self_reward_loss: Float[Tensor, ""]
+    kl: Float[Tensor, ""]
+    entropy: Float[Tensor, ""]
+    clip_fraction: Float[Tensor, ""]
+    importance_weights: Float[Tensor, ""]
+    capped_tokens: Real[Tensor, ""]
+    weighted_tokens: Real[Tensor, ""]
+    extra: Float[Tensor, " E"]
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Objective:
     policy_loss: PolicyLoss
     self_reward: SelfRewardHead
     settings: UpdateSettings
-    sentence_ends: Tensor | None = None
+    sentence_ends: Bool[Tensor, " V"] | None = None
 
     @property
     def needs_entropy(self) -> bool:
@@ -147,7 +148,7 @@ class Objective:
             teacher_log_probs=of_batch(targets.teacher_log_probs),
         )
 
-    def has_gradient(self, targets: Targets) -> Tensor:
+    def has_gradient(self, targets: Targets) -> Bool[Tensor, " N"]:
         """[N] bool: solutions whose share of the loss has a gradient; the others need no forward pass."""
         found = (targets.token_advantages != 0).any(dim=1)
         if self.self_reward.loss_weight > 0:

@@ -4,10 +4,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from laser_lightning.shapes import Bool, Int
+
 _ENDS = (".", "!", "?")
 
 
-def sentence_ends(tokenizer: PreTrainedTokenizerBase, vocabulary_size: int) -> Tensor:
+def sentence_ends(tokenizer: PreTrainedTokenizerBase, vocabulary_size: int) -> Bool[Tensor, " V"]:
     """[V] bool: tokens that end a sentence, those whose text has a line break or ends in one of ``. ! ?``.
 
     Args:
@@ -21,7 +23,7 @@ def sentence_ends(tokenizer: PreTrainedTokenizerBase, vocabulary_size: int) -> T
     return ends
 
 
-def number_sentences(token_ids: Tensor, ends: Tensor) -> Tensor:
+def number_sentences(token_ids: Int[Tensor, "B R"], ends: Bool[Tensor, " V"]) -> Int[Tensor, "B R"]:
     """[B, R] int64: the number of each token's sentence, from 0; the token that ends a sentence belongs to it.
 
     Args:

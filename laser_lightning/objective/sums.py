@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from laser_lightning.distributed.ranks import Ranks
+from laser_lightning.shapes import Shaped
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Sums:
     def _of(self, values: list[Tensor]) -> Self:
         return type(self)(*values)
 
-    def values(self) -> list[Tensor]:
+    def values(self) -> list[Shaped[Tensor, "..."]]:
         """The fields, in order."""
         return [getattr(self, field.name) for field in fields(self)]
 

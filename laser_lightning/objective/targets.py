@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from laser_lightning.shapes import Float
+
 
 @dataclass
 class Targets:
@@ -23,18 +25,18 @@ class Targets:
         teacher_log_probs: [N, R] of the teacher, where a part asks for them, else None.
     """
 
-    advantages: Tensor
-    rewards: Tensor
-    policy_weights: Tensor
-    self_reward_weights: Tensor
-    self_reward_targets: Tensor
-    references: Tensor | None = None
-    old_log_probs: Tensor | None = None
-    reference_log_probs: Tensor | None = None
-    sampling_log_probs: Tensor | None = None
-    teacher_log_probs: Tensor | None = None
+    advantages: Float[Tensor, " N"] | Float[Tensor, "N R"]
+    rewards: Float[Tensor, " N"]
+    policy_weights: Float[Tensor, " N"]
+    self_reward_weights: Float[Tensor, " N"]
+    self_reward_targets: Float[Tensor, " N"]
+    references: Float[Tensor, "N K"] | None = None
+    old_log_probs: Float[Tensor, "N R"] | None = None
+    reference_log_probs: Float[Tensor, "N R"] | None = None
+    sampling_log_probs: Float[Tensor, "N R"] | None = None
+    teacher_log_probs: Float[Tensor, "N R"] | None = None
 
     @property
-    def token_advantages(self) -> Tensor:
+    def token_advantages(self) -> Float[Tensor, "N R"] | Float[Tensor, "N 1"]:
         """[N, R] or [N, 1]: the same, as what is multiplied with tokens."""
         return self.advantages if self.advantages.ndim == 2 else self.advantages[:, None]

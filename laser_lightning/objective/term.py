@@ -10,6 +10,7 @@ from laser_lightning.objective.part import ObjectivePart
 from laser_lightning.objective.targets import Targets
 from laser_lightning.policy.model import PolicyOutputs
 from laser_lightning.records.batching import MicroBatch
+from laser_lightning.shapes import Bool, Float
 
 
 class LossTerm(ObjectivePart):
@@ -21,7 +22,7 @@ class LossTerm(ObjectivePart):
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
 
     @abstractmethod
-    def __call__(self, outputs: PolicyOutputs, batch: MicroBatch, targets: Targets) -> Tensor:
+    def __call__(self, outputs: PolicyOutputs, batch: MicroBatch, targets: Targets) -> Float[Tensor, ""]:
         """A micro-batch's share of the term: scalar, with gradient.
 
         Shares of all micro-batches and ranks are added up. A mean over the tokens or solutions of the optimizer step
@@ -34,6 +35,6 @@ class LossTerm(ObjectivePart):
             targets: what is known of all N solutions.
         """
 
-    def has_gradient(self, targets: Targets) -> Tensor:
+    def has_gradient(self, targets: Targets) -> Bool[Tensor, " N"]:
         """[N] bool: solutions that the term has a gradient for; the others need no forward pass. All by default."""
         return torch.ones_like(targets.rewards, dtype=torch.bool)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from laser_lightning.errors import UserError
+from laser_lightning.shapes import Bool, Float, Int, Shaped
 
 
 @dataclass
@@ -18,25 +19,25 @@ class Rollouts:
     Attributes:
         prompt_ids: [P, Lp] int64, right-padded.
         prompt_lengths: [P] int64, in tokens.
-        response_ids: [N, Lr] int64, right-padded; ``<eos>`` is a response token.
+        response_ids: [N, R] int64, right-padded; ``<eos>`` is a response token.
         response_lengths: [N] int64, in tokens.
         finished: [N] bool, True where the last token is one of the model's ``<eos>`` ids (also in the last
             allowed place), False where the response was cut at the length limit.
-        sampling_log_probs: [N, Lr] float32, log-probs of the sampled tokens at the sampling temperature, before
+        sampling_log_probs: [N, R] float32, log-probs of the sampled tokens at the sampling temperature, before
             top-p, top-k and min-p.
         reward_token_log_probs: [N, K] float32, log pi(z given x, y) at temperature 1 of the K tokens that scores are
             made of; NaN where not finished.
-        loss_mask: [N, Lr] bool, the response tokens that the policy is trained on: those that it sampled; None for all.
+        loss_mask: [N, R] bool, the response tokens that the policy is trained on: those that it sampled; None for all.
     """
 
-    prompt_ids: Tensor
-    prompt_lengths: Tensor
-    response_ids: Tensor
-    response_lengths: Tensor
-    finished: Tensor
-    sampling_log_probs: Tensor
-    reward_token_log_probs: Tensor
-    loss_mask: Tensor | None = None
+    prompt_ids: Int[Tensor, "P Lp"]
+    prompt_lengths: Int[Tensor, " P"]
+    response_ids: Int[Tensor, "N R"]
+    response_lengths: Int[Tensor, " N"]
+    finished: Bool[Tensor, " N"]
+    sampling_log_probs: Float[Tensor, "N R"]
+    reward_token_log_probs: Float[Tensor, "N K"]
+    loss_mask: Bool[Tensor, "N R"] | None = None
 
     def __len__(self) -> int:
         return self.response_ids.shape[0]
@@ -47,13 +48,13 @@ class Rollouts:
         return len(self) // self.prompt_ids.shape[0]
 
     @property
-    def response_mask(self) -> Tensor:
-        """[N, Lr] bool: which places hold response tokens."""
+    def response_mask(self) -> Bool[Tensor, "N R"]:
+        """[N, R] bool: which places hold response tokens."""
         return length_mask(self.response_lengths, self.response_ids.shape[1])
 
     @property
-    def trained_mask(self) -> Tensor:
-        """[N, Lr] bool: which places hold response tokens that the policy is trained on."""
+    def trained_mask(self) -> Bool[Tensor, "N R"]:
+        """[N, R] bool: which places hold response tokens that the policy is trained on."""
         return self.response_mask if self.loss_mask is None else self.response_mask & self.loss_mask
 
     def responses(self) -> list[list[int]]:
@@ -61,7 +62,7 @@ class Rollouts:
         rows, lengths = self.response_ids.tolist(), self.response_lengths.tolist()
         return [row[:length] for row, length in zip(rows, lengths, strict=True)]
 
-    def select(self, prompts: Tensor) -> "Rollouts":
+    def select(self, prompts: Int[Tensor, " M"] | Bool[Tensor, " P"]) -> "Rollouts":
         """The solutions of some prompts alone, in their order: [M] their numbers, or [P] bool."""
         prompts = numbers_of(prompts, len(self.prompt_ids))
         rows = (prompts[:, None] * self.group_size + torch.arange(self.group_size, device=prompts.device)).flatten()
@@ -79,12 +80,12 @@ class Rollouts:
             prompt_lengths=self.prompt_lengths.repeat_interleave(group_size),
         )
 
-    def contains(self, token_id: int) -> Tensor:
+    def contains(self, token_id: int) -> Bool[Tensor, " N"]:
         """[N] bool: responses in which this token was sampled."""
         return ((self.response_ids == token_id) & self.response_mask).any(dim=1)
 
 
-def numbers_of(chosen: Tensor, size: int) -> Tensor:
+def numbers_of(chosen: Int[Tensor, " M"] | Bool[Tensor, " size"], size: int) -> Int[Tensor, " chosen"]:
     """[M] the numbers of the chosen ones of a list: as given, or those that a mask [size] is True for.
 
     Raises:
@@ -107,7 +108,7 @@ def concat_solutions(parts: Sequence[Rollouts]) -> Rollouts:
     )
 
 
-def stacked(parts: Sequence[Tensor]) -> Tensor:
+def stacked(parts: Sequence[Shaped[Tensor, "_ ..."]]) -> Shaped[Tensor, " N"] | Shaped[Tensor, "N width"]:
     """The rows of several tensors [N] or [N, width], right-padded with 0 to the widest."""
     if parts[0].ndim == 1:
         return torch.cat(list(parts))
@@ -115,16 +116,19 @@ def stacked(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
 
 
-def length_mask(lengths: Tensor, width: int) -> Tensor:
+def length_mask(lengths: Int[Tensor, " B"], width: int) -> Bool[Tensor, "B {width}"]:
     """[B, width] bool, True at the first ``lengths[b]`` places of row b."""
     return torch.arange(width, device=lengths.device) < lengths[:, None]
 
 
-def pad_rows(rows: Sequence[Sequence[int]], pad: int, left: bool = False) -> tuple[Tensor, Tensor]:
+def pad_rows(
+    rows: Sequence[Sequence[int]], pad: int, left: bool = False
+) -> tuple[Int[Tensor, "B longest"], Int[Tensor, " B"]]:
     """Stack ragged rows of token ids into [B, longest] int64, with their lengths [B]."""
     width = max((len(row) for row in rows), default=0)
     filled = [[pad] * (width - len(r)) + list(r) if left else list(r) + [pad] * (width - len(r)) for r in rows]
-    return torch.tensor(filled, dtype=torch.long).view(len(rows), width), torch.tensor([len(r) for r in rows])
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
+    return torch.tensor(filled, dtype=torch.long).view(len(rows), width), lengths
 
 
 @dataclass
@@ -139,19 +143,19 @@ class MicroBatch:
         loss_mask: [B, R] bool, the response tokens that are trained on.
     """
 
-    rows: Tensor
-    input_ids: Tensor
-    prompt_lengths: Tensor
-    response_lengths: Tensor
-    loss_mask: Tensor
+    rows: Int[Tensor, " B"]
+    input_ids: Int[Tensor, "B L"]
+    prompt_lengths: Int[Tensor, " B"]
+    response_lengths: Int[Tensor, " B"]
+    loss_mask: Bool[Tensor, "B R"]
 
     @property
-    def response_mask(self) -> Tensor:
+    def response_mask(self) -> Bool[Tensor, "B R"]:
         """[B, R] bool over the R places of the longest response here."""
         return length_mask(self.response_lengths, int(self.response_lengths.max()))
 
     @property
-    def response_ids(self) -> Tensor:
+    def response_ids(self) -> Int[Tensor, "B R"]:
         """[B, R] int64 response tokens; places behind a response hold no meaning."""
         places = self.prompt_lengths[:, None] + torch.arange(self.loss_mask.shape[1], device=self.rows.device)
         return self.input_ids.gather(1, places.clamp(max=self.input_ids.shape[1] - 1))
@@ -163,7 +167,7 @@ class MicroBatch:
 
 def micro_batches(
     rollouts: Rollouts,
-    rows: Tensor,
+    rows: Int[Tensor, " M"],
     token_budget: int,
     pad_token_id: int,
     packed: bool = False,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from laser_lightning.data.problem import Problem
 from laser_lightning.records.batching import Rollouts, concat_solutions, numbers_of, stacked
+from laser_lightning.shapes import Bool, Float, Int, Shaped
 from laser_lightning.verifiers import Verification
 
 
@@ -36,23 +37,23 @@ class Rollout:
     rollouts: Rollouts
     texts: list[str]
     verifications: list[Verification]
-    rewards: Tensor
-    references: Tensor | None
-    self_rewards: Tensor
-    reference_log_probs: Tensor | None = None
+    rewards: Float[Tensor, " N"]
+    references: Float[Tensor, "N K"] | None
+    self_rewards: Float[Tensor, " N"]
+    reference_log_probs: Float[Tensor, "N R"] | None = None
     seconds: float = 0.0
-    scores: Tensor | None = None
+    scores: Float[Tensor, "N S"] | None = None
 
     def problem_of(self, row: int) -> Problem:
         """The problem that solution ``row`` answers."""
         return self.problems[row // self.rollouts.group_size]
 
-    def grouped(self, values: Tensor) -> Tensor:
+    def grouped(self, values: Shaped[Tensor, " N"]) -> Shaped[Tensor, "P G"]:
         """[N] values as [P, G], a row per problem."""
         return values.view(len(self.problems), -1)
 
     @property
-    def policy_rewards(self) -> Tensor:
+    def policy_rewards(self) -> Float[Tensor, " N"]:
         """[N] rewards that the policy is trained on: the verifier's, or their weighted sum where there are several."""
         given = [verification.policy_reward for verification in self.verifications]
         found = [math.nan if reward is None else reward for reward in given]
@@ -60,12 +61,12 @@ class Rollout:
         return several.where(~several.isnan(), self.rewards)
 
     @property
-    def has_signal(self) -> Tensor:
+    def has_signal(self) -> Bool[Tensor, " P"]:
         """[P] bool: groups whose rewards are not all equal."""
         rewards = self.grouped(self.policy_rewards)
         return (rewards != rewards[:, :1]).any(dim=1)
 
-    def select(self, problems: Tensor) -> "Rollout":
+    def select(self, problems: Int[Tensor, " M"] | Bool[Tensor, " P"]) -> "Rollout":
         """The round of some problems alone, in their order.
 
         Args:
@@ -90,7 +91,7 @@ class Rollout:
         problems = [self.problem_of(row) for row in range(len(self.rollouts))]
         return replace(self, problems=problems, rollouts=self.rollouts.ungrouped())
 
-    def rows_of(self, problems: Tensor) -> Tensor:
+    def rows_of(self, problems: Int[Tensor, " M"] | Bool[Tensor, " P"]) -> Int[Tensor, " rows"]:
         """[M * G] solutions of the given problems: [M] their numbers, or [P] bool."""
         problems = numbers_of(problems, len(self.problems))
         group = torch.arange(self.rollouts.group_size, device=problems.device)
@@ -109,7 +110,7 @@ class SampledStep:
 
     sampled: Rollout
     trained: Rollout
-    chosen: Tensor | None = field(default=None, kw_only=True)
+    chosen: Int[Tensor, " M"] | None = field(default=None, kw_only=True)
 
 
 def concat_rollouts(first: Rollout, second: Rollout) -> Rollout:

@@ -19,6 +19,7 @@ from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy
 from laser_lightning.records.batching import Rollouts, micro_batches
 from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
+from laser_lightning.shapes import Float
 from laser_lightning.verifiers import Submission, VerifierPool
 
 Gather = Callable[..., AbstractContextManager[None]]
@@ -34,8 +35,8 @@ class SolutionLogProbs(NamedTuple):
             scores are made of.
     """
 
-    tokens: Tensor
-    reward_tokens: Tensor
+    tokens: Float[Tensor, "N R"]
+    reward_tokens: Float[Tensor, "N K"]
 
 
 @dataclass
@@ -178,7 +179,7 @@ class Sampler:
         )
 
     @torch.no_grad()
-    def hidden_states(self, rollouts: Rollouts) -> Tensor:
+    def hidden_states(self, rollouts: Rollouts) -> Float[Tensor, "N D"]:
         """Read the policy's last hidden states behind given solutions, in a pass of its own, whatever the engine.
 
         Args:

@@ -132,6 +132,7 @@ def test_graph_of_the_scores_is_not_kept() -> None:
     assert not metric.curves()[0].requires_grad
 
 
+@pytest.mark.against_signatures
 @pytest.mark.parametrize(
     ("scores", "rewards"),
     [
@@ -155,6 +156,7 @@ def test_nan_is_refused_with_its_position() -> None:
         PassAt1().update(**{**IDS, "rewards": REWARDS, "self_rewards": torch.tensor([0, 0, torch.nan, 0])})
 
 
+@pytest.mark.against_signatures
 def test_float_ids_are_refused() -> None:
     ids = {**IDS, "answer_ids": IDS["answer_ids"].float()}
     with pytest.raises(ValueError, match=r"integers in answer_ids, but got torch\.float32"):

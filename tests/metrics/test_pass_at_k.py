@@ -86,6 +86,7 @@ def test_by_kind_merges_and_resets() -> None:
     assert left.compute()["b"].isnan()
 
 
+@pytest.mark.against_signatures
 @pytest.mark.parametrize("kind_id", [-1, 2])
 def test_by_kind_refuses_unknown_ids(kind_id: int) -> None:
     metric = PassAt1ByKind(["a", "b"])

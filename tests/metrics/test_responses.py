@@ -37,6 +37,7 @@ def test_no_data_is_undefined() -> None:
     assert values["truncation_rate"].isnan()
 
 
+@pytest.mark.against_signatures
 def test_wrong_dtypes_are_refused() -> None:
     metric = ResponseStatistics()
     with pytest.raises(ValueError, match=r"integers in lengths, but got torch\.float32"):

@@ -162,6 +162,7 @@ def test_which_tokens_end_a_sentence() -> None:
     assert {tokenizer.decode([number]) for number in ends.nonzero().flatten().tolist()} == {".", "!", "?", "\n"}
 
 
+@pytest.mark.against_signatures
 def test_advantages_of_a_wrong_shape_are_refused() -> None:
     rewards = torch.zeros(2, 3)
     assert Advantages.of(torch.ones(2, 3), rewards).values.shape == (6,)

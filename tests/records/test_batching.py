@@ -47,6 +47,7 @@ def test_pad_rows_of_nothing(rows: list[list[int]], shape: tuple[int, int]) -> N
     ids, lengths = pad_rows(rows, pad=0)
     assert ids.shape == shape
     assert lengths.tolist() == [0] * len(rows)
+    assert ids.dtype == lengths.dtype == torch.long
 
 
 def test_rollouts_read_their_masks_off_lengths() -> None:

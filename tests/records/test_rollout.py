@@ -21,7 +21,7 @@ def made(rollouts: Rollouts, name: str, exact: bool = False) -> Rollout:
         solutions,
         [Verification(1.0, solution, None) for solution in solutions],
         torch.tensor([1.0, 0.0, 0.3, 0.3]),
-        torch.arange(4.0) if exact else None,
+        torch.arange(4.0)[:, None] if exact else None,
         torch.arange(4.0) + 10,
         rollouts.sampling_log_probs - 1 if exact else None,
     )
@@ -50,7 +50,7 @@ def test_joined_rounds_hold_the_solutions_of_both(make_rollouts: Callable[..., R
     again = both.select(torch.tensor([2, 3]))
     assert again.texts == second.texts
     assert again.references is not None
-    assert again.references.tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert again.references.flatten().tolist() == [0.0, 1.0, 2.0, 3.0]
 
 
 def test_several_scores_stay_with_their_solutions(make_rollouts: Callable[..., Rollouts]) -> None:

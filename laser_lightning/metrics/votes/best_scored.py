@@ -7,6 +7,7 @@ from torch import Tensor
 
 from laser_lightning.metrics.votes.candidates import Candidates
 from laser_lightning.metrics.votes.rule import VoteRule
+from laser_lightning.shapes import Float
 
 
 class BestScored(VoteRule):
@@ -19,7 +20,7 @@ class BestScored(VoteRule):
     name = "best_of"
     chooses: Literal["answer", "solution"] = "solution"
 
-    def standings(self, candidates: Candidates) -> Tensor:
+    def standings(self, candidates: Candidates) -> Float[Tensor, " N"]:
         """[N], r_s of each, -inf for one without an answer where another of its problem has one."""
         answered = candidates.has_answer
         may_win = answered | (candidates.sum_by_problem(answered.long()) == 0)

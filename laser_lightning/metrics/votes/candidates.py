@@ -9,6 +9,7 @@ from torch import Tensor
 
 from laser_lightning.errors import UserError
 from laser_lightning.metrics.groups import SampleGroups, sort_rows, starts_run
+from laser_lightning.shapes import Bool, Float, Int, Real
 
 # Votes are summed as integers, whose sum does not depend on the order of addition: ties are exact on every device.
 ONE_VOTE = 2**40
@@ -24,9 +25,9 @@ class AnswerClasses(NamedTuple):
         problem: [C], number of each class's problem.
     """
 
-    rows: Tensor
-    row_class: Tensor
-    problem: Tensor
+    rows: Int[Tensor, " M"]
+    row_class: Int[Tensor, " M"]
+    problem: Int[Tensor, " C"]
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ class Candidates:
     """
 
     problems: int
-    problem: Tensor
-    answer_ids: Tensor
-    self_rewards: Tensor
-    scores: Tensor
-    finished: Tensor
+    problem: Int[Tensor, " N"]
+    answer_ids: Int[Tensor, " N"]
+    self_rewards: Float[Tensor, " N"]
+    scores: Float[Tensor, "N S"]
+    finished: Bool[Tensor, " N"]
 
     @classmethod
     def of(cls, groups: SampleGroups) -> "Candidates":
@@ -66,7 +67,7 @@ class Candidates:
         )
 
     @property
-    def has_answer(self) -> Tensor:
+    def has_answer(self) -> Bool[Tensor, " N"]:
         """[N] bool."""
         return self.answer_ids >= 0
 
@@ -78,7 +79,7 @@ class Candidates:
         new_class = starts_run(self.problem[rows], self.answer_ids[rows])
         return AnswerClasses(rows, new_class.cumsum(0) - 1, self.problem[rows[new_class]])
 
-    def sum_by_answer(self, values: Tensor) -> Tensor:
+    def sum_by_answer(self, values: Real[Tensor, " N"]) -> Real[Tensor, " N"]:
         """The sum over the solutions with the same answer, for each solution; 0 for one without an answer.
 
         Sums are exact, in units of 2^-40, so that equal votes tie on every device and in every order.
@@ -98,11 +99,11 @@ class Candidates:
         found[classes.rows] = sums[classes.row_class]
         return _values(found, like=values)
 
-    def count_by_answer(self) -> Tensor:
+    def count_by_answer(self) -> Int[Tensor, " N"]:
         """[N] int64, how many solutions gave each one's answer; 0 for one without an answer."""
         return self.sum_by_answer(torch.ones_like(self.answer_ids))
 
-    def mean_by_answer(self, values: Tensor) -> Tensor:
+    def mean_by_answer(self, values: Real[Tensor, " N"]) -> Float[Tensor, " N"]:
         """[N] float64, the mean over the solutions with the same answer, exact as in ``sum_by_answer``.
 
         Args:
@@ -110,7 +111,7 @@ class Candidates:
         """
         return self.sum_by_answer(values).double() / self.count_by_answer().clamp(min=1)
 
-    def sum_by_problem(self, values: Tensor) -> Tensor:
+    def sum_by_problem(self, values: Real[Tensor, " N"]) -> Real[Tensor, " N"]:
         """The sum over all solutions of the same problem, for each solution, exact as in ``sum_by_answer``.
 
         Args:

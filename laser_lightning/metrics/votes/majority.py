@@ -4,6 +4,7 @@ from torch import Tensor
 
 from laser_lightning.metrics.votes.candidates import Candidates
 from laser_lightning.metrics.votes.rule import VoteRule
+from laser_lightning.shapes import Int
 
 
 class Majority(VoteRule):
@@ -11,6 +12,6 @@ class Majority(VoteRule):
 
     name = "maj"
 
-    def standings(self, candidates: Candidates) -> Tensor:
+    def standings(self, candidates: Candidates) -> Int[Tensor, " N"]:
         """[N] int64, how many solutions gave each one's answer."""
         return candidates.count_by_answer()

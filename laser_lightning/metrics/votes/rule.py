@@ -11,6 +11,7 @@ from torch import Tensor
 from laser_lightning.arguments import Part
 from laser_lightning.errors import UserError
 from laser_lightning.metrics.votes.candidates import Candidates
+from laser_lightning.shapes import Bool, Real
 
 
 class VoteRule(Part, ABC):
@@ -31,7 +32,7 @@ class VoteRule(Part, ABC):
     chooses: Literal["answer", "solution"] = "answer"
 
     @abstractmethod
-    def standings(self, candidates: Candidates) -> Tensor:
+    def standings(self, candidates: Candidates) -> Real[Tensor, " N"]:
         """How high each solution stands among those of its problem.
 
         Args:
@@ -42,7 +43,7 @@ class VoteRule(Part, ABC):
             ``Candidates.sum_by_answer`` and ``mean_by_answer`` are exact.
         """
 
-    def winners(self, candidates: Candidates) -> Tensor:
+    def winners(self, candidates: Candidates) -> Bool[Tensor, " N"]:
         """The solutions that win.
 
         Args:

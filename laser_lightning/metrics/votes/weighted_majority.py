@@ -5,6 +5,7 @@ from torch import Tensor
 
 from laser_lightning.metrics.votes.candidates import ONE_VOTE, Candidates
 from laser_lightning.metrics.votes.rule import VoteRule
+from laser_lightning.shapes import Float, Int
 
 
 class WeightedMajority(VoteRule):
@@ -16,13 +17,13 @@ class WeightedMajority(VoteRule):
 
     name = "weighted_maj"
 
-    def standings(self, candidates: Candidates) -> Tensor:
+    def standings(self, candidates: Candidates) -> Int[Tensor, " N"]:
         """[N] int64, the votes of each one's answer, in units of 1 / ``ONE_VOTE``."""
         weights = score_votes(candidates.self_rewards) * candidates.has_answer
         no_evidence = candidates.sum_by_problem(weights) == 0
         return candidates.sum_by_answer(torch.where(no_evidence, ONE_VOTE, weights))
 
 
-def score_votes(self_rewards: Tensor) -> Tensor:
+def score_votes(self_rewards: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
     """[N] votes by self-rewards clamped to [0, 1], int64 in units of 1 / ``ONE_VOTE``."""
     return (self_rewards.clamp(0, 1) * ONE_VOTE).long()

@@ -7,6 +7,7 @@ from laser_lightning.objective.advantages.estimator import AdvantageEstimator
 from laser_lightning.objective.advantages.groups import centre, check_epsilon
 from laser_lightning.objective.context import StepContext
 from laser_lightning.records.rollout import Rollout
+from laser_lightning.shapes import Float
 
 
 class BatchNormalized(AdvantageEstimator):
@@ -24,7 +25,7 @@ class BatchNormalized(AdvantageEstimator):
         check_epsilon(epsilon)
         self.baseline, self.epsilon = baseline, epsilon
 
-    def __call__(self, rewards: Tensor, rollout: Rollout, context: StepContext) -> Tensor:
+    def __call__(self, rewards: Float[Tensor, "P G"], rollout: Rollout, context: StepContext) -> Float[Tensor, "P G"]:
         """[P, G] (see ``AdvantageEstimator``); 0 where a reward equals the mean it is compared with."""
         count = rewards.new_tensor(rewards.numel(), dtype=torch.float64)
         if self.baseline:

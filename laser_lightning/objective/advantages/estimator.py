@@ -7,6 +7,7 @@ from torch import Tensor
 from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.part import ObjectivePart
 from laser_lightning.records.rollout import Rollout
+from laser_lightning.shapes import Float
 
 
 class AdvantageEstimator(ObjectivePart):
@@ -17,7 +18,9 @@ class AdvantageEstimator(ObjectivePart):
     """
 
     @abstractmethod
-    def __call__(self, rewards: Tensor, rollout: Rollout, context: StepContext) -> Tensor:
+    def __call__(
+        self, rewards: Float[Tensor, "P G"], rollout: Rollout, context: StepContext
+    ) -> Float[Tensor, "P G"] | Float[Tensor, "P*G R"]:
         """Advantages of a step's solutions.
 
         Args:

@@ -6,6 +6,7 @@ from laser_lightning.objective.advantages.estimator import AdvantageEstimator
 from laser_lightning.objective.advantages.groups import centre, check_epsilon
 from laser_lightning.objective.context import StepContext
 from laser_lightning.records.rollout import Rollout
+from laser_lightning.shapes import Float
 
 
 class GroupRelative(AdvantageEstimator):
@@ -22,7 +23,7 @@ class GroupRelative(AdvantageEstimator):
         check_epsilon(epsilon)
         self.divide_by_std, self.epsilon = divide_by_std, epsilon
 
-    def __call__(self, rewards: Tensor, rollout: Rollout, context: StepContext) -> Tensor:
+    def __call__(self, rewards: Float[Tensor, "P G"], rollout: Rollout, context: StepContext) -> Float[Tensor, "P G"]:
         """[P, G] (see ``AdvantageEstimator``); 0 in groups whose rewards are all equal, and for groups of one."""
         advantages = centre(rewards)
         if not self.divide_by_std or rewards.shape[1] == 1:

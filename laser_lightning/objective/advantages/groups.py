@@ -3,14 +3,15 @@
 from torch import Tensor
 
 from laser_lightning.errors import UserError
+from laser_lightning.shapes import Bool, Float
 
 
-def unanimous(rewards: Tensor) -> Tensor:
+def unanimous(rewards: Float[Tensor, "P G"]) -> Bool[Tensor, "P 1"]:
     """[P, 1] bool: groups [P, G] whose rewards are all equal."""
     return (rewards == rewards[:, :1]).all(dim=1, keepdim=True)
 
 
-def centre(rewards: Tensor) -> Tensor:
+def centre(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
     """[P, G] rewards less the mean of their group; exactly 0 in unanimous groups, whatever the mean was rounded to."""
     return (rewards - rewards.mean(dim=1, keepdim=True)).masked_fill(unanimous(rewards), 0.0)
 

@@ -12,8 +12,9 @@ from laser_lightning.objective.advantages.record import Advantages
 from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.part import ObjectivePart
 from laser_lightning.records.rollout import Rollout
+from laser_lightning.shapes import Bool, Float
 
-Estimate = Callable[[Tensor], Tensor]
+Estimate = Callable[[Float[Tensor, "P G"]], Float[Tensor, "P G"] | Float[Tensor, "P*G R"]]
 """The step's advantage estimator: values [P, G] in, [P, G] or [P * G, R] out."""
 
 
@@ -22,7 +23,12 @@ class AdvantageMixing(ObjectivePart):
 
     @abstractmethod
     def __call__(
-        self, rewards: Tensor, self_rewards: Tensor, estimate: Estimate, rollout: Rollout, context: StepContext
+        self,
+        rewards: Float[Tensor, "P G"],
+        self_rewards: Float[Tensor, "P G"],
+        estimate: Estimate,
+        rollout: Rollout,
+        context: StepContext,
     ) -> Advantages:
         """Advantages of a step's solutions.
 
@@ -55,7 +61,12 @@ class SelfRewardMixing(AdvantageMixing):
         self.tau, self.min_std, self.mix_unanimous_groups = tau, min_std, mix_unanimous_groups
 
     def __call__(
-        self, rewards: Tensor, self_rewards: Tensor, estimate: Estimate, rollout: Rollout, context: StepContext
+        self,
+        rewards: Float[Tensor, "P G"],
+        self_rewards: Float[Tensor, "P G"],
+        estimate: Estimate,
+        rollout: Rollout,
+        context: StepContext,
     ) -> Advantages:
         """The mixed advantages (see ``AdvantageMixing``)."""
         by_verifier = estimate(rewards)
@@ -71,7 +82,7 @@ class SelfRewardMixing(AdvantageMixing):
         of_both = (1 - tau).to(by_self.dtype) * by_verifier + tau.to(by_self.dtype) * by_self
         return Advantages.of(torch.where(is_mixed, of_both, by_verifier), rewards, mixed)
 
-    def mixed_groups(self, rewards: Tensor, scores: Tensor) -> Tensor:
+    def mixed_groups(self, rewards: Float[Tensor, "P G"], scores: Float[Tensor, "P G"]) -> Bool[Tensor, " P"]:
         """[P] bool: groups in which self-rewards have a say.
 
         Args:
@@ -83,7 +94,9 @@ class SelfRewardMixing(AdvantageMixing):
             mixed = mixed & ~unanimous(rewards)
         return mixed.squeeze(1)
 
-    def tau_of(self, rewards: Tensor, scores: Tensor, rollout: Rollout) -> Tensor:
+    def tau_of(
+        self, rewards: Float[Tensor, "P G"], scores: Float[Tensor, "P G"], rollout: Rollout
+    ) -> Float[Tensor, " P"]:
         """[P] tau of each group, the same for all here; a subclass may look at what the group's scores are worth.
 
         Args:

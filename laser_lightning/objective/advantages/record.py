@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from laser_lightning.shapes import Bool, Float
+
 
 class Advantages(NamedTuple):
     """How much better each solution is than what it is compared with.
@@ -14,11 +16,16 @@ class Advantages(NamedTuple):
         mixed_groups: [P] bool, groups in which self-rewards had a say.
     """
 
-    values: Tensor
-    mixed_groups: Tensor
+    values: Float[Tensor, " N"] | Float[Tensor, "N R"]
+    mixed_groups: Bool[Tensor, " P"]
 
     @classmethod
-    def of(cls, estimates: Tensor, rewards: Tensor, mixed_groups: Tensor | None = None) -> "Advantages":
+    def of(
+        cls,
+        estimates: Float[Tensor, "P G"] | Float[Tensor, "P*G R"],
+        rewards: Float[Tensor, "P G"],
+        mixed_groups: Bool[Tensor, " P"] | None = None,
+    ) -> "Advantages":
         """The record of what an estimator returned.
 
         Args:

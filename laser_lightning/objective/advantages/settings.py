@@ -13,6 +13,7 @@ from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.part import ObjectivePart
 from laser_lightning.objective.shaping.shaper import RewardShaper
 from laser_lightning.records.rollout import Rollout
+from laser_lightning.shapes import Float
 
 
 @takes_old_fields("advantage")
@@ -38,7 +39,7 @@ class AdvantageSettings:
         mixing = {} if self.mixing is None else {"advantage.mixing": self.mixing}
         return {"advantage.estimator": self.estimator, **mixing, **shapers}
 
-    def shape_rewards(self, rollout: Rollout, context: StepContext) -> Tensor:
+    def shape_rewards(self, rollout: Rollout, context: StepContext) -> Float[Tensor, " N"]:
         """[N] rewards that advantages are made of: the verifier's or their weighted sum, shaped."""
         rewards = rollout.policy_rewards
         for shaper in self.shaping:

@@ -5,12 +5,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from laser_lightning.shapes import Bool, Float, Int, Real
+
 Aggregation = Literal["token_mean", "sequence_mean", "fixed_length"]
 
 
 def solution_weights(
-    lengths: Tensor, aggregation: Aggregation, total_tokens: Tensor, total_solutions: Tensor, max_length: int
-) -> Tensor:
+    lengths: Int[Tensor, " N"],
+    aggregation: Aggregation,
+    total_tokens: Real[Tensor, ""],
+    total_solutions: Real[Tensor, ""],
+    max_length: int,
+) -> Float[Tensor, " N"]:
     """What every token of a solution weighs in the optimizer step's loss.
 
     ``token_mean`` averages over all trained tokens of the step; ``sequence_mean`` averages within each solution,
@@ -35,6 +41,8 @@ def solution_weights(
     return 1.0 / (divisors.float() * total_solutions)
 
 
-def weighted_sum(values: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
+def weighted_sum(
+    values: Float[Tensor, "B R"], mask: Bool[Tensor, "B R"], weights: Float[Tensor, " B"]
+) -> Float[Tensor, ""]:
     """Sum of the masked values [B, R] times the weight [B] of their solution."""
     return (values.where(mask, 0.0).sum(dim=1) * weights).sum()

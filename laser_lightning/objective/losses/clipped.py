@@ -5,6 +5,7 @@ from torch import Tensor
 
 from laser_lightning.errors import UserError
 from laser_lightning.objective.losses.policy_loss import PolicyLoss, PolicyTokens, TokenLosses
+from laser_lightning.shapes import Bool, Float
 
 
 class ClippedPolicyLoss(PolicyLoss):
@@ -30,6 +31,6 @@ class ClippedPolicyLoss(PolicyLoss):
         bounded = ratio.clamp(1 - self.clip_low, 1 + self.clip_high) * tokens.advantages
         return TokenLosses(-torch.minimum(free, bounded), (bounded < free) & tokens.mask)
 
-    def ratios(self, log_ratios: Tensor, mask: Tensor) -> Tensor:
+    def ratios(self, log_ratios: Float[Tensor, "B R"], mask: Bool[Tensor, "B R"]) -> Float[Tensor, "B R"]:
         """[B, R] what is clipped: the ratios of tokens, from their logarithms, which are 0 outside the mask."""
         return log_ratios.exp()

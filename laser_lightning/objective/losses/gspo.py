@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from laser_lightning.objective.losses.clipped import ClippedPolicyLoss
+from laser_lightning.shapes import Bool, Float
 
 
 class GSPOPolicyLoss(ClippedPolicyLoss):
@@ -21,7 +22,7 @@ class GSPOPolicyLoss(ClippedPolicyLoss):
     def __init__(self, clip_low: float = 3e-4, clip_high: float = 4e-4) -> None:
         super().__init__(clip_low, clip_high)
 
-    def ratios(self, log_ratios: Tensor, mask: Tensor) -> Tensor:
+    def ratios(self, log_ratios: Float[Tensor, "B R"], mask: Bool[Tensor, "B R"]) -> Float[Tensor, "B R"]:
         """[B, R], the solution's ratio at each of its tokens."""
         mean = log_ratios.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
         return mean.exp().expand_as(log_ratios)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from laser_lightning.errors import UserError
 from laser_lightning.objective.part import ObjectivePart
+from laser_lightning.shapes import Bool, Float
 
 
 class ImportanceWeights(NamedTuple):
@@ -18,8 +19,8 @@ class ImportanceWeights(NamedTuple):
         capped: [B, R] bool, trained tokens whose ratio was changed by a bound.
     """
 
-    weights: Tensor
-    capped: Tensor
+    weights: Float[Tensor, "B R"]
+    capped: Bool[Tensor, "B R"]
 
 
 class ImportanceCorrection(ObjectivePart):
@@ -30,7 +31,7 @@ class ImportanceCorrection(ObjectivePart):
     """
 
     @abstractmethod
-    def __call__(self, log_ratios: Tensor, mask: Tensor) -> ImportanceWeights:
+    def __call__(self, log_ratios: Float[Tensor, "B R"], mask: Bool[Tensor, "B R"]) -> ImportanceWeights:
         """Weights of tokens.
 
         Args:
@@ -56,7 +57,7 @@ class TruncatedImportance(ImportanceCorrection):
             raise UserError(f"update.importance.cap is {cap}, and must be at least 1.")
         self.level, self.cap = level, cap
 
-    def __call__(self, log_ratios: Tensor, mask: Tensor) -> ImportanceWeights:
+    def __call__(self, log_ratios: Float[Tensor, "B R"], mask: Bool[Tensor, "B R"]) -> ImportanceWeights:
         """The truncated ratios (see ``ImportanceCorrection``)."""
         if self.level == "sequence":
             log_ratios = log_ratios.sum(dim=1, keepdim=True).expand_as(log_ratios)
@@ -66,7 +67,10 @@ class TruncatedImportance(ImportanceCorrection):
 
 @torch.no_grad()
 def correct_importance(
-    correction: ImportanceCorrection, log_probs: Tensor, sampling_log_probs: Tensor, mask: Tensor
+    correction: ImportanceCorrection,
+    log_probs: Float[Tensor, "B R"],
+    sampling_log_probs: Float[Tensor, "B R"],
+    mask: Bool[Tensor, "B R"],
 ) -> ImportanceWeights:
     """The weights of a correction.
 

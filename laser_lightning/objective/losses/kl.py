@@ -6,6 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 from laser_lightning.objective.part import ObjectivePart
+from laser_lightning.shapes import Float
 
 KLEstimator = Literal["k1", "k2", "k3"]
 
@@ -16,7 +17,9 @@ class KLDivergence(ObjectivePart):
     needs_reference = True
 
     @abstractmethod
-    def __call__(self, log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
+    def __call__(
+        self, log_probs: Float[Tensor, "B R"], reference_log_probs: Float[Tensor, "B R"]
+    ) -> Float[Tensor, "B R"]:
         """The divergence at each token.
 
         Args:
@@ -42,7 +45,9 @@ class KLEstimate(KLDivergence):
     def __init__(self, estimator: KLEstimator = "k3") -> None:
         self.estimator = estimator
 
-    def __call__(self, log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
+    def __call__(
+        self, log_probs: Float[Tensor, "B R"], reference_log_probs: Float[Tensor, "B R"]
+    ) -> Float[Tensor, "B R"]:
         """[B, R] (see ``KLDivergence``)."""
         difference = reference_log_probs - log_probs
         if self.estimator == "k1":

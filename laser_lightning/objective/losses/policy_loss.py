@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from laser_lightning.objective.part import ObjectivePart
+from laser_lightning.shapes import Bool, Float, Int
 
 
 class PolicyTokens(NamedTuple):
@@ -25,15 +26,15 @@ class PolicyTokens(NamedTuple):
         teacher_log_probs: [B, R] of the teacher; None unless something needs them.
     """
 
-    log_probs: Tensor
-    old_log_probs: Tensor
-    advantages: Tensor
-    mask: Tensor
-    token_ids: Tensor
-    entropy: Tensor
-    sentences: Tensor | None = None
-    reference_log_probs: Tensor | None = None
-    teacher_log_probs: Tensor | None = None
+    log_probs: Float[Tensor, "B R"]
+    old_log_probs: Float[Tensor, "B R"]
+    advantages: Float[Tensor, "B R"]
+    mask: Bool[Tensor, "B R"]
+    token_ids: Int[Tensor, "B R"]
+    entropy: Float[Tensor, "B R"]
+    sentences: Int[Tensor, "B R"] | None = None
+    reference_log_probs: Float[Tensor, "B R"] | None = None
+    teacher_log_probs: Float[Tensor, "B R"] | None = None
 
 
 class TokenLosses(NamedTuple):
@@ -44,8 +45,8 @@ class TokenLosses(NamedTuple):
         clipped: [B, R] bool, where a bound cut off the gradient, or changed its weight.
     """
 
-    losses: Tensor
-    clipped: Tensor
+    losses: Float[Tensor, "B R"]
+    clipped: Bool[Tensor, "B R"]
 
 
 class PolicyLoss(ObjectivePart):

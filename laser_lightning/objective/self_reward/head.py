@@ -13,6 +13,7 @@ from laser_lightning.objective.part import ObjectivePart
 from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD, StepSolutions, Supervision
 from laser_lightning.objective.self_reward.target import SelfRewardTarget, VerifierTarget
 from laser_lightning.objective.self_reward.weights import ClassBalancedWeights, EqualWeights, SelfRewardWeights
+from laser_lightning.shapes import Float
 
 
 class Readings(NamedTuple):
@@ -27,9 +28,9 @@ class Readings(NamedTuple):
             None.
     """
 
-    log_probs: Tensor
-    hidden: Tensor | None = None
-    references: Tensor | None = None
+    log_probs: Float[Tensor, "B K"]
+    hidden: Float[Tensor, "B D"] | None = None
+    references: Float[Tensor, "B K"] | None = None
 
 
 class SelfRewardHead(Part, nn.Module, ABC):
@@ -152,7 +153,7 @@ class SelfRewardHead(Part, nn.Module, ABC):
         return settings | ({"reward_token_ids": list(self.score_token_ids)} if several else {})
 
     @abstractmethod
-    def score(self, readings: Readings) -> Tensor:
+    def score(self, readings: Readings) -> Float[Tensor, " N"]:
         """The self-reward r_s; above 0.5 it says "correct".
 
         Args:
@@ -163,7 +164,7 @@ class SelfRewardHead(Part, nn.Module, ABC):
         """
 
     @abstractmethod
-    def loss(self, readings: Readings, supervision: Supervision) -> Tensor:
+    def loss(self, readings: Readings, supervision: Supervision) -> Float[Tensor, ""]:
         """The weighted loss, summed over these solutions; its sum over micro-batches and ranks is the step's.
 
         Args:

@@ -17,6 +17,7 @@ from laser_lightning.objective.self_reward.solutions import (
 )
 from laser_lightning.objective.self_reward.target import SelfRewardTarget, VerifierTarget
 from laser_lightning.objective.self_reward.weights import ClassBalancedWeights, SelfRewardWeights
+from laser_lightning.shapes import Float
 
 # All of them were defined here in version 0.1.
 __all__ = ["CORRECT_THRESHOLD", "LastTokenSelfReward", "SelfRewardHead", "class_counts", "zero_if_truncated"]
@@ -45,7 +46,7 @@ class LastTokenSelfReward(SelfRewardHead):
         reference_constant: float32 buffer, saved with the model; NaN until it is known, and for ``exact``.
     """
 
-    reference_constant: Tensor
+    reference_constant: Float[Tensor, ""]
 
     def __init__(
         self,
@@ -98,7 +99,7 @@ class LastTokenSelfReward(SelfRewardHead):
                 f"unreachable, since the reward token would need a probability of 1 or more: {remedy}."
             )
 
-    def score(self, readings: Readings) -> Tensor:
+    def score(self, readings: Readings) -> Float[Tensor, " N"]:
         """The self-reward r_s.
 
         Args:
@@ -119,7 +120,7 @@ class LastTokenSelfReward(SelfRewardHead):
             )
         return self.beta * (log_probs - self.reference_constant)
 
-    def loss(self, readings: Readings, supervision: Supervision) -> Tensor:
+    def loss(self, readings: Readings, supervision: Supervision) -> Float[Tensor, ""]:
         """The weighted squared error between self-reward and target, summed over these solutions.
 
         Args:

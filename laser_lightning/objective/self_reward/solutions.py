@@ -8,6 +8,7 @@ from torch import Tensor
 
 from laser_lightning.objective.context import StepContext
 from laser_lightning.records.rollout import Rollout
+from laser_lightning.shapes import Bool, Float, Int
 
 CORRECT_THRESHOLD = 0.5
 """Rewards above this count as correct; self-rewards above it are the verdict "correct"."""
@@ -26,21 +27,21 @@ class StepSolutions:
         context: the step's number, the processes, and log-probs that no gradient reaches.
     """
 
-    rewards: Tensor
-    finished: Tensor
-    self_rewards: Tensor
+    rewards: Float[Tensor, "P G"]
+    finished: Bool[Tensor, "P G"]
+    self_rewards: Float[Tensor, "P G"]
     rollout: Rollout
-    rows: Tensor
+    rows: Int[Tensor, "P G"]
     context: StepContext
 
     @classmethod
-    def of(cls, rollout: Rollout, rows: Tensor, context: StepContext) -> "StepSolutions":
+    def of(cls, rollout: Rollout, rows: Int[Tensor, " M"], context: StepContext) -> "StepSolutions":
         """Gather the solutions [M] of an optimizer step, those of a problem next to each other."""
         grouped = rows.view(-1, rollout.rollouts.group_size)
         rewards, finished = rollout.rewards[grouped], rollout.rollouts.finished[grouped]
         return cls(rewards, finished, rollout.self_rewards[grouped], rollout, grouped, context)
 
-    def on_rollout(self, values: Tensor) -> Tensor:
+    def on_rollout(self, values: Float[Tensor, "P G"]) -> Float[Tensor, " N"]:
         """Put values [P, G] of these solutions in their places among all N of the rollout: [N], 0 for the others."""
         placed = values.new_zeros(len(self.rollout.rollouts))
         placed[self.rows] = values
@@ -55,15 +56,15 @@ class Supervision(NamedTuple):
         weights: [B] float32, what the solution's error weighs; 0 where it is left out, as every truncated one is.
     """
 
-    targets: Tensor
-    weights: Tensor
+    targets: Float[Tensor, " B"]
+    weights: Float[Tensor, " B"]
 
 
-def class_counts(rewards: Tensor, finished: Tensor) -> Tensor:
+def class_counts(rewards: Float[Tensor, "*shape"], finished: Bool[Tensor, "*shape"]) -> Int[Tensor, "2"]:
     """[2] int64: finished incorrect and finished correct solutions."""
     return torch.bincount((rewards > CORRECT_THRESHOLD)[finished].long(), minlength=2)
 
 
-def zero_if_truncated(self_rewards: Tensor, finished: Tensor) -> Tensor:
+def zero_if_truncated(self_rewards: Float[Tensor, " N"], finished: Bool[Tensor, " N"]) -> Float[Tensor, " N"]:
     """[N] self-rewards with 0 for truncated solutions, which have no ``<eos>`` to be judged at."""
     return self_rewards.where(finished, 0.0)

@@ -6,13 +6,14 @@ from torch import Tensor
 
 from laser_lightning.objective.part import ObjectivePart
 from laser_lightning.objective.self_reward.solutions import StepSolutions
+from laser_lightning.shapes import Float
 
 
 class SelfRewardTarget(ObjectivePart):
     """Numbers that the self-rewards of solutions are trained towards, fixed before the first backward pass."""
 
     @abstractmethod
-    def aim(self, solutions: StepSolutions) -> Tensor:
+    def aim(self, solutions: StepSolutions) -> Float[Tensor, "P G"]:
         """Choose the targets; called once for each optimizer step, by all ranks together.
 
         Args:
@@ -26,6 +27,6 @@ class SelfRewardTarget(ObjectivePart):
 class VerifierTarget(SelfRewardTarget):
     """The verifier's own reward, before any shaping (LaSeR, arXiv 2510.14943)."""
 
-    def aim(self, solutions: StepSolutions) -> Tensor:
+    def aim(self, solutions: StepSolutions) -> Float[Tensor, "P G"]:
         """[P, G] the rewards."""
         return solutions.rewards

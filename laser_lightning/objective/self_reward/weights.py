@@ -6,6 +6,7 @@ from torch import Tensor
 
 from laser_lightning.objective.part import ObjectivePart
 from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD, StepSolutions, class_counts
+from laser_lightning.shapes import Float
 
 
 class SelfRewardWeights(ObjectivePart):
@@ -16,7 +17,7 @@ class SelfRewardWeights(ObjectivePart):
     """
 
     @abstractmethod
-    def weigh(self, solutions: StepSolutions) -> Tensor:
+    def weigh(self, solutions: StepSolutions) -> Float[Tensor, "P G"]:
         """Weigh solutions; called once for each optimizer step, by all ranks together.
 
         Args:
@@ -35,7 +36,7 @@ class ClassBalancedWeights(SelfRewardWeights):
     1/(2 N_correct) and an incorrect one 1/(2 N_incorrect). An absent class contributes nothing.
     """
 
-    def weigh(self, solutions: StepSolutions) -> Tensor:
+    def weigh(self, solutions: StepSolutions) -> Float[Tensor, "P G"]:
         """[P, G]: 1/(2 N_correct) or 1/(2 N_incorrect)."""
         counts = solutions.context.ranks.sum(class_counts(solutions.rewards, solutions.finished))
         correct = (solutions.rewards > CORRECT_THRESHOLD).long()
@@ -45,6 +46,6 @@ class ClassBalancedWeights(SelfRewardWeights):
 class EqualWeights(SelfRewardWeights):
     """Every finished solution weighs the same."""
 
-    def weigh(self, solutions: StepSolutions) -> Tensor:
+    def weigh(self, solutions: StepSolutions) -> Float[Tensor, "P G"]:
         """[P, G]: 1/N for N finished solutions on all ranks."""
         return solutions.finished / solutions.context.ranks.sum(solutions.finished.sum()).clamp(min=1)

@@ -6,6 +6,7 @@ from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
 from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD, Supervision
 from laser_lightning.objective.self_reward.target import SelfRewardTarget, VerifierTarget
 from laser_lightning.objective.self_reward.weights import ClassBalancedWeights, SelfRewardWeights
+from laser_lightning.shapes import Float
 
 
 class YesNoSelfReward(SelfRewardHead):
@@ -39,7 +40,7 @@ class YesNoSelfReward(SelfRewardHead):
         tokens = {"yes_token": yes_token, "no_token": no_token}
         super().__init__(tokens, loss_weight, class_weights, weights, target)
 
-    def score(self, readings: Readings) -> Tensor:
+    def score(self, readings: Readings) -> Float[Tensor, " N"]:
         """The self-reward r_s = pi(z_yes given x, y).
 
         Args:
@@ -50,7 +51,7 @@ class YesNoSelfReward(SelfRewardHead):
         """
         return readings.log_probs[:, 0].float().exp()
 
-    def loss(self, readings: Readings, supervision: Supervision) -> Tensor:
+    def loss(self, readings: Readings, supervision: Supervision) -> Float[Tensor, ""]:
         """The weighted cross-entropy of the right tokens, summed over these solutions.
 
         Args:

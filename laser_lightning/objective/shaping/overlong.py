@@ -6,6 +6,7 @@ from laser_lightning.errors import UserError
 from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.shaping.shaper import RewardShaper
 from laser_lightning.records.rollout import Rollout
+from laser_lightning.shapes import Float
 
 
 class OverlongPenalty(RewardShaper):
@@ -27,7 +28,7 @@ class OverlongPenalty(RewardShaper):
             )
         self.buffer_share, self.penalty = buffer_share, penalty
 
-    def __call__(self, rewards: Tensor, rollout: Rollout, context: StepContext) -> Tensor:
+    def __call__(self, rewards: Float[Tensor, " N"], rollout: Rollout, context: StepContext) -> Float[Tensor, " N"]:
         """[N] rewards less the penalty of length (see ``RewardShaper``)."""
         limit = context.max_response_tokens
         buffer = self.buffer_share * limit

@@ -142,6 +142,7 @@ def test_several_scores_of_a_solution_by_hand(mean_of_scores: VoteRule) -> None:
     assert metric.compute().item() == 0.0
 
 
+@pytest.mark.against_signatures
 def test_scores_that_do_not_fit_are_refused() -> None:
     metric = MajorityVote()
     with pytest.raises(ValueError, match=r"needs scores \[N, S\] of 4 solutions, but got \[4\]"):

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from laser_lightning.losses import KLEstimator, kl_estimate
 
-LOGITS = torch.tensor([0.3, -1.2, 0.9], dtype=torch.float64)
-REFERENCE = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64).log()
+LOGITS = torch.tensor([[0.3, -1.2, 0.9]], dtype=torch.float64)
+REFERENCE = torch.tensor([[0.5, 0.2, 0.3]], dtype=torch.float64).log()
 
 
 def true_kl(log_probs: Tensor) -> Tensor:
@@ -31,14 +31,14 @@ def test_by_hand(estimator: KLEstimator, expected: list[float]) -> None:
 
 @pytest.mark.parametrize("estimator", ["k2", "k3"])
 def test_two_of_them_are_never_negative(estimator: KLEstimator) -> None:
-    log_probs, reference = -10 * torch.rand(2, 1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    log_probs, reference = -10 * torch.rand(2, 1, 1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     values = kl_estimate(log_probs, reference, estimator)
     assert bool((values > 0).all())
     assert bool((kl_estimate(log_probs, log_probs, estimator) == 0).all())
 
 
 def test_expectations_over_all_tokens() -> None:
-    log_probs = LOGITS.log_softmax(0)
+    log_probs = LOGITS.log_softmax(1)
     means = {name: (log_probs.exp() * kl_estimate(log_probs, REFERENCE, name)).sum() for name in ("k1", "k2", "k3")}
     torch.testing.assert_close(means["k1"], true_kl(log_probs))
     torch.testing.assert_close(means["k3"], true_kl(log_probs))
@@ -48,17 +48,17 @@ def test_expectations_over_all_tokens() -> None:
 def expected_gradient(estimator: KLEstimator) -> Tensor:
     """Mean over all tokens of the gradient that one sampled token gives: the sampling itself has none."""
     logits = LOGITS.clone().requires_grad_()
-    log_probs = logits.log_softmax(0)
+    log_probs = logits.log_softmax(1)
     mean = (log_probs.detach().exp() * kl_estimate(log_probs, REFERENCE, estimator)).sum()
     return torch.autograd.grad(mean, logits)[0]
 
 
 def test_expected_gradients_over_all_tokens() -> None:
     logits = LOGITS.clone().requires_grad_()
-    (truth,) = torch.autograd.grad(true_kl(logits.log_softmax(0)), logits)
+    (truth,) = torch.autograd.grad(true_kl(logits.log_softmax(1)), logits)
     assert truth.norm() > 0.1
     torch.testing.assert_close(expected_gradient("k2"), truth)
-    torch.testing.assert_close(expected_gradient("k1"), torch.zeros(3, dtype=torch.float64))
+    torch.testing.assert_close(expected_gradient("k1"), torch.zeros(1, 3, dtype=torch.float64))
     # k3 as a loss follows pi - pi_ref, the gradient of KL(pi_ref || pi): by hand, sum over tokens of
     # pi * (1 - pi_ref / pi) * d log pi = sum of (pi - pi_ref) * (one-hot - pi) = pi - pi_ref.
-    torch.testing.assert_close(expected_gradient("k3"), LOGITS.softmax(0) - REFERENCE.exp())
+    torch.testing.assert_close(expected_gradient("k3"), LOGITS.softmax(1) - REFERENCE.exp())
