@@ -20,6 +20,7 @@ TRAINING_CURVES = (
     "train/reward",
     "train/self_reward/f1",
     "train/self_reward/auroc",
+    "train/self_reward/auroc_within",
     "train/response_length_tokens",
 )
 Series = dict[str, list[tuple[int, float]]]
@@ -28,9 +29,9 @@ Series = dict[str, list[tuple[int, float]]]
 class SelfRewardFigures(RunCallback):
     """Draws how well the self-reward tells correct from incorrect solutions, and the training curves.
 
-    Into ``<run>/figures`` go ``<set>_self_reward.png`` (distribution for correct and incorrect solutions, ROC,
-    reliability) and, in ``fit``, ``training.png``. The latest replaces the one before; TensorBoard, W&B and MLflow
-    keep them all.
+    Into ``<run>/figures`` go ``<set>_self_reward.png`` (distributions for correct and incorrect solutions, over all and
+    within problems, ROC, reliability) and, in ``fit``, ``training.png``. The latest replaces the one before;
+    TensorBoard, W&B and MLflow keep them all.
     The curves are saved in checkpoints, so those of a resumed run are whole; an evaluation behind the checkpoint's
     last step is taken from the run's ``metrics.csv``.
 
@@ -46,7 +47,7 @@ class SelfRewardFigures(RunCallback):
         self.training: Series = {}
         self.evaluations: dict[str, Series] = {}
         self.phases: dict[str, int] = {}
-        self._latest: dict[str, tuple[int, Tensor, Tensor]] = {}
+        self._latest: dict[str, tuple[int, Tensor, Tensor, Tensor]] = {}
 
     @property
     def directory(self) -> Path:
@@ -106,8 +107,9 @@ class SelfRewardFigures(RunCallback):
             return
         module = self.needs_laser_module(pl_module, "figures")
         for name in data_module(trainer, type(self).__name__).evaluation_problems:
-            scores, correct = module.evaluator.metrics_of(name).self_verification.curves()
-            self._latest[name] = (self.step(trainer), scores.cpu(), correct.cpu())
+            groups = module.evaluator.metrics_of(name).sample_groups()
+            columns = (groups.self_rewards.cpu(), groups.correct.cpu(), groups.problem.cpu())
+            self._latest[name] = (self.step(trainer), *columns)
         if self.every_validation or not fits(trainer):
             self._draw_self_rewards(trainer)
 
@@ -128,8 +130,8 @@ class SelfRewardFigures(RunCallback):
 
     def _draw_self_rewards(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
-            for name, (step, scores, correct) in self._latest.items():
-                figure = self_reward_figure(name, step, scores, correct)
+            for name, (step, scores, correct, problem) in self._latest.items():
+                figure = self_reward_figure(name, step, scores, correct, problem)
                 self._publish(trainer, figure, f"{file_name(name)}_self_reward", step)
 
     def _draw_training(self, trainer: Trainer) -> None:

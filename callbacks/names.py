@@ -6,7 +6,12 @@ from fnmatch import fnmatchcase
 
 from laser_lightning.metrics.votes import FIXED_RULES
 
-COUNTS = ("self_verification/correct", "self_verification/incorrect", "response/tokens")
+COUNTS = (
+    "self_verification/correct",
+    "self_verification/incorrect",
+    "self_verification/mixed_problems",
+    "response/tokens",
+)
 # Metrics are shown in this order; "*" stands for any text.
 ROWS = (
     "loss",
@@ -17,6 +22,14 @@ ROWS = (
     "*@*",  # votes by rules of the user's
     "self_verification/f1",
     "self_verification/auroc",
+    "self_verification/auroc_within",
+    "self_verification/auroc_within/*",
+    "self_verification/auroc_within_mean",
+    "self_verification/auroc_within_mean/*",
+    "self_verification/mixed_problems",
+    "self_verification/mixed_problems/*",
+    "self_verification/brier",
+    "self_verification/brier/*",
     "self_verification/ece",
     "self_verification/accuracy_on_correct",
     "self_verification/accuracy_on_incorrect",
@@ -43,5 +56,6 @@ def number(metric: str, value: float, sign: bool = False) -> str:
     """A value as text: counts without, lengths and times with one, others with three decimals; - for undefined ones."""
     if not math.isfinite(value):
         return "-"
-    decimals = 0 if metric in COUNTS else 1 if metric.endswith(("_tokens", "seconds")) else 3
+    is_count = metric.startswith(COUNTS)  # maybe of a kind of problem
+    decimals = 0 if is_count else 1 if metric.endswith(("_tokens", "seconds")) else 3
     return f"{value:{'+' if sign else ''}.{decimals}f}"

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from laser_lightning.callbacks.names import row_order
+from laser_lightning.callbacks.plotted_numbers import centred_scores, roc_curve, trailing_mean
+from laser_lightning.metrics import pair_counts
 from laser_lightning.metrics.functional import (
     auroc,
     expected_calibration_error,
@@ -39,22 +41,28 @@ SCORE_LIMITS = (-1.0, 2.0)
 HISTOGRAM_BINS = 60
 MEAN_OF_STEPS = 10
 STEPS = "optimizer step"
-HELD_OUT = {"F1": "self_verification/f1", "AUROC": "self_verification/auroc"}
+HELD_OUT = {
+    "F1": "self_verification/f1",
+    "AUROC": "self_verification/auroc",
+    "AUROC within problems": "self_verification/auroc_within",
+}
 
 
-def self_reward_figure(name: str, step: int, scores: Tensor, correct: Tensor) -> Figure:
-    """How well self-rewards tell correct solutions from incorrect ones: distribution, ROC, reliability.
+def self_reward_figure(name: str, step: int, scores: Tensor, correct: Tensor, problem: Tensor) -> Figure:
+    """How well self-rewards tell correct solutions from incorrect ones: distributions, ROC, reliability.
 
     Args:
         name: the set's name, for the title.
         step: optimizer steps behind the weights, for the title.
         scores: [N] self-rewards, not clamped.
         correct: [N] bool.
+        problem: [N] int64, number of each solution's problem, from 0.
     """
-    figure = _figure(13.5, 4.6)
+    figure = _figure(18, 4.6)
     figure.suptitle(f"{name}: self-rewards of {len(scores):,} solutions at step {step}", fontsize=13)
-    distribution, roc, reliability = figure.subplots(1, 3)
+    distribution, within, roc, reliability = figure.subplots(1, 4)
     _draw_distribution(distribution, scores, correct)
+    _draw_within_problems(within, scores, correct, problem)
     _draw_roc(roc, scores, correct)
     _draw_reliability(reliability, scores, correct)
     return figure
@@ -68,7 +76,7 @@ def training_figure(
     Args:
         step: the latest step, for the title.
         training: (step, value) points of ``train/...`` metrics.
-        evaluations: of each set, the points of its metrics; pass@1 and the votes are drawn, F1 and AUROC beside them.
+        evaluations: of each set, the points of its metrics; pass@1 and the votes are drawn, F1 and AUROCs beside them.
         phases: names of phases, and the steps at which they begin; each panel has a mark there.
     """
     judged = {
@@ -92,6 +100,7 @@ def training_figure(
         {
             "F1": training.get("train/self_reward/f1", []),
             "AUROC": training.get("train/self_reward/auroc", []),
+            "AUROC within problems": training.get("train/self_reward/auroc_within", []),
         },
         "no training step yet",
     )
@@ -144,43 +153,6 @@ def render(figure: Figure) -> NDArray[np.uint8]:
     return np.asarray(canvas.buffer_rgba()).copy()
 
 
-def roc_curve(scores: NDArray[np.float32], correct: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
-    """The ROC curve of "a score at or above t says correct", for every t; solutions of equal score count together.
-
-    Args:
-        scores: [N], real, without NaN.
-        correct: [N].
-
-    Returns:
-        False and true positive rates [T], both from 0 to 1.
-    """
-    order = np.argsort(-scores, kind="stable")
-    last_of_level = np.append(np.diff(scores[order]) != 0, True)
-    true_positives = np.cumsum(correct[order])[last_of_level]
-    false_positives = np.cumsum(~correct[order])[last_of_level]
-    return (
-        np.append(0, false_positives) / false_positives[-1],
-        np.append(0, true_positives) / true_positives[-1],
-    )
-
-
-def trailing_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """The mean of each value and those before it, ``window`` in all; NaN entries are left out.
-
-    Args:
-        values: [N].
-        window: at least 1.
-
-    Returns:
-        [N], NaN where there is nothing to average.
-    """
-    known = np.isfinite(values)
-    sums = np.cumsum(np.where(known, values, 0.0))
-    counts = np.cumsum(known).astype(float)
-    sums[window:], counts[window:] = sums[window:] - sums[:-window], counts[window:] - counts[:-window]
-    return np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
-
-
 def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
@@ -225,6 +197,27 @@ def _draw_distribution(axes: Axes, scores: Tensor, correct: Tensor) -> None:
         axes.stairs(shares, edges, color=color, linewidth=1.6, linestyle=line, label=text)
         axes.stairs(shares, edges, color=color, alpha=0.15, fill=True)
     axes.axvline(CORRECT_THRESHOLD, color=GREY, linestyle=":", linewidth=1.5, label=f"threshold {CORRECT_THRESHOLD}")
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.3)  # room for the legend
+    axes.legend(fontsize=8.5, loc="upper center", framealpha=0.9)
+
+
+def _draw_within_problems(axes: Axes, scores: Tensor, correct: Tensor, problem: Tensor) -> None:
+    """How far solutions score from the mean of their problem, of the problems with solutions of both classes."""
+    counts = pair_counts(problem, scores, correct, int(problem.max()) + 1 if len(problem) else 0)
+    value, problems = float(counts.auroc()), int(counts.mixed_problems())
+    title = f"Within problems, AUROC {value:.3f}" if problems else "Within problems, AUROC undefined"
+    _decorate(axes, title, "self-reward - mean of its problem", "share of the class (%)")
+    if not problems:
+        return _say(axes, "no problem with correct\nand incorrect solutions")
+    centred, correct = centred_scores(scores.clamp(*SCORE_LIMITS), correct, problem)
+    reach = max(float(centred.abs().max()), 0.1)
+    edges = np.linspace(-reach, reach, HISTOGRAM_BINS + 1)
+    for rows, label, color, line in ((~correct, "incorrect", VERMILLION, "--"), (correct, "correct", BLUE, "-")):
+        shares = 100 * np.histogram(centred[rows].clamp(-reach, reach).numpy(), edges)[0] / int(rows.sum())
+        text = f"{label}: {int(rows.sum()):,}, mean {float(centred[rows].mean()):+.3f}"
+        axes.stairs(shares, edges, color=color, linewidth=1.6, linestyle=line, label=text)
+        axes.stairs(shares, edges, color=color, alpha=0.15, fill=True)
+    axes.axvline(0, color=GREY, linestyle=":", linewidth=1.5, label=f"mean of each of {problems:,} problems")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.3)  # room for the legend
     axes.legend(fontsize=8.5, loc="upper center", framealpha=0.9)
 
@@ -300,9 +293,10 @@ def _mark_phases(axes: Axes, phases: Mapping[str, int], last: int) -> None:
 
 def _draw_curves(axes: Axes, curves: Series, if_empty: str, marked: bool = False) -> None:
     """Noisy curves: each step faintly, their trailing mean on top; or a few points, which are marked."""
-    if not any(curves.values()):
+    curves = {label: points for label, points in curves.items() if points}
+    if not curves:
         return _say(axes, if_empty)
-    for (label, points), color, line in zip(curves.items(), (BLUE, VERMILLION), ("-", "--"), strict=False):
+    for (label, points), color, line in zip(curves.items(), (BLUE, VERMILLION, GREEN), ("-", "--", "-."), strict=False):
         steps, values = (np.array(column, dtype=float) for column in zip(*points, strict=True))
         smooth = len(steps) > 2 * MEAN_OF_STEPS and not marked
         axes.plot(

@@ -22,6 +22,7 @@ EVALUATED = {
     "pass@1": "pass@1",
     "self_verification/f1": "F1",
     "self_verification/auroc": "AUROC",
+    "self_verification/auroc_within": "within problems",
     "response/length_tokens": "length",
     "loss": "loss",
 }

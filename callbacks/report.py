@@ -26,6 +26,8 @@ from laser_lightning.metrics import SampleGroups, VoteRule
 
 DPI = 150
 VERIFICATION = ("f1", "accuracy_on_correct", "accuracy_on_incorrect", "auroc", "ece", "correct", "incorrect")
+WITHIN_PROBLEMS = ("auroc_within", "auroc_within_mean", "mixed_problems", "brier")
+BY_KIND = ("pass@1", *(f"self_verification/{name}" for name in WITHIN_PROBLEMS))
 COSTS = ("reward", "response/truncation_rate", "response/length_tokens", "response/tokens", "seconds")
 BROKEN = {  # names too long for one line
     "weighted_maj": "weighted_\nmaj",
@@ -116,6 +118,7 @@ def tables(result: EvaluationResult) -> list[Table]:
         **dict(votes[:COLUMNS_OF_VOTES]),
     }
     verification = {BROKEN.get(name, name): _metric(f"self_verification/{name}") for name in VERIFICATION}
+    within = {name: _metric(f"self_verification/{name}") for name in WITHIN_PROBLEMS}
     return [
         _table(f"{result.stage} at step {result.step}", result, accuracy),
         *(
@@ -123,8 +126,9 @@ def tables(result: EvaluationResult) -> list[Table]:
             for start in range(COLUMNS_OF_VOTES, len(votes), COLUMNS_OF_VOTES)
         ),
         _table("self_verification/", result, verification),
+        _table("self_verification/, within problems", result, within),
         _table("reward, response/, seconds", result, {BROKEN.get(name, name): _metric(name) for name in COSTS}),
-        *_kinds_table(result),
+        *(table for name in BY_KIND for table in _kinds_table(f"{name}/", result)),
     ]
 
 
@@ -151,15 +155,15 @@ def _table(title: str, result: EvaluationResult, columns: dict[str, Cell]) -> Ta
     return table
 
 
-def _kinds_table(result: EvaluationResult) -> list[Table]:
-    metrics = dict.fromkeys(name for one in result.sets.values() for name in one.values if name.startswith("pass@1/"))
+def _kinds_table(prefix: str, result: EvaluationResult) -> list[Table]:
+    metrics = dict.fromkeys(name for one in result.sets.values() for name in one.values if name.startswith(prefix))
     if not metrics:
         return []
-    table = _empty_table("pass@1/", "kind")
+    table = _empty_table(prefix, "kind")
     for name in result.sets:
         table.add_column(Text(name), justify="right", overflow="fold")
     for metric in metrics:
-        table.add_row(Text(metric.removeprefix("pass@1/")), *(_metric(metric)(one) for one in result.sets.values()))
+        table.add_row(Text(metric.removeprefix(prefix)), *(_metric(metric)(one) for one in result.sets.values()))
     return [table]
 
 

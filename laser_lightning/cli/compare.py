@@ -17,6 +17,7 @@ METRICS = {
     "pass@1": "pass@1",
     "F1": "self_verification/f1",
     "AUROC": "self_verification/auroc",
+    "AUROC within": "self_verification/auroc_within",
     "length": "response/length_tokens",
 }
 """Headings, and names of the metrics below ``val/<set>/``."""
@@ -95,10 +96,26 @@ def _auroc(solutions: Sequence[Solutions]) -> float:
     return float((below + up_to).mean() / (2 * len(ordered)))
 
 
+def _auroc_within(solutions: Sequence[Solutions]) -> float:
+    correct = np.concatenate([one.correct for one in solutions])
+    scores = np.concatenate([one.self_rewards for one in solutions])
+    problem = np.repeat(np.arange(len(solutions)), [len(one.correct) for one in solutions])
+    order = np.lexsort((scores, problem))
+    correct, scores, problem = correct[order], scores[order], problem[order]
+    is_first = np.r_[True, (problem[1:] != problem[:-1]) | (scores[1:] != scores[:-1])]  # of its level of equal scores
+    level, owner = np.cumsum(is_first) - 1, problem[is_first]
+    right, wrong = np.bincount(level[correct], minlength=len(owner)), np.bincount(level[~correct], minlength=len(owner))
+    of_problem = np.bincount(problem[~correct], minlength=len(solutions))
+    wrong_below = wrong.cumsum() - wrong - (of_problem.cumsum() - of_problem)[owner]
+    pairs = int((right * of_problem[owner]).sum())
+    return float((right * (2 * wrong_below + wrong)).sum() / (2 * pairs)) if pairs else math.nan
+
+
 STATISTICS: dict[str, Callable[[Sequence[Solutions]], float]] = {
     "pass@1": _pass_at_1,
     "F1": _f1,
     "AUROC": _auroc,
+    "AUROC within": _auroc_within,
     "length": _length,
 }
 

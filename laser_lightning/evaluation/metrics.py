@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from laser_lightning.metrics import (
+    BrierByKind,
     MeanReward,
     PassAt1,
     PassAt1ByKind,
@@ -18,6 +19,7 @@ from laser_lightning.metrics import (
     VoteAccuracy,
     VoteRule,
     WallTime,
+    WithinProblems,
     answer_ids,
 )
 from laser_lightning.metrics.answers import Compare, representatives
@@ -46,10 +48,12 @@ class EvaluationMetrics(nn.Module):
         self.groups = MetricCollection(groups)  # type: ignore[arg-type]
         self.rewards = nn.ModuleDict({name: MeanReward() for name in reward_names})
         self.self_verification = SelfVerification()
+        self.within_problems = WithinProblems(kinds)
         self.responses = ResponseStatistics()
         self.wall_time = WallTime()
         self.kind_names = kinds
         self.by_kind = PassAt1ByKind(kinds) if kinds else None
+        self.brier_by_kind = BrierByKind(kinds) if kinds else None
 
     def update(self, rollout: Rollout, compare: Compare | None) -> None:
         """Count the solutions of one round.
@@ -85,19 +89,28 @@ class EvaluationMetrics(nn.Module):
         self.self_verification.update(rollout.self_rewards, rollout.rewards)
         self.responses.update(rollout.rollouts.response_lengths, rollout.rollouts.finished)
         self.wall_time.update(rollout.seconds)
-        if self.by_kind is not None:
-            kinds = torch.tensor([self.kind_names.index(problem.kind or "") for problem in rollout.problems])
-            self.by_kind.update(kinds.to(device).repeat_interleave(size), rollout.rewards)
+        kinds = None
+        if self.by_kind is not None and self.brier_by_kind is not None:
+            of_problems = [self.kind_names.index(problem.kind or "") for problem in rollout.problems]
+            kinds = torch.tensor(of_problems, device=device).repeat_interleave(size)
+            self.by_kind.update(kinds, rollout.rewards)
+            self.brier_by_kind.update(kinds, rollout.self_rewards, rollout.rewards)
+        self.within_problems.update(
+            columns["problem_ids"], columns["sample_indices"], rollout.self_rewards, rollout.rewards, kinds
+        )
 
     def compute(self) -> dict[str, Tensor]:
         """All values, by the names that follow ``val/<set>/``."""
         values = dict(self.groups.compute())
         values |= {f"reward/{name}": metric.compute() for name, metric in self._of_rewards().items()}
         values |= {f"self_verification/{name}": value for name, value in self.self_verification.compute().items()}
+        values |= {f"self_verification/{name}": value for name, value in self.within_problems.compute().items()}
         values |= {f"response/{name}": value for name, value in self.responses.compute().items()}
         values["seconds"] = self.wall_time.compute()
-        if self.by_kind is not None:
+        if self.by_kind is not None and self.brier_by_kind is not None:
             values |= {f"pass@1/{kind}": value for kind, value in self.by_kind.compute().items()}
+            of_kinds = self.brier_by_kind.compute()
+            values |= {f"self_verification/brier/{kind}": value for kind, value in of_kinds.items()}
         return values
 
     def sample_groups(self) -> SampleGroups:
@@ -108,8 +121,8 @@ class EvaluationMetrics(nn.Module):
 
     def reset(self) -> None:
         """Start anew."""
-        single = (self.groups, self.self_verification, self.responses, self.wall_time, self.by_kind)
-        for metric in (*single, *self._of_rewards().values()):
+        single = (self.groups, self.self_verification, self.within_problems, self.responses, self.wall_time)
+        for metric in (*single, self.by_kind, self.brier_by_kind, *self._of_rewards().values()):
             if metric is not None:
                 metric.reset()
 

@@ -18,7 +18,14 @@ from laser_lightning.objective.self_reward.head import Readings
 from laser_lightning.objective.self_reward.settings import SelfRewardSettings
 from laser_lightning.objective.self_reward.solutions import zero_if_truncated
 from laser_lightning.policy.lora import ADAPTER_CONFIG, base_model, merge_adapter
-from laser_lightning.policy.model import FrozenPolicy, Policy, PolicySettings, eos_token_ids, load_tokenizer
+from laser_lightning.policy.model import (
+    FrozenPolicy,
+    Policy,
+    PolicySettings,
+    eos_token_ids,
+    load_tokenizer,
+    written_eos,
+)
 from laser_lightning.records.batching import Rollouts, pad_rows
 from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
 from laser_lightning.verifiers import MathVerifier, Verifier, VerifierPool
@@ -330,10 +337,11 @@ class LaSeRScorer:
                 raise UserError(f"Response {row} is empty, or has token ids outside of the model's 0 to {size - 1}.")
             return list(response)
         ids = self.tokenizer.encode(response, add_special_tokens=False)
+        check_vocabulary(ids, self.tokenizer, self.policy.vocabulary_size, f"Response {row}")
         ends = self.policy.eos_token_ids
         if ids and ids[-1] in ends:
             return ids
-        return [*ids, self.tokenizer.eos_token_id if self.tokenizer.eos_token_id in ends else ends[0]]
+        return [*ids, written_eos(ends, self.tokenizer)]
 
     def _check_length(self, row: int, prompt_tokens: int, response_tokens: int, what: str) -> None:
         limit = self.policy.positions

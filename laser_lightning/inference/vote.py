@@ -22,8 +22,9 @@ class Vote(NamedTuple):
         majority: the most frequent answer (maj@N); None if there is no answer at all.
         weighted_majority: the answer with the highest sum of self-rewards clamped to [0, 1] (weighted maj@N); the
             plain majority where that sum is 0 for every answer. None if there is no answer at all.
-        best: the answer of the solution with the highest self-reward (best-of-N); None if that one has none.
-        best_index: which solution that is.
+        best: the answer of the solution with the highest self-reward among those that have an answer (best-of-N); None
+            if there is no answer at all.
+        best_index: which solution that is; the one with the highest self-reward if there is no answer at all.
         chosen: the answer that a rule of the caller's gives; None without a rule, or if it gives none.
         chosen_index: the first solution that the rule chose; None likewise.
     """

@@ -3,10 +3,12 @@
 from laser_lightning.metrics.answers import answer_ids
 from laser_lightning.metrics.base import ExactMetric
 from laser_lightning.metrics.bootstrap import percentile_interval, resampled_means
+from laser_lightning.metrics.brier import BrierByKind
 from laser_lightning.metrics.curves import curve_points, problem_curves
 from laser_lightning.metrics.functional import (
     ReliabilityCurve,
     auroc,
+    brier_score,
     expected_calibration_error,
     harmonic_mean,
     reliability_curve,
@@ -20,16 +22,19 @@ from laser_lightning.metrics.self_verification import SelfVerification
 from laser_lightning.metrics.votes import BestScored, Candidates, Majority, VoteRule, WeightedMajority
 from laser_lightning.metrics.voting import BestOfK, MajorityVote, VoteAccuracy, WeightedMajorityVote
 from laser_lightning.metrics.wall_time import WallTime
+from laser_lightning.metrics.within_problems import PairCounts, WithinProblems, pair_counts
 
 __all__ = [
     "BestOfK",
     "BestScored",
+    "BrierByKind",
     "Candidates",
     "ExactMetric",
     "GroupMetric",
     "Majority",
     "MajorityVote",
     "MeanReward",
+    "PairCounts",
     "PassAt1",
     "PassAt1ByKind",
     "PassAtK",
@@ -42,11 +47,14 @@ __all__ = [
     "WallTime",
     "WeightedMajority",
     "WeightedMajorityVote",
+    "WithinProblems",
     "answer_ids",
     "auroc",
+    "brier_score",
     "curve_points",
     "expected_calibration_error",
     "harmonic_mean",
+    "pair_counts",
     "percentile_interval",
     "problem_curves",
     "reliability_curve",

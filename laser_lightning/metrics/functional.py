@@ -86,6 +86,29 @@ def expected_calibration_error(
     return (curve.solutions * gap).sum() / curve.solutions.sum()
 
 
+def squared_errors(scores: Real[Tensor, " N"], correct: Bool[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """The squared distance of each score, clamped to [0, 1], from 1 for a correct solution and 0 for an incorrect one.
+
+    Args:
+        scores: [N], real, without NaN.
+        correct: [N], bool.
+    """
+    return (scores.float().clamp(0, 1) - correct.float()).square()
+
+
+def brier_score(scores: Real[Tensor, " N"], correct: Bool[Tensor, " N"]) -> Float[Tensor, ""]:
+    """Mean squared error of the scores as probabilities (Brier 1950); 0 is perfect, and 0.25 is 0.5 for everything.
+
+    Args:
+        scores: [N], real, without NaN; clamped to [0, 1].
+        correct: [N], bool.
+
+    Returns:
+        A scalar in [0, 1]; NaN (undefined) without solutions.
+    """
+    return squared_errors(scores, correct).mean()
+
+
 def standard_error(values: Float[Tensor, " P"]) -> Float[Tensor, ""]:
     """Standard error of the mean: sample standard deviation divided by the root of the number of values.
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from laser_lightning.metrics.base import ExactMetric
 from laser_lightning.metrics.groups import GroupMetric, SampleGroups
+from laser_lightning.metrics.kinds import check_kind_ids, check_kinds
 from laser_lightning.shapes import Float, Int, Real
 
 
@@ -58,8 +59,7 @@ class PassAt1ByKind(ExactMetric):
 
     def __init__(self, kinds: list[str]) -> None:
         super().__init__()
-        if not kinds or len(set(kinds)) < len(kinds):
-            raise ValueError(f"kinds must name at least one kind and each only once, but is {list(kinds)}.")
+        check_kinds(kinds)
         self.kinds = list(kinds)
         self.add_count("correct", (len(kinds),))
         self.add_count("solutions", (len(kinds),))
@@ -78,12 +78,7 @@ class PassAt1ByKind(ExactMetric):
         self.check_integers(kind_ids=kind_ids)
         self.check_numbers(rewards=rewards)
         kind_ids, rewards = kind_ids.long().to(self.device), rewards.to(self.device)
-        unknown = kind_ids[(kind_ids < 0) | (kind_ids >= len(self.kinds))]
-        if len(unknown):
-            raise ValueError(
-                f"kind id {unknown[0].item()} is not in 0..{len(self.kinds) - 1}: "
-                "an id is the position of the kind in `kinds`; leave out problems without a kind."
-            )
+        check_kind_ids(kind_ids, len(self.kinds))
         self.solutions = self.solutions + torch.bincount(kind_ids, minlength=len(self.kinds))
         self.correct = self.correct + torch.bincount(kind_ids[rewards > 0.5], minlength=len(self.kinds))
 

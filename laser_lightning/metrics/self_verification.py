@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from laser_lightning.metrics.base import ExactMetric
-from laser_lightning.metrics.functional import auroc, expected_calibration_error, harmonic_mean
+from laser_lightning.metrics.functional import auroc, brier_score, expected_calibration_error, harmonic_mean
 from laser_lightning.shapes import Bool, Float, Real
 
 
@@ -24,7 +24,11 @@ class SelfVerification(ExactMetric):
     - ``auroc``: probability that a correct solution scores above an incorrect one, ties count one half; NaN
       if either class is absent.
     - ``ece``: expected calibration error of the self-reward clamped to [0, 1]; NaN without solutions.
+    - ``brier``: Brier score, the mean squared error of the self-reward clamped to [0, 1]; NaN without solutions.
     - ``correct``, ``incorrect``: number of solutions of each class, int64.
+
+    All of them mix what the score knows of problems with what it knows of their solutions; ``WithinProblems`` has the
+    latter alone.
 
     A NaN says "undefined": there was nothing to measure, and there is nothing to plot.
 
@@ -74,6 +78,7 @@ class SelfVerification(ExactMetric):
             "f1": f1 if len(scores) else torch.full_like(f1, torch.nan),
             "auroc": auroc(scores, correct),
             "ece": expected_calibration_error(scores, correct, self.num_bins),
+            "brier": brier_score(scores, correct),
             "correct": num_correct,
             "incorrect": num_incorrect,
         }

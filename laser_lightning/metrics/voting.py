@@ -97,6 +97,7 @@ class WeightedMajorityVote(VoteAccuracy):
 class BestOfK(VoteAccuracy):
     """Correctness of the solution with the highest self-reward (best-of-k); NaN without data.
 
+    A solution without an answer is left out, unless its problem has no solution with one.
     The mean counts of solutions that share the highest self-reward, and then the mean over problems.
     Self-rewards are compared as they are, not clamped.
 

@@ -3,12 +3,15 @@ its solutions, and both kinds of trajectory update it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from laser_lightning.data.module import PromptDataModule
 from laser_lightning.data.problem import Problem
+from laser_lightning.data.prompts import check_vocabulary
 from laser_lightning.errors import UserError
 from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.laser import LaSeRModule
@@ -135,6 +138,20 @@ class RISEModule(LaSeRModule):
             )
         self.verification_prompts = verification_prompts
 
+    def check_vocabulary(self, data: PromptDataModule) -> None:
+        """Refuse prompts, and those of verifications, with tokens that the model has no rows for."""
+        super().check_vocabulary(data)
+        if self.has_tokens_beyond:
+            for problem in chain(data.train_problems, *data.evaluation_problems.values()):
+                self._verification_prompt(problem, "")
+
+    def _verification_prompt(self, problem: Problem, response: str) -> list[int]:
+        """The token ids of the prompt that asks about a solution."""
+        ids = self.verification_prompts.encode(problem.problem, response, self.tokenizer)
+        where = f"The verification prompt of row {problem.index} of the set '{problem.dataset}'"
+        check_vocabulary(ids, self.tokenizer, self.policy.vocabulary_size, where)
+        return ids
+
     # ---------------------------------------------------------------- training
 
     def sample_groups(self, problems: list[Problem]) -> VerifiedStep:
@@ -231,10 +248,7 @@ class RISEModule(LaSeRModule):
             verdicts are right.
         """
         asked, samples = range(len(rollout.rollouts)), self.verification_prompts.samples
-        prompts = [
-            self.verification_prompts.encode(rollout.problem_of(row).problem, rollout.texts[row], self.tokenizer)
-            for row in asked
-        ]
+        prompts = [self._verification_prompt(rollout.problem_of(row), rollout.texts[row]) for row in asked]
         rollouts = self._generate(prompts, sampling, generator)
         texts = self.sampler.texts_of(rollouts)
         verdicts = [self.verification_prompts.verdict(text) for text in texts]

@@ -3,15 +3,17 @@
 import time
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from laser_lightning.data.module import PromptDataModule
 from laser_lightning.data.problem import Problem
 from laser_lightning.data.prompts import check_vocabulary
 from laser_lightning.errors import UserError
 from laser_lightning.modules.optimization import OptimizerSettings
 from laser_lightning.modules.training import TrainingModule
 from laser_lightning.policy.logprobs import token_statistics
-from laser_lightning.policy.model import PolicySettings
+from laser_lightning.policy.model import PolicySettings, written_eos
 from laser_lightning.policy.precision import float32_by_default
 from laser_lightning.records.batching import length_mask, pad_rows
 
@@ -43,6 +45,26 @@ class SupervisedModule(TrainingModule):
         if micro_batch_sequences < 1:
             raise UserError(f"micro_batch_sequences is {micro_batch_sequences}, and must be at least 1.")
         self.micro_batch_sequences = micro_batch_sequences
+
+    def configure_model(self) -> None:
+        """Load the weights, and say which ``<eos>`` is taught where the tokenizer's does not end responses."""
+        super().configure_model()
+        own, ends = self.tokenizer.eos_token_id, self.policy.eos_token_ids
+        if own not in ends:
+            taught = written_eos(ends, self.tokenizer)
+            rank_zero_warn(
+                f"The tokenizer's <eos> is '{self.tokenizer.eos_token}' ({own}), and the model's generation config "
+                f"ends responses at {', '.join(map(str, ends))}: solutions are taught to end with "
+                f"'{self.tokenizer.convert_ids_to_tokens(taught)}' ({taught}), as the engines end them."
+            )
+
+    def check_vocabulary(self, data: PromptDataModule) -> None:
+        """Refuse prompts, and worked solutions, with tokens that the model has no rows for."""
+        super().check_vocabulary(data)
+        if self.has_tokens_beyond:
+            for problems in (data.train_problems, *data.evaluation_problems.values()):
+                if solved := [problem for problem in problems if problem.solution is not None]:
+                    self.encode(solved)
 
     @float32_by_default()
     def training_step(self, problems: list[Problem], batch_idx: int) -> None:
@@ -98,7 +120,7 @@ class SupervisedModule(TrainingModule):
                 f"Row {missing.index} of the set '{missing.dataset}' has no worked solution: "
                 "name the column that holds it (solution_column)."
             )
-        eos = self.tokenizer.eos_token_id
+        eos = written_eos(self.policy.eos_token_ids, self.tokenizer)
         solutions = self.tokenizer([problem.solution for problem in problems], add_special_tokens=False)["input_ids"]
         for problem, ids in zip(problems, solutions, strict=True):
             where = f"The worked solution in row {problem.index} of the set '{problem.dataset}'"

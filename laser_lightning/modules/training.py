@@ -27,6 +27,7 @@ from laser_lightning.modules.optimization import (
     embedding_parameters,
 )
 from laser_lightning.old_settings import renewed_arguments
+from laser_lightning.policy.loading import mend_generation_config, refuse_quantised
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy, PolicySettings, load_tokenizer
 from laser_lightning.runs.checkpoints import read_checkpoint
 from laser_lightning.runs.interruption import Interruption
@@ -74,11 +75,26 @@ class TrainingModule(Part, lightning.LightningModule):
             raise UserError("policy.compile does not work under ZeRO-3, which gathers weights layer by layer.")
         if not hasattr(self, "policy"):
             self.policy = Policy(self.policy_settings, self.tokenizer)
+            refuse_quantised(self.policy.lm, self.policy_settings.path)
+            mend_generation_config(self.policy.lm, self.policy_settings.path)
             with self.gathered_weights(self.policy):
                 self.policy.check_head()
         data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
         if isinstance(data, PromptDataModule):
-            data.check_vocabulary(self.policy.vocabulary_size)
+            self.check_vocabulary(data)
+
+    def check_vocabulary(self, data: PromptDataModule) -> None:
+        """Refuse texts with tokens that the model has no rows for, before the first step.
+
+        Args:
+            data: set up.
+        """
+        data.check_vocabulary(self.policy.vocabulary_size)
+
+    @property
+    def has_tokens_beyond(self) -> bool:
+        """Whether the tokenizer has ids that the model has no rows for."""
+        return max(self.tokenizer.get_vocab().values()) >= self.policy.vocabulary_size
 
     def load_reference(self) -> FrozenPolicy | AdaptersOff:
         """The frozen policy of before training: a model of its own, or with LoRA the policy without its adapters."""

@@ -1,5 +1,6 @@
 """What a training step reports: the ``train/...`` metrics, right over all ranks and micro-batches."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from torch import Tensor
 
 from laser_lightning.distributed.parts import StepParts
 from laser_lightning.distributed.ranks import Ranks
+from laser_lightning.metrics import pair_counts
 from laser_lightning.objective.objective import LossTerms
 from laser_lightning.objective.phases import Phase
 from laser_lightning.objective.self_reward.head import SelfRewardHead
+from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD
 from laser_lightning.objective.sums import Sums
 from laser_lightning.policy.model import PolicyOutputs
 from laser_lightning.records.batching import MicroBatch, Rollouts
@@ -160,6 +163,12 @@ class TrainingLog:
         head.metrics.update(rollout.self_rewards[judged], rollout.rewards[judged])
         verification = head.metrics.compute()
         head.metrics.reset()
+        # A problem's solutions are all on its rank.
+        problems = len(rollout.problems)
+        number = torch.arange(problems, device=judged.device).repeat_interleave(rollouts.group_size)
+        within = pair_counts(
+            number[judged], rollout.self_rewards[judged], rollout.rewards[judged] > CORRECT_THRESHOLD, problems
+        )
         counts: dict[str, Tensor | int] = {
             "tokens": rollouts.response_lengths.sum(),
             "solutions": len(rollouts),
@@ -173,11 +182,14 @@ class TrainingLog:
             "rewards": rollout.rewards.sum(),
             "judged": judged.sum(),
             "self_rewards": rollout.self_rewards[judged].sum(),
+            "half_wins": within.half_wins.sum(),
+            "pairs": within.pairs.sum(),
         }
         row = torch.tensor([float(value) for value in counts.values()], dtype=torch.float64)
         total = dict(zip(counts, self.ranks.sum(row.to(rollout.rewards.device)).tolist(), strict=True))
-        names = ("f1", "accuracy_on_correct", "accuracy_on_incorrect", "auroc", "ece")
+        names = ("f1", "accuracy_on_correct", "accuracy_on_incorrect", "auroc", "ece", "brier")
         return {f"train/self_reward/{name}": verification[name] for name in names} | {
+            "train/self_reward/auroc_within": total["half_wins"] / (2 * total["pairs"]) if total["pairs"] else math.nan,
             "train/self_reward/mean": total["self_rewards"] / total["judged"],
             "train/reward": total["rewards"] / total["solutions"],
             "train/response_length_tokens": total["tokens"] / total["solutions"],

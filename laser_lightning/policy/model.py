@@ -1,96 +1,43 @@
 """The policy: a causal language model with its tokenizer, loaded from a path, and its optional frozen reference."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from importlib.resources import files
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from laser_lightning.errors import UserError
+from laser_lightning.policy.loading import (
+    EMBEDDED,
+    PolicySettings,
+    apply_liger,
+    eos_token_ids,
+    load_tokenizer,
+    load_weights,
+    model_path,
+    recompute_activations,
+    written_eos,
+)
 from laser_lightning.policy.logprobs import reward_token_log_probs, token_statistics
-from laser_lightning.policy.lora import LoRASettings, adapters_off, add_adapters
+from laser_lightning.policy.lora import adapters_off, add_adapters
 from laser_lightning.records.batching import MicroBatch, Rollouts, length_mask, micro_batches
 
-EMBEDDED = "embedded"
+__all__ = [
+    "EMBEDDED",
+    "AdaptersOff",
+    "FrozenPolicy",
+    "Policy",
+    "PolicyOutputs",
+    "PolicySettings",
+    "eos_token_ids",
+    "load_tokenizer",
+    "model_path",
+    "written_eos",
+]
 
 LOGITS_AT_ONCE = 2**26
 """Logits that the update holds at a time: 256 MiB in float32."""
-
-
-@dataclass
-class PolicySettings:
-    """Which model is trained, and how it is loaded.
-
-    Args:
-        path: directory or hub name of a transformers causal LM; ``embedded`` is the small arithmetic model
-            that ships with this package.
-        random_init: start from random weights of the same architecture (the supervised stage from nothing).
-        config_overrides: fields of the model's config to replace, e.g. ``{num_hidden_layers: 2}``; only with
-            ``random_init``, since pretrained weights have their shapes.
-        dtype: type of the weights.
-        attention: attention implementation of transformers (``sdpa``, ``eager``, ``flash_attention_2``, ...);
-            by default transformers chooses.
-        packing: join the sequences of a forward pass of the update to one row, without padding: ``auto`` does so with
-            flash attention, which then computes no more than each sequence needs; ``always`` with any
-            implementation, whose masks then cover the square of the row's length; ``never`` pads.
-        gradient_checkpointing: recompute activations in the backward pass, for less memory and more time.
-        compile: run the forward and backward passes of the update through ``torch.compile``; the first ones then take a
-            minute or more. Rollouts are not compiled. Tried on CPU only, and refused under ZeRO-3.
-        liger: replace norms, rotary embeddings and MLPs by Liger kernels (needs CUDA, and ``pip install
-            laser-lightning[liger]``); never tried on CUDA by this project.
-        trust_remote_code: run model code that comes with the weights.
-        lora: train adapters beside the frozen weights (needs the extra ``lora``); null trains all weights.
-    """
-
-    path: str
-    random_init: bool = False
-    config_overrides: dict[str, Any] = field(default_factory=dict)
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    attention: str | None = None
-    packing: Literal["auto", "always", "never"] = "auto"
-    gradient_checkpointing: bool = False
-    compile: bool = False
-    liger: bool = False
-    trust_remote_code: bool = False
-    lora: LoRASettings | None = None
-
-
-def model_path(path: str) -> str:
-    """The directory or hub name behind ``path`` (resolves ``embedded``)."""
-    if path == EMBEDDED:
-        return str(files("laser_lightning") / "assets" / "arithmetic")
-    return str(Path(path).expanduser()) if path.startswith("~") else path
-
-
-def load_tokenizer(settings: PolicySettings) -> PreTrainedTokenizerBase:
-    """Load the tokenizer; one without a pad token pads with ``<eos>``, since masks never look at token values."""
-    path = model_path(settings.path)
-    _refuse_missing_directory(settings.path, path)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise UserError(f"The tokenizer of policy.path '{settings.path}' cannot be loaded: {error}") from error
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"The tokenizer of '{settings.path}' has no <eos> token, so no response could ever finish.")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def _refuse_missing_directory(name: str, path: str) -> None:
-    looks_local = path.startswith((".", "/")) or path.count("/") > 1
-    if looks_local and not Path(path).is_dir():
-        raise UserError(f"policy.path is '{name}', and there is no such directory.")
 
 
 _PAD_INSTEAD = "set policy.packing to never."
@@ -135,22 +82,21 @@ class Policy(nn.Module):
             raise UserError(
                 "policy.lora adapts pretrained weights, and policy.random_init has none: drop one of the two."
             )
-        try:
-            self.lm: PreTrainedModel = _load(settings)
-        except OSError as error:
-            raise UserError(f"The model of policy.path '{settings.path}' cannot be loaded: {error}") from error
+        self.lm: PreTrainedModel = load_weights(settings)
         if settings.lora is not None:
             add_adapters(self.lm, settings.lora)
         self.lm.train()  # from_pretrained leaves evaluation mode on
         if settings.gradient_checkpointing:
-            _recompute_activations(self.lm)
+            recompute_activations(self.lm)
         if settings.liger:
-            _apply_liger(self.lm)
+            apply_liger(self.lm)
         self._decode = torch.compile(self._run_decoder, dynamic=True) if settings.compile else self._run_decoder
         flash = "flash" in str(self.lm.config.get_text_config()._attn_implementation)
         self.packs = settings.packing == "always" or (settings.packing == "auto" and flash)
         self.eos_token_ids = eos_token_ids(self.lm, tokenizer)
-        self.pad_token_id: int = tokenizer.pad_token_id
+        # Tokenizers get a pad token that the model has no row for.
+        has_pad = tokenizer.pad_token_id < self.vocabulary_size
+        self.pad_token_id: int = tokenizer.pad_token_id if has_pad else self.eos_token_ids[0]
         self.lm.generation_config.eos_token_id = list(self.eos_token_ids)
         self.lm.generation_config.pad_token_id = self.pad_token_id
 
@@ -287,6 +233,7 @@ class Policy(nn.Module):
     def check_head(self) -> None:
         """Compare ``head(hidden_states(.))`` with the model's own logits, and refuse a model where they differ."""
         probe = torch.arange(4, device=self.device)[None] % self.lm.config.get_text_config().vocab_size
+        self._check_randomness()
         ours, theirs = (
             self.head(self.hidden_states(probe)),
             self.lm(input_ids=probe, use_cache=False).logits.float(),
@@ -298,6 +245,20 @@ class Policy(nn.Module):
             )
         if self.packs:
             self._check_packing()
+
+    def _check_randomness(self) -> None:
+        """Refuse a model whose passes in training mode draw random numbers, as routers of experts may."""
+        length = min(64, self.positions or 64)
+        probe = torch.arange(length, device=self.device)[None] % self.vocabulary_size
+        first, again = (self.lm(input_ids=probe, use_cache=False).logits.float() for _ in range(2))
+        tolerance = torch.finfo(self.lm.dtype).eps ** 0.5  # kernels may add up in any order
+        if not torch.allclose(first, again, rtol=tolerance, atol=tolerance):
+            raise UserError(
+                f"{type(self.lm).__name__} draws random numbers in training mode: logits of the same tokens differ by "
+                f"up to {(first - again).abs().max():.3g} from pass to pass, so the policy that is trained would not "
+                "be the one that was sampled from. Dropout is off already: set noise of the router in the model's "
+                "config.json to 0 if it has any, or take another model."
+            )
 
     def _check_packing(self) -> None:
         """Refuse a model in which packed sequences see each other, or do not begin at the first position."""
@@ -315,60 +276,6 @@ class Policy(nn.Module):
                     f"In {type(self.lm).__name__} packed sequences disturb each other (their hidden states differ by "
                     f"{float(distance):.2g} of their norm from those of each alone): {_PAD_INSTEAD}"
                 )
-
-
-def _load(settings: PolicySettings) -> PreTrainedModel:
-    """The causal LM, with pretrained or random weights, and without dropout: the policy that is trained is to be the
-    one that was sampled from."""
-    path, dtype = model_path(settings.path), getattr(torch, settings.dtype)
-    options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
-    if settings.attention is not None:
-        options["attn_implementation"] = settings.attention
-    config = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
-    for key, value in config.to_dict().items():
-        if isinstance(value, float) and any(part in key for part in ("drop", "pdrop")):
-            setattr(config, key, 0.0)
-    if not settings.random_init:
-        return AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, **options)
-    for key, value in settings.config_overrides.items():
-        if not hasattr(config, key):
-            raise UserError(f"policy.config_overrides has '{key}', which {type(config).__name__} does not know.")
-        setattr(config, key, value)
-    if "num_hidden_layers" in settings.config_overrides and hasattr(config, "layer_types"):
-        config.layer_types = (list(config.layer_types) * config.num_hidden_layers)[: config.num_hidden_layers]
-    return AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
-
-
-def _recompute_activations(lm: PreTrainedModel) -> None:
-    # transformers 5.24 has another name for it, which it had not before.
-    enable = getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
-
-
-def _apply_liger(lm: PreTrainedModel) -> None:
-    if not torch.cuda.is_available():
-        raise UserError("policy.liger needs a CUDA device, and there is none: set policy.liger to false.")
-    try:
-        from liger_kernel.transformers.monkey_patch import (
-            MODEL_TYPE_TO_APPLY_LIGER_FN,
-            _apply_liger_kernel_to_instance,
-        )
-    except ImportError as error:
-        raise UserError(f"policy.liger needs Liger kernels ({error}): pip install 'laser-lightning[liger]'.") from error
-    if lm.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
-        raise UserError(f"There are no Liger kernels for {type(lm).__name__}: set policy.liger to false.")
-    # The head and its loss are ours.
-    _apply_liger_kernel_to_instance(model=lm, cross_entropy=False, fused_linear_cross_entropy=False)
-
-
-def eos_token_ids(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The ids that end a response, sorted: the generation config's set, else the tokenizer's one."""
-    ids = getattr(lm.generation_config, "eos_token_id", None)
-    if ids is None:
-        ids = tokenizer.eos_token_id
-    if not isinstance(ids, int) and not ids:
-        raise UserError("The model's generation config has an empty eos_token_id, so no response could ever finish.")
-    return tuple(sorted({ids} if isinstance(ids, int) else set(ids)))
 
 
 class FrozenPolicy(Policy):

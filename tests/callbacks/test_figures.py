@@ -44,25 +44,27 @@ def test_a_run_draws_its_figures(make_run: Callable[..., Any], tmp_path: Path, d
 
     # evaluations before the first step and after each; the whole set, before the module forgets it
     assert [(name, step) for name, step, *_ in drawn.self_rewards] == [("sums", 0), ("sums", 1), ("sums", 2)]
-    for _, _, scores, correct in drawn.self_rewards:
+    for _, _, scores, correct, problem in drawn.self_rewards:
         assert scores.tolist() == pytest.approx([1.0, 0.0, 0.8, 0.0] * 3)
         assert correct.tolist() == [True, False, True, False] * 3
+        assert problem.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     # at each evaluation, and at the end
     assert [step for step, *_ in drawn.training] == [0, 1, 2, 2]
     _, training, evaluations, phases = drawn.training[-1]
     assert phases == {"integrated": 0}
     assert training["train/reward"] == [(0, 0.5), (1, 0.5)]  # half of the scripted solutions are right
     assert training["train/response_length_tokens"] == [(0, 4.0), (1, 4.0)]  # (4 + 5 + 3 + 4) / 4
-    assert [step for step, _ in training["train/self_reward/auroc"]] == [0, 1]
+    for name in ("auroc", "auroc_within"):
+        assert [step for step, _ in training[f"train/self_reward/{name}"]] == [0, 1]
     assert evaluations["sums"]["pass@1"] == [(0, 0.5), (1, 0.5), (2, 0.5)]
     assert {"maj@4", "weighted_maj@4"} <= set(evaluations["sums"])
 
     folder = tmp_path / "run" / "figures"
     assert sorted(path.name for path in folder.iterdir()) == ["sums_self_reward.png", "training.png"]
     height, width, _ = imread(folder / "sums_self_reward.png").shape
-    # 4.6 and 13.5 inches at 50 dpi; matplotlib 3.9 cuts off where later ones round
+    # 4.6 and 18 inches at 50 dpi; matplotlib 3.9 cuts off where later ones round
     assert height in (229, 230)
-    assert width == 675
+    assert width == 900
     events = EventAccumulator(str(tmp_path / "run"), size_guidance={"images": 0}).Reload()
     assert sorted(events.Tags()["images"]) == ["figures/sums_self_reward", "figures/training"]
     assert [image.step for image in events.Images("figures/sums_self_reward")] == [0, 1, 2]

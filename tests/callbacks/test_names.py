@@ -13,6 +13,8 @@ from laser_lightning.callbacks.names import number, row_order
         ("pass@1", math.nan, True, "-"),
         ("response/length_tokens", 41.26, False, "41.3"),
         ("self_verification/correct", 96.0, False, "96"),
+        ("self_verification/mixed_problems", 96.0, False, "96"),
+        ("self_verification/mixed_problems/sum", 6.0, False, "6"),
         ("response/tokens", 115351.0, False, "115351"),
         ("seconds", 30.816, True, "+30.8"),
     ],

@@ -12,11 +12,10 @@ from laser_lightning.callbacks.plots import (
     HISTOGRAM_BINS,
     evaluation_figure,
     render,
-    roc_curve,
     self_reward_figure,
-    trailing_mean,
     training_figure,
 )
+from laser_lightning.callbacks.plotted_numbers import centred_scores, roc_curve, trailing_mean
 
 
 def texts(axes: Axes) -> str:
@@ -37,6 +36,14 @@ def line(axes: Axes, label: str) -> tuple[list[float], list[float]]:
 # Correct: 0.9, 0.7, 0.3; incorrect: 0.7, 0.1. Of the 6 pairs the correct one is above in 4 and equal in 1: 4.5 / 6.
 SCORES = torch.tensor([0.9, 0.7, 0.3, 0.7, 0.1])
 CORRECT = torch.tensor([True, True, True, False, False])
+PROBLEM = torch.tensor([0, 1, 0, 0, 1])
+
+
+def test_centred_scores_are_of_mixed_problems() -> None:
+    scores, problem = torch.tensor([0.5, 4.0, 1.0, 5.0, 0.0]), torch.tensor([0, 2, 0, 2, 0])
+    centred, correct = centred_scores(scores, torch.tensor([True, True, False, True, False]), problem)
+    assert centred.tolist() == [0.0, 0.5, -0.5]  # of problem 2 all are right
+    assert correct.tolist() == [True, False, False]
 
 
 def test_roc_curve_counts_equal_scores_together() -> None:
@@ -53,9 +60,9 @@ def test_trailing_mean() -> None:
     np.testing.assert_allclose(trailing_mean(values, 10), [np.nan, 1, 2, 2, 3, 4])
 
 
-def test_the_three_panels() -> None:
-    figure = self_reward_figure("sums", 40, SCORES, CORRECT)
-    distribution, roc, reliability = figure.axes
+def test_the_four_panels() -> None:
+    figure = self_reward_figure("sums", 40, SCORES, CORRECT, PROBLEM)
+    distribution, within, roc, reliability = figure.axes
 
     assert figure.get_suptitle() == "sums: self-rewards of 5 solutions at step 40"
     # verdicts right: 2 of 3 correct, 1 of 2 incorrect; F1 = 2 (2/3) (1/2) / (2/3 + 1/2) = 4/7
@@ -66,6 +73,13 @@ def test_the_three_panels() -> None:
     heights = [patch.get_data().values for patch in distribution.patches]
     assert [len(values) for values in heights] == [HISTOGRAM_BINS] * 4
     assert [values.sum() for values in heights] == pytest.approx([100] * 4)  # percent of each class
+    # problem 0: 0.9 wins against 0.7, 0.3 loses; problem 1: 0.7 wins against 0.1
+    assert within.get_title() == "Within problems, AUROC 0.667"
+    # the means are 1.9 / 3 and 0.4: correct ones are 0.267, -0.333 and 0.3 off, incorrect ones 0.067 and -0.3
+    assert "correct: 3, mean +0.078" in texts(within)
+    assert "incorrect: 2, mean -0.117" in texts(within)
+    assert "mean of each of 2 problems" in texts(within)
+    assert [patch.get_data().values.sum() for patch in within.patches] == pytest.approx([100] * 4)
     assert roc.get_title() == "ROC, AUROC 0.750"
     assert line(roc, "threshold 0.5") == ([0.5], [pytest.approx(2 / 3)])
     # bins: 0.1 (wrong), 0.3 (right), 0.7 (one of two), 0.9 (right); gaps 0.1, 0.7, 2 x 0.2 and 0.1: 1.3 / 5
@@ -79,10 +93,11 @@ def test_the_three_panels() -> None:
     ("correct", "absent"), [(True, "incorrect"), (False, "correct")], ids=["all correct", "all incorrect"]
 )
 def test_an_absent_class_is_named(correct: bool, absent: str) -> None:
-    figure = self_reward_figure("sums", 0, SCORES, torch.full((5,), correct))
-    distribution, roc, reliability = figure.axes
+    figure = self_reward_figure("sums", 0, SCORES, torch.full((5,), correct), PROBLEM)
+    distribution, within, roc, reliability = figure.axes
 
     assert f"{absent}: none" in texts(distribution)
+    assert "no problem with correct" in texts(within)
     assert "AUROC undefined" in texts(roc)
     assert f"no {absent} solutions" in texts(roc)
     assert "Reliability, ECE" in texts(reliability)
@@ -90,14 +105,14 @@ def test_an_absent_class_is_named(correct: bool, absent: str) -> None:
 
 
 def test_no_solutions_at_all() -> None:
-    figure = self_reward_figure("sums", 0, SCORES[:0], CORRECT[:0])
-    assert ["no solutions" in texts(axes) for axes in figure.axes] == [True] * 3
+    figure = self_reward_figure("sums", 0, SCORES[:0], CORRECT[:0], PROBLEM[:0])
+    assert ["no solutions" in texts(axes) for axes in figure.axes] == [True, False, True, True]
     assert render(figure).size
 
 
 def test_scores_beyond_the_axis_are_counted() -> None:
     scores = torch.tensor([-7.0, 0.2, 1.5, torch.inf, 0.9])
-    figure = self_reward_figure("sums", 0, scores, CORRECT)
+    figure = self_reward_figure("sums", 0, scores, CORRECT, PROBLEM)
     assert "(2 beyond the axis are in its outer bins)" in texts(figure.axes[0])
     heights = [patch.get_data().values for patch in figure.axes[0].patches]
     assert [values.sum() for values in heights] == pytest.approx([100] * 4)
@@ -148,6 +163,7 @@ def test_votes_of_any_rule_have_a_curve() -> None:
 
 def test_held_out_self_verification_and_phases() -> None:
     judged = {"self_verification/f1": [(0, 0.0), (30, 0.6)], "self_verification/auroc": [(0, 0.5), (30, 0.9)]}
+    judged["self_verification/auroc_within"] = [(0, 0.4), (30, 0.7)]
     phases = {"self-rewarding": 10, "integrated": 20, "never": 40}
     figure = training_figure(30, {}, {"sums": {"pass@1": [(0, 0.2)]}, "more": judged}, phases)
     found = panels(figure)
@@ -157,7 +173,8 @@ def test_held_out_self_verification_and_phases() -> None:
     panel = found["Self-verification on more"]
     assert line(panel, "F1") == ([0, 30], [0.0, 0.6])
     assert line(panel, "AUROC") == ([0, 30], [0.5, 0.9])
-    assert {line.get_marker() for line in panel.lines[:2]} == {"o"}
+    assert line(panel, "AUROC within problems") == ([0, 30], [0.4, 0.7])
+    assert {line.get_marker() for line in panel.lines[:3]} == {"o"}
     for axes in found.values():
         marks = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"]  # type: ignore[index]
         assert marks == [10, 20]

@@ -117,7 +117,8 @@ def test_votes_by_rules_of_the_users(
 
 
 def test_the_votes_differ(make_rollouts: Callable[..., Any]) -> None:
-    # Problem 0, plain: 4 twice; clamped sums: 4 has 0.1 + 0.2, 5 has 0.7, none 0.9. Problem 1 has no answer at all.
+    # Problem 0, plain: 4 twice; clamped sums: 4 has 0.1 + 0.2, 5 has 0.7. None has 0.9, and is not the best
+    # either. Problem 1 has no answer at all.
     answers = ["4", "5", "4", None, None, None, None, None]
     rollouts = make_rollouts(prompts=2, group_size=4)
     rollouts.finished[:] = True
@@ -131,7 +132,7 @@ def test_the_votes_differ(make_rollouts: Callable[..., Any]) -> None:
         torch.tensor([0.1, 0.7, 0.2, 0.9, torch.nan, 0.0, 0.0, 0.0]),
     )
     first, second = records(rollout, VerifierPool(ExactVerifier(r"(\d)"), workers=0))
-    assert (first["majority"], first["weighted_majority"], first["best"]) == ("4", "5", None)
+    assert (first["majority"], first["weighted_majority"], first["best"]) == ("4", "5", "5")
     assert [s["verdict"] for s in first["solutions"]] == [False, True, False, True]
     assert (second["majority"], second["weighted_majority"], second["best"]) == (None, None, None)
     assert second["solutions"][0]["self_reward"] is None

@@ -46,7 +46,7 @@ def test_without_a_terminal_there_are_lines(make_run: Callable[..., Any], capsys
     assert re.search(r", \d+\.\d s, 00:\d\d left$", lines[0])
     assert re.search(r", \d+\.\d s$", lines[2])  # nothing is left
     # self-rewards of the right ones: 1.0 and 0.8; of the wrong ones: 0.0, and 0 for the truncated one
-    measured = "val/sums: pass@1 0.500, F1 1.000, AUROC 1.000, length 4.0"
+    measured = "val/sums: pass@1 0.500, F1 1.000, AUROC 1.000, within problems 1.000, length 4.0"
     evaluations = [line for line in shown.splitlines() if line.startswith("evaluation")]
     assert evaluations == [f"evaluation at step {step}, {measured}" for step in (0, 4, 5)]
     assert drawn(errors) == []
@@ -115,7 +115,10 @@ def test_a_stand_alone_evaluation(make_run: Callable[..., Any], capsys: pytest.C
     run = make_run(ConsoleProgress(bar=True), evaluation_problems=3, trainer_options=SHOWN)
     run.test()
     shown, errors = capsys.readouterr()
-    assert shown == "evaluation at step 0, test/sums: pass@1 0.500, F1 1.000, AUROC 1.000, length 4.0\n"
+    assert (
+        shown
+        == "evaluation at step 0, test/sums: pass@1 0.500, F1 1.000, AUROC 1.000, within problems 1.000, length 4.0\n"
+    )
     # 3 problems, 2 in a batch
     counters = dict.fromkeys(state.split(" |")[0] for state in drawn(errors))
     assert list(counters) == ["batch 0/2", "batch 1/2", "batch 2/2"]

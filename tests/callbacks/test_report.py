@@ -123,6 +123,16 @@ def wide(samples: int | None, problems: int | None) -> SetResult:
     values |= {
         f"self_verification/{name}": 0.5 for name in ("f1", "accuracy_on_correct", "accuracy_on_incorrect", "ece")
     }
+    values |= {
+        f"self_verification/{name}": value
+        for metric, value in (
+            ("auroc_within", 0.5),
+            ("auroc_within_mean", 0.75),
+            ("mixed_problems", 674.0),
+            ("brier", 0.25),
+        )
+        for name in (metric, f"{metric}/add")
+    }
     values |= {"self_verification/correct": 123456.0, "response/tokens": 123456789.0}
     curves = {name: {1: Estimate(0.5, 0.4, 0.6)} for name in names}
     return SetResult(problems, samples, values, {"pass@1": (0.4, 0.6)}, curves)
@@ -143,3 +153,5 @@ def test_tables_fit_into_80_columns_and_leave_out_what_is_not_there() -> None:
     assert row_of(shown, "average", 0) == ["average", "0.500", "0.400-0.600"]
     assert row_of(shown, "add", 0) == ["add", "0.250", "0.250"]
     assert "123456789" in shown
+    assert row_of(shown, "aime24", 2) == ["aime24", "0.500", "0.750", "674", "0.250"]  # behind accuracy and verdicts
+    assert [row_of(shown, "add", number)[1] for number in range(5)] == ["0.250", "0.500", "0.750", "674", "0.250"]

@@ -49,6 +49,10 @@ def test_statistics_of_self_verification() -> None:
     # Correct ones score 0.9 and 0.4, incorrect ones 0.6 and 0.4: of 4 pairs the correct one wins 2, and ties 1.
     one = [solved(1, 1, self_rewards=(0.9, 0.4)), solved(0, 0, self_rewards=(0.6, 0.4), tokens=7)]
     assert STATISTICS["AUROC"](one) == 2.5 / 4
+    assert math.isnan(STATISTICS["AUROC within"](one))  # no problem has both
+    # Three pairs within problems: 0.9 against 0.6 is won, 0.4 ties with 0.4, and loses to 0.6.
+    two = [solved(1, 0, self_rewards=(0.9, 0.6)), solved(1), solved(0, 1, 0, self_rewards=(0.6, 0.4, 0.4))]
+    assert STATISTICS["AUROC within"](two) == 1.5 / 3
     assert STATISTICS["F1"](one) == 0.5  # half of each class is judged right
     assert STATISTICS["length"](one) == 6
     assert math.isnan(STATISTICS["AUROC"]([solved(1, 1)]))
@@ -67,12 +71,14 @@ def test_runs_are_put_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFi
     figure = tmp_path / "figure.png"
     assert main(["compare", str(first), str(other), str(third), "--figure", str(figure)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| easy | pass@1 | F1 | AUROC | length |"
+    assert lines[0] == "| easy | pass@1 | F1 | AUROC | AUROC within | length |"
     # Differences of pass@1: 0.5, 0.5, 0 and 0, with a mean of 1/4, a variance of 1/12, and so an error of 0.144.
-    assert lines[2] == f"| {first} | 0.375 | 1.000 | 1.000 | 4.0 |"
+    assert lines[2] == f"| {first} | 0.375 | 1.000 | 1.000 | 1.000 | 4.0 |"
     unchanged = "1.000 (+0.000 ± 0.000)"
-    assert lines[3] == f"| {other} | 0.625 (+0.250 ± 0.144) | {unchanged} | {unchanged} | 4.0 (+0.0 ± 0.0) |"
-    assert lines[4] == f"| {third} | 0.250 | 0.500 | - | 8.0 |"
+    within = "1.000 (+0.000 ± ?)"  # one problem in the first run has both classes, and none without it
+    judged = f"{unchanged} | {unchanged} | {within}"
+    assert lines[3] == f"| {other} | 0.625 (+0.250 ± 0.144) | {judged} | 4.0 (+0.0 ± 0.0) |"
+    assert lines[4] == f"| {third} | 0.250 | 0.500 | - | - | 8.0 |"
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 

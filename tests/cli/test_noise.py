@@ -19,7 +19,8 @@ PATTERNS = [
     r"Training all [\d,]+ parameters on cpu\.",
     r"Reference constant of .*",
     r"step \d/2: reward \d\.\d{3}, f1 \d\.\d{3}, length \d+\.\d+, tokens/s \d+, \d+\.\d s(, \d\d:\d\d left)?",
-    r"evaluation at step [012], val/arithmetic: pass@1 \d\.\d{3}, F1 \d\.\d{3}, AUROC [-\d.]+, length \d+\.\d",
+    r"evaluation at step [012], val/arithmetic: pass@1 \d\.\d{3}, F1 \d\.\d{3}, AUROC [-\d.]+, "
+    r"within problems [-\d.]+, length \d+\.\d",
     r"Solutions of step 0 *",
     r"arithmetic, from step 0 to step 2 *",
     r"[│┃┏┡└].*",  # the rows of tables

@@ -8,7 +8,8 @@ import pytest
 
 pytestmark = pytest.mark.distributed
 
-COUNTED_ONCE = ("pass@1", "pass@4", "maj@4", "weighted_maj@4", "best_of@4")
+WITHIN = tuple(f"self_verification/{name}" for name in ("auroc_within", "auroc_within_mean", "mixed_problems"))
+COUNTED_ONCE = ("pass@1", "pass@4", "maj@4", "weighted_maj@4", "best_of@4", *WITHIN)
 """Metrics of groups; a solution that is on two ranks counts once in them, and twice in the others."""
 
 # What depends on the model's own passes, whose rounding depends on the micro-batches (and in bfloat16 is coarse).
@@ -58,6 +59,8 @@ def check(ranks: list[Any], alone: Any, precision: str) -> None:
     assert [part["step"] for part in alone["told"]] == [256, 257, 258]
     assert 0 < evaluation["val/uneven/pass@1"] < 1
     assert 0 < first["train/self_reward/f1"] < 1
+    assert 0 < first["train/self_reward/auroc_within"] < 1
+    assert evaluation["val/uneven/self_verification/mixed_problems"] > 1
     for rank in ranks:
         for ours, theirs in zip(rank["told"], alone["told"], strict=True):
             assert compared(ours) == pytest.approx(compared(theirs), abs=1e-6, nan_ok=True)

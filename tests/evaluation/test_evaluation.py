@@ -65,6 +65,16 @@ def test_values_by_hand() -> None:
     assert values["pass@1/hard"] == 0.25
     # Verdicts: 1 of 3 correct ones accepted (0.8), 4 of 5 incorrect ones rejected: F1 = 2 * 1/3 * 4/5 / (1/3 + 4/5).
     assert abs(values["self_verification/f1"] - 8 / 17) < 1e-6
+    # Pairs: in problem 0 both correct ones beat 0.0 and lose to 0.9, in problem 1 the correct one wins all three.
+    assert values["self_verification/auroc_within"] == pytest.approx(5 / 7, abs=1e-6)
+    assert values["self_verification/auroc_within_mean"] == 0.75
+    assert values["self_verification/mixed_problems"] == 2
+    assert values["self_verification/auroc_within/easy"] == values["self_verification/auroc_within_mean/easy"] == 0.5
+    assert values["self_verification/auroc_within/hard"] == values["self_verification/mixed_problems/hard"] == 1
+    # Squared errors: 0.64, 0.81, 0.81 and 0 of the easy problem, three times 0.01 and 0.04 of the hard one.
+    assert values["self_verification/brier"] == pytest.approx(2.33 / 8, abs=1e-6)
+    assert values["self_verification/brier/easy"] == pytest.approx(2.26 / 4, abs=1e-6)
+    assert values["self_verification/brier/hard"] == pytest.approx(0.07 / 4, abs=1e-6)
     assert values["response/length_tokens"] == 3.5
     assert values["response/tokens"] == 28  # 0 + 1 + ... + 7
     assert values["reward"] == 3 / 8

@@ -340,6 +340,7 @@ def test_inputs_that_are_refused(scorer_of: Callable[..., LaSeRScorer]) -> None:
         lambda: scorer.generate([""]): "The prompt '' has no tokens",
         lambda: scorer.score(["1="], [[]]): "Response 0 is empty",
         lambda: scorer.score(["1=", "1="], ["1", [5, 100]]): "Response 1 .* outside of the model's 0 to 99",
+        lambda: scorer.score(["1=", "1="], ["1", "é"]): "Response 1 contains the token .* vocabulary ends at 99",
         lambda: scorer.score(["1="], ["1" * 254]): "Prompt 0 of 2 tokens and a response of 255 do not fit into the 256",
         lambda: scorer.generate(
             ["1=", "12="], 1, Sampling(254)

@@ -34,9 +34,9 @@ def test_by_hand() -> None:
 
 
 def test_only_answers_vote() -> None:
-    # Two have no answer, and on one the verifier fails; the best of all has none.
+    # Two have no answer, and on one the verifier fails; these score highest, and cannot win.
     found = cast(["", "broken", "", "7"], [2.0, 1.0, 0.9, 0.1])
-    assert found == Vote([None, None, None, "7"], "7", "7", best=None, best_index=0)
+    assert found == Vote([None, None, None, "7"], "7", "7", best="7", best_index=3)
     assert cast(["", ""], [0.3, 0.4]) == Vote([None, None], None, None, None, 1)
 
 
@@ -67,7 +67,7 @@ def test_a_rule_of_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (cut.chosen, cut.chosen_index) == ("4", 0)
     assert vote(["", ""], [0.1, 0.2], pool, rule=MeanOfScores())[5:] == (None, None)
     best = vote(["", "7"], [0.2, 0.1], pool, rule=BestScored())
-    assert (best.chosen, best.chosen_index) == (best.best, best.best_index) == (None, 0)
+    assert (best.chosen, best.chosen_index) == (best.best, best.best_index) == ("7", 1)
 
 
 def test_nothing_to_vote_on() -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from laser_lightning.metrics import (
     BestOfK,
+    BrierByKind,
     ExactMetric,
     PassAt1,
     PassAt1ByKind,
@@ -14,6 +15,7 @@ from laser_lightning.metrics import (
     ResponseStatistics,
     SelfVerification,
     WeightedMajorityVote,
+    WithinProblems,
 )
 
 # 6006 and 0.501 are not bfloat16 numbers (they would become 6016 and 0.5), so a cast state shows.
@@ -25,8 +27,14 @@ IDS = {
     "sample_indices": torch.tensor([0, 1, 0, 1]),
     "answer_ids": torch.tensor([2**62 + 1, 2**62 + 3, 5, 5]),
 }
+WITHOUT_ANSWERS = {name: column for name, column in IDS.items() if name != "answer_ids"}
 METRICS: dict[str, tuple[Callable[[], ExactMetric], dict[str, Tensor]]] = {
     "self_verification": (SelfVerification, {"self_rewards": SCORES, "rewards": REWARDS}),
+    "within": (WithinProblems, {**WITHOUT_ANSWERS, "self_rewards": SCORES, "rewards": REWARDS}),
+    "brier": (
+        lambda: BrierByKind(["a", "b"]),
+        {"kind_ids": torch.tensor([0, 1, 0, 1]), "self_rewards": SCORES, "rewards": REWARDS},
+    ),
     "statistics": (ResponseStatistics, {"lengths": LENGTHS, "finished": torch.tensor([True, False, True])}),
     "by_kind": (
         lambda: PassAt1ByKind(["a", "b"]),

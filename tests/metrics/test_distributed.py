@@ -15,6 +15,7 @@ from torch import Tensor
 
 from laser_lightning.metrics import (
     BestOfK,
+    BrierByKind,
     GroupMetric,
     MajorityVote,
     PassAt1,
@@ -24,6 +25,7 @@ from laser_lightning.metrics import (
     SelfVerification,
     VoteAccuracy,
     WeightedMajorityVote,
+    WithinProblems,
     problem_curves,
 )
 
@@ -54,11 +56,12 @@ for name, parts in splits.items():
         "weighted_maj@4": WeightedMajorityVote(4), "best": BestOfK(), "own": VoteAccuracy(MeanOfScores()),
     })
     verification, kinds, statistics = SelfVerification(), PassAt1ByKind(["a", "b"]), ResponseStatistics()
+    within, brier = WithinProblems(["a", "b"]), BrierByKind(["a", "b"])
     too_many = PassAtK(99)
     wall_time = WallTime()
     wall_time.update(1.5 * (rank + 1))
     wall_time.update(0.25)
-    nn.ModuleList([groups, verification, kinds, statistics, wall_time, too_many]).to(torch.bfloat16)
+    nn.ModuleList([groups, verification, within, brier, kinds, statistics, wall_time, too_many]).to(torch.bfloat16)
     for batch in parts[rank].split(50) if len(parts[rank]) else []:
         part = {key: column[batch] for key, column in rows.items()}
         groups.update(**part)
@@ -66,6 +69,9 @@ for name, parts in splits.items():
         verification.update(part["self_rewards"], part["rewards"])
         kinds.update(part["problem_ids"] % 2, part["rewards"])
         statistics.update(part["problem_ids"], part["rewards"] > 0.5)
+        rows_of_part = (part["problem_ids"], part["sample_indices"], part["self_rewards"], part["rewards"])
+        within.update(*rows_of_part, part["problem_ids"] % 2)
+        brier.update(part["problem_ids"] % 2, part["self_rewards"], part["rewards"])
     if len(parts[rank]):
         # The last rows again, as a DistributedSampler repeats them: on the rank that has not seen them first.
         groups.update(**{key: column[-20:] for key, column in rows.items()})
@@ -82,6 +88,8 @@ for name, parts in splits.items():
     results[name] = {
         "values": {key: value.item() for values in computed for key, value in values.items()},
         "best": [best_ids.tolist(), best_values.tolist()],
+        "within": {key: value.item() for key, value in within.compute().items()},
+        "brier": {key: value.item() for key, value in brier.compute().items()},
         "curves": sorted(zip(scores.tolist(), correct.tolist())),
         "accuracy curves": {key: value.tolist() for key, value in accuracy_curves.items()},
         "seconds": wall_time.compute().item(),
@@ -154,6 +162,15 @@ def test_two_processes_agree_with_one(
     verification.update(rows["self_rewards"], rows["rewards"])
     kinds.update(rows["problem_ids"] % 2, rows["rewards"])
     statistics.update(rows["problem_ids"], rows["rewards"] > 0.5)
+    within, brier = WithinProblems(["a", "b"]), BrierByKind(["a", "b"])
+    columns = (rows["problem_ids"], rows["sample_indices"], rows["self_rewards"], rows["rewards"])
+    within.update(*columns, rows["problem_ids"] % 2)
+    brier.update(rows["problem_ids"] % 2, rows["self_rewards"], rows["rewards"])
+    exact = {
+        "within": {key: value.item() for key, value in within.compute().items()},
+        "brier": {key: value.item() for key, value in brier.compute().items()},
+    }
+    assert 0 < exact["within"]["mixed_problems/a"] < exact["within"]["mixed_problems"]
     expected.update({**verification.compute(), **kinds.compute(), **statistics.compute()})
     curves = [list(pair) for pair in zip(*(column.tolist() for column in verification.curves()), strict=True)]
 
@@ -166,6 +183,7 @@ def test_two_processes_agree_with_one(
         for name, result in results.items():
             values = {key: value.item() for key, value in expected.items()}
             assert result["values"] == pytest.approx(values, abs=1e-6), (rank, name)
+            assert {key: result[key] for key in exact} == exact, (rank, name)
             assert result["best"] == best, (rank, name)
             assert result["curves"] == sorted(curves), (rank, name)
             for key, column in accuracy_curves.items():

@@ -5,7 +5,7 @@ import torch
 
 from laser_lightning.metrics import SelfVerification
 
-KEYS = ["accuracy_on_correct", "accuracy_on_incorrect", "f1", "auroc", "ece", "correct", "incorrect"]
+KEYS = ["accuracy_on_correct", "accuracy_on_incorrect", "f1", "auroc", "ece", "brier", "correct", "incorrect"]
 
 
 def _computed(scores: list[float], rewards: list[float], **options: float) -> dict[str, float]:
@@ -21,6 +21,7 @@ def test_values_by_hand() -> None:
     # AUROC: 1.2 and 0.9 beat both, 0.5 beats -0.4 only: 5/6.
     # ECE, ten bins: 1.2 -> 1 and 0.9 share the last, |1.9 - 2| = 0.1; 0.5 misses by 0.5, -0.4 -> 0 by 0,
     # and 0.6 by 0.6: 1.2 / 5 = 0.24.
+    # Brier: 0, 0.25, 0.01, 0 and 0.36, of 5: 0.124.
     values = _computed([1.2, 0.5, 0.9, -0.4, 0.6], [1, 1, 1, 0, 0])
     assert list(values) == KEYS
     assert values["accuracy_on_correct"] == pytest.approx(2 / 3, abs=1e-6)
@@ -28,6 +29,7 @@ def test_values_by_hand() -> None:
     assert values["f1"] == pytest.approx(4 / 7, abs=1e-6)
     assert values["auroc"] == pytest.approx(5 / 6, abs=1e-6)
     assert values["ece"] == pytest.approx(0.24, abs=1e-6)
+    assert values["brier"] == pytest.approx(0.124, abs=1e-6)
     assert (values["correct"], values["incorrect"]) == (3, 2)
 
 
@@ -73,7 +75,7 @@ def test_no_data_is_undefined() -> None:
     metric = SelfVerification()
     for _ in range(2):
         values = metric.compute()
-        assert all(values[name].isnan() for name in KEYS[:5])
+        assert all(values[name].isnan() for name in KEYS[:6])
         assert (values["correct"], values["incorrect"]) == (0, 0)
         metric.update(torch.empty(0), torch.empty(0))
 

@@ -63,7 +63,15 @@ def test_no_answer_has_no_vote() -> None:
     solutions: list[Solution] = [(None, 0, 1.0), (None, 0, 1.0), ("5", 1, 0.1)]
     assert _value(MajorityVote(), *solutions) == 1.0
     assert _value(WeightedMajorityVote(), *solutions) == 1.0
-    assert _value(BestOfK(), *solutions) == 0.0
+    assert _value(BestOfK(), *solutions) == 1.0
+
+
+def test_the_best_solution_has_an_answer_where_there_is_one() -> None:
+    # Of those with an answer 0.3 is the highest; below every number there is still one with an answer.
+    assert _value(BestOfK(), (None, 0, 9.0), ("4", 0, 0.1), ("5", 1, 0.3), (None, 0, 0.3)) == 1.0
+    assert _value(BestOfK(), (None, 0, -torch.inf), ("5", 1, -torch.inf), (None, 0, 2.0)) == 1.0
+    # Where there is none the scores decide, as the verifier may know right from wrong without an answer.
+    assert _value(BestOfK(), (None, 0, 0.1), (None, 1, 0.3)) == 1.0
 
 
 def test_a_problem_without_any_answer_is_incorrect() -> None:
@@ -104,8 +112,9 @@ def _slow_vote(rows: list[tuple[int, bool, int, float]], weighted: bool) -> floa
 
 
 def _slow_best(rows: list[tuple[int, bool, int, float]]) -> float:
-    highest = max(score for *_, score in rows)
-    best = [correct for _, correct, _, score in rows if score == highest]
+    allowed = [row for row in rows if row[2] != -1] or rows
+    highest = max(score for *_, score in allowed)
+    best = [correct for _, correct, _, score in allowed if score == highest]
     return sum(best) / len(best)
 
 

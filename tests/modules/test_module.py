@@ -219,6 +219,14 @@ def test_a_step_changes_the_weights_and_reports(tmp_path: Path, initial: Tensor)
     # The engine decodes with a cache and left padding, the trainer without: the same log-probs up to rounding.
     assert values["train/mismatch/token_log_prob"] < 1e-5
     assert values["train/mismatch/reward_token_log_prob"] < 1e-5
+    rollout = model.last_rollout
+    assert rollout is not None
+    wins, scores = [], rollout.grouped(rollout.self_rewards).tolist()
+    for group, rewards in zip(scores, rollout.grouped(rollout.rewards).tolist(), strict=True):
+        right, wrong = ([one for one, reward in zip(group, rewards, strict=True) if reward == hit] for hit in (1, 0))
+        wins += [1.0 if one > other else 0.5 if one == other else 0.0 for one in right for other in wrong]
+    assert values["train/self_reward/auroc_within"] == pytest.approx(sum(wins) / len(wins))
+    assert 0 < values["train/self_reward/brier"] < 1
     assert model.reference is None, "a constant reference needs no reference model"
 
 
@@ -311,6 +319,7 @@ def test_one_class_only(tmp_path: Path) -> None:
     values = fit(tmp_path, fresh(verifier=ConstantVerifier(1.0), advantage=AdvantageSettings(mixing=None)))
     assert values["train/self_reward/f1"] == 0.0
     assert math.isnan(values["train/self_reward/auroc"])
+    assert math.isnan(values["train/self_reward/auroc_within"])
     assert math.isfinite(values["train/self_reward_loss"])
 
 

@@ -373,3 +373,14 @@ def test_an_export_does_not_claim_a_score_that_was_not_trained(tmp_path: Path) -
     write_export(model, dict(model.policy.lm.state_dict()), tmp_path / "export", step=1)
     assert (tmp_path / "export" / "config.json").is_file()
     assert not (tmp_path / "export" / SETTINGS_FILE).exists()
+
+
+def test_tokens_that_only_verifications_bring_are_refused_before_the_first_step() -> None:
+    model = rise(verification_prompts=replace(PROMPTS, template="<new>{problem}|{response}?"))
+    model.tokenizer.add_tokens(["<new>"])
+    model.configure_model()
+    data = PromptDataModule()
+    data.set_tokenizer(model.tokenizer)
+    data.evaluation_problems = {"sums": [Problem("sums", 3, "1+1=", "1+1=", model.tokenizer.encode("1+1="), "2")]}
+    with pytest.raises(UserError, match="verification prompt of row 3 of the set 'sums' contains the token '<new>'"):
+        model.check_vocabulary(data)

@@ -1,13 +1,15 @@
 """The supervised stage: its loss against a slow twin, and a short version of the run that made the embedded model."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from laser_lightning.cli.command_line import main
+from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
 from laser_lightning.modules.supervised import SupervisedModule
@@ -38,6 +40,18 @@ def test_the_targets_are_the_solution_and_eos_twice(module: SupervisedModule) ->
     assert targets == [[*module.tokenizer.encode("#3"), eos, eos]]
 
 
+def test_the_targets_end_as_the_engines_end_responses(
+    tmp_path: Path, save_model: Callable[..., Path], tiny_config: Callable[..., PretrainedConfig]
+) -> None:
+    path = save_model(tmp_path / "model", tiny_config(eos_token_id=[9, 5]))
+    other = SupervisedModule(PolicySettings(str(path)))
+    assert other.tokenizer.eos_token_id == 1
+    with pytest.warns(UserWarning, match=r"<eos> is '<\|eos\|>' \(1\), .* at 5, 9: .* taught to end with '.' \(5\)"):
+        other.configure_model()
+    _, targets = other.encode(problems(other, ("1+2=", "#3")))
+    assert targets == [[*other.tokenizer.encode("#3"), 5, 5]]
+
+
 def test_losses_equal_those_of_single_unpadded_sequences(module: SupervisedModule) -> None:
     batch = problems(module, ("1+2=", "#3"), ("10+20=", "0+0=0;1+2=3;#30"), ("7*", "#"))
     prompts, targets = module.encode(batch)
@@ -59,6 +73,15 @@ def test_a_solution_with_a_token_that_the_model_has_no_row_for_is_refused(module
     module.tokenizer.add_tokens(["<new>"])
     with pytest.raises(UserError, match="The worked solution in row 1 of the set 'train' contains the token '<new>'"):
         module.encode(rows)
+
+
+def test_tokens_that_only_solutions_bring_are_refused_before_the_first_step(module: SupervisedModule) -> None:
+    data = PromptDataModule(train=ArithmeticSource(size=4))
+    data.set_tokenizer(module.tokenizer)
+    data.evaluation_problems = {"sums": problems(module, ("1+2=", "#3"), ("1+3=", None), ("1+4=", "#<new>"))}
+    module.tokenizer.add_tokens(["<new>"])
+    with pytest.raises(UserError, match="The worked solution in row 2 of the set 'train' contains the token '<new>'"):
+        module.check_vocabulary(data)
 
 
 def test_a_short_version_of_the_embedded_models_run(tmp_path: Path) -> None:

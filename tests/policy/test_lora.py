@@ -256,7 +256,7 @@ def test_random_weights_are_not_adapted() -> None:
 def test_a_quantised_model_is_refused(make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = make_policy().lm
     lm.config.quantization_config = {"bits": 4}
-    monkeypatch.setattr("laser_lightning.policy.model._load", lambda settings: lm)
+    monkeypatch.setattr("laser_lightning.policy.model.load_weights", lambda settings: lm)
     with pytest.raises(UserError, match="quantised model"):
         make_policy(lora=LoRASettings())
 

@@ -24,7 +24,8 @@ class VoteRule(Part, ABC):
         name: under which it is reported, as ``<name>@<k>``: letters, digits, ``_`` and ``-``. A rule whose arguments
             change what it is called sets it in ``__init__``.
         chooses: ``answer``: the answer of the solution that stands highest wins, with all solutions that gave it;
-            a solution without an answer cannot win. ``solution``: the solution itself, with an answer or not.
+            a solution without an answer cannot win. ``solution``: the solution itself; what becomes of one without an
+            answer is up to the standings, see ``BestScored``.
     """
 
     name: str

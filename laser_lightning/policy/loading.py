@@ -1,0 +1,313 @@
+"""A policy's weights and tokenizer, loaded from a path as its settings say."""
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from laser_lightning.errors import UserError
+from laser_lightning.policy.lora import LoRASettings
+
+EMBEDDED = "embedded"
+
+_NAMES_SHOWN = 6
+
+
+@dataclass
+class PolicySettings:
+    """Which model is trained, and how it is loaded.
+
+    Args:
+        path: directory or hub name of a transformers causal LM; ``embedded`` is the small arithmetic model
+            that ships with this package.
+        random_init: start from random weights of the same architecture (the supervised stage from nothing).
+        config_overrides: fields of the model's config to replace, e.g. ``{num_hidden_layers: 2}``; only with
+            ``random_init``, since pretrained weights have their shapes.
+        dtype: type of the weights.
+        attention: attention implementation of transformers (``sdpa``, ``eager``, ``flash_attention_2``, ...);
+            by default transformers chooses.
+        packing: join the sequences of a forward pass of the update to one row, without padding: ``auto`` does so with
+            flash attention, which then computes no more than each sequence needs; ``always`` with any
+            implementation, whose masks then cover the square of the row's length; ``never`` pads.
+        gradient_checkpointing: recompute activations in the backward pass, for less memory and more time.
+        compile: run the forward and backward passes of the update through ``torch.compile``; the first ones then take a
+            minute or more. Rollouts are not compiled. Tried on CPU only, and refused under ZeRO-3.
+        liger: replace norms, rotary embeddings and MLPs by Liger kernels (needs CUDA, and ``pip install
+            laser-lightning[liger]``); never tried on CUDA by this project.
+        trust_remote_code: run model code that comes with the weights.
+        lora: train adapters beside the frozen weights (needs the extra ``lora``); null trains all weights.
+    """
+
+    path: str
+    random_init: bool = False
+    config_overrides: dict[str, Any] = field(default_factory=dict)
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attention: str | None = None
+    packing: Literal["auto", "always", "never"] = "auto"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    liger: bool = False
+    trust_remote_code: bool = False
+    lora: LoRASettings | None = None
+
+
+def model_path(path: str) -> str:
+    """The directory or hub name behind ``path`` (resolves ``embedded``)."""
+    if path == EMBEDDED:
+        return str(files("laser_lightning") / "assets" / "arithmetic")
+    return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
+def load_tokenizer(settings: PolicySettings) -> PreTrainedTokenizerBase:
+    """Load the tokenizer; one without a pad token pads with ``<eos>``, since masks never look at token values."""
+    path = model_path(settings.path)
+    _refuse_missing_directory(settings.path, path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
+    except Exception as error:  # of whatever is wrong in its files
+        raise UserError(f"The tokenizer of policy.path '{settings.path}' cannot be loaded: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"The tokenizer of '{settings.path}' has no <eos> token, so no response could ever finish.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _refuse_missing_directory(name: str, path: str) -> None:
+    looks_local = path.startswith((".", "/")) or path.count("/") > 1
+    if looks_local and not Path(path).is_dir():
+        raise UserError(f"policy.path is '{name}', and there is no such directory.")
+
+
+def load_weights(settings: PolicySettings) -> PreTrainedModel:
+    """The causal LM, with pretrained or random weights, and without dropout: the policy that is trained is to be the
+    one that was sampled from."""
+    path, dtype = model_path(settings.path), getattr(torch, settings.dtype)
+    options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
+    if settings.attention is not None:
+        options["attn_implementation"] = settings.attention
+    with _told(settings.path):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
+    _refuse_other_kinds(settings.path, config)
+    _switch_off_dropout(config)
+    if not settings.random_init:
+        with _told(settings.path):
+            # Typed as the model alone, which it is without the loading info.
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
+        lm, found = loaded
+        _refuse_random_weights(settings.path, found)
+        return lm
+    for key, value in settings.config_overrides.items():
+        if not hasattr(config, key):
+            raise UserError(f"policy.config_overrides has '{key}', which {type(config).__name__} does not know.")
+        setattr(config, key, value)
+    if "num_hidden_layers" in settings.config_overrides and hasattr(config, "layer_types"):
+        config.layer_types = (list(config.layer_types) * config.num_hidden_layers)[: config.num_hidden_layers]
+    with _told(settings.path):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
+
+
+def _switch_off_dropout(config: PretrainedConfig) -> None:
+    """Set every rate of dropout to 0, those of the configs within (``text_config``, ...) too."""
+    for key, value in list(vars(config).items()):
+        if isinstance(value, PretrainedConfig):
+            _switch_off_dropout(value)
+        elif isinstance(value, float) and "drop" in key:
+            setattr(config, key, 0.0)
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Around what transformers makes of a model's files, which may have any mistake, and end in any exception.
+
+    Args:
+        name: the model's path, for the error.
+    """
+    try:
+        yield
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}" if isinstance(error, LookupError | AttributeError) else str(error)
+        raise UserError(f"The model of policy.path '{name}' cannot be loaded: {what}") from error
+
+
+def _refuse_other_kinds(name: str, config: PretrainedConfig) -> None:
+    """Refuse a model that transformers has no causal language model of.
+
+    Args:
+        name: the model's path, for the error.
+        config: the model's.
+    """
+    own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if own_code or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return
+    kind = "an image-text model" if hasattr(config, "text_config") else "no causal language model"
+    raise UserError(
+        f"The model of policy.path '{name}' has the type '{config.model_type}', which is {kind}: transformers "
+        f"{transformers.__version__} has no AutoModelForCausalLM for it. Give a causal language model."
+    )
+
+
+def _refuse_random_weights(name: str, found: dict[str, Any]) -> None:
+    """Refuse a checkpoint for which transformers left weights as they are initialised.
+
+    Args:
+        name: the model's path, for the error.
+        found: transformers' account of the loading, in which tied weights and those that a model leaves out on purpose
+            are no missing ones.
+    """
+    # Old code that comes with weights may count these among them; they are computed.
+    missing = [key for key in found["missing_keys"] if not key.endswith(("inv_freq", "position_ids", "masked_bias"))]
+    if missing:
+        raise UserError(
+            f"The checkpoint of policy.path '{name}' lacks {_counted(missing)} of its model, which would start from "
+            "random values: give a whole one."
+        )
+    if other := [f"{key} ({list(has)} for {list(wants)})" for key, has, wants in found["mismatched_keys"]]:
+        raise UserError(
+            f"The checkpoint of policy.path '{name}' has {_counted(other)} of another shape than its config.json says: "
+            "one of the two is not this model's."
+        )
+
+
+def _counted(names: list[str]) -> str:
+    """How many tensors, and the first names."""
+    shown = ", ".join(sorted(names)[:_NAMES_SHOWN])
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return f"{len(names)} tensor{'s' if len(names) > 1 else ''} ({shown}{more})"
+
+
+def refuse_quantised(lm: PreTrainedModel, name: str) -> None:
+    """Refuse to train weights that are kept in few bits: only what is left in floats would learn.
+
+    Args:
+        lm: the model; one whose weights became floats on loading is welcome.
+        name: its path, for the error.
+    """
+    quantised = getattr(lm.config, "quantization_config", None)
+    if quantised is None:
+        return
+    fields = quantised if isinstance(quantised, dict) else quantised.to_dict()
+    method = str(getattr(fields.get("quant_method"), "value", fields.get("quant_method", "unknown method")))
+    raise UserError(
+        f"policy.path '{name}' is a quantised model ({method}), whose weights cannot be trained: take the model it was "
+        "quantised from."
+    )
+
+
+def mend_generation_config(lm: PreTrainedModel, name: str) -> None:
+    """Let exports be written: transformers saves no generation config with settings that contradict each other.
+
+    Such settings, as a temperature beside ``do_sample: false``, are without effect, and are taken out with a warning.
+
+    Args:
+        lm: the model; its generation config is changed in place.
+        name: its path, for the error.
+
+    Raises:
+        UserError: if the generation config cannot be saved without them either.
+    """
+    config = lm.generation_config
+    try:
+        config.validate(strict=True)
+    except ValueError as error:
+        without_effect = re.findall(r"^- `(\w+)`", str(error), re.MULTILINE)
+        for key in without_effect:
+            setattr(config, key, None)
+        try:
+            config.validate(strict=True)
+        except ValueError as still:
+            raise UserError(
+                f"The generation_config.json of policy.path '{name}' cannot be saved, so no export could be written: "
+                f"{still}"
+            ) from error
+        warnings.warn(
+            f"The generation_config.json of policy.path '{name}' sets {', '.join(without_effect)}, which "
+            f"{'has' if len(without_effect) == 1 else 'have'} no effect beside its other settings, and could not be "
+            "saved again: exports are written without.",
+            stacklevel=2,
+        )
+
+
+def recompute_activations(lm: PreTrainedModel) -> None:
+    """Let the backward pass recompute activations.
+
+    Raises:
+        UserError: if transformers does not do so for this model.
+    """
+    if not lm.supports_gradient_checkpointing:
+        raise UserError(
+            f"policy.gradient_checkpointing is set, and transformers has none for {type(lm).__name__}: set it to "
+            "false, and lower update.micro_batch_tokens if memory is short."
+        )
+    # transformers 5.24 has another name for it, which it had not before.
+    enable = getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def apply_liger(lm: PreTrainedModel) -> None:
+    if not torch.cuda.is_available():
+        raise UserError("policy.liger needs a CUDA device, and there is none: set policy.liger to false.")
+    try:
+        from liger_kernel.transformers.monkey_patch import (
+            MODEL_TYPE_TO_APPLY_LIGER_FN,
+            _apply_liger_kernel_to_instance,
+        )
+    except ImportError as error:
+        raise UserError(f"policy.liger needs Liger kernels ({error}): pip install 'laser-lightning[liger]'.") from error
+    if lm.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+        raise UserError(f"There are no Liger kernels for {type(lm).__name__}: set policy.liger to false.")
+    # The head and its loss are ours.
+    _apply_liger_kernel_to_instance(model=lm, cross_entropy=False, fused_linear_cross_entropy=False)
+
+
+def eos_token_ids(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The ids that end a response, sorted: the generation config's set, else the tokenizer's one.
+
+    Args:
+        lm: the model, with its generation config.
+        tokenizer: the policy's.
+
+    Raises:
+        UserError: if there is none, or the model has no row for one.
+    """
+    ids, source = getattr(lm.generation_config, "eos_token_id", None), "generation config"
+    if ids is None:
+        ids, source = tokenizer.eos_token_id, "tokenizer"
+    if not isinstance(ids, int) and not ids:
+        raise UserError("The model's generation config has an empty eos_token_id, so no response could ever finish.")
+    ends = tuple(sorted({ids} if isinstance(ids, int) else set(ids)))
+    size = lm.config.get_text_config().vocab_size
+    if beyond := [end for end in ends if not 0 <= end < size]:
+        raise UserError(
+            f"The model's {source} has the eos_token_id {beyond[0]}, and the model's vocabulary ends at {size - 1}: no "
+            f"response could end there. Give its {source} the id of the model's <eos>."
+        )
+    return ends
+
+
+def written_eos(eos_token_ids: tuple[int, ...], tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that is put behind a given text: the tokenizer's where it ends responses, else the first that does.
+
+    Args:
+        eos_token_ids: those that end responses, sorted.
+        tokenizer: the policy's.
+    """
+    return tokenizer.eos_token_id if tokenizer.eos_token_id in eos_token_ids else eos_token_ids[0]
