@@ -6,6 +6,7 @@ from torch import Tensor
 from laser_lightning.metrics.base import ExactMetric
 from laser_lightning.metrics.functional import squared_errors
 from laser_lightning.metrics.kinds import check_kind_ids, check_kinds
+from laser_lightning.shapes import Float, Int, Real
 
 # Errors are summed as integers, whose sum does not depend on the order of addition: two billion solutions fit.
 ONE_ERROR = 2**32
@@ -22,8 +23,8 @@ class BrierByKind(ExactMetric):
     """
 
     higher_is_better: bool | None = False
-    errors: Tensor
-    solutions: Tensor
+    errors: Int[Tensor, " kinds"]
+    solutions: Int[Tensor, " kinds"]
 
     def __init__(self, kinds: list[str]) -> None:
         super().__init__()
@@ -32,7 +33,9 @@ class BrierByKind(ExactMetric):
         self.add_count("errors", (len(kinds),))
         self.add_count("solutions", (len(kinds),))
 
-    def update(self, kind_ids: Tensor, self_rewards: Tensor, rewards: Tensor) -> None:
+    def update(
+        self, kind_ids: Int[Tensor, " N"], self_rewards: Real[Tensor, " N"], rewards: Real[Tensor, " N"]
+    ) -> None:
         """Add solutions.
 
         Args:
@@ -52,7 +55,7 @@ class BrierByKind(ExactMetric):
         self.errors = self.errors.index_add(0, kind_ids, units.to(self.device))
         self.solutions = self.solutions + torch.bincount(kind_ids, minlength=len(self.kinds))
 
-    def compute(self) -> dict[str, Tensor]:
+    def compute(self) -> dict[str, Float[Tensor, ""]]:
         """The Brier score by name of the kind, over all ranks."""
         scores = (self.errors.double() / ONE_ERROR / self.solutions).float()
         return dict(zip(self.kinds, scores, strict=True))

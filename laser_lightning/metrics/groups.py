@@ -11,13 +11,13 @@ from laser_lightning.metrics.base import ExactMetric
 from laser_lightning.shapes import Bool, Float, Int, Real, Shaped
 
 
-def sort_rows(major: Int[Tensor, " N"], minor: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
+def sort_rows(major: Int[Tensor, " N"], minor: Real[Tensor, " N"]) -> Int[Tensor, " N"]:
     """The order [N] that sorts rows by ``major`` and then by ``minor``, stable."""
     order = minor.argsort(stable=True)
     return order[major[order].argsort(stable=True)]
 
 
-def starts_run(major: Int[Tensor, " N"], minor: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
+def starts_run(major: Int[Tensor, " N"], minor: Real[Tensor, " N"]) -> Bool[Tensor, " N"]:
     """Whether each row differs from the one before it in either column, [N] bool; the first row does."""
     starts = torch.ones_like(major, dtype=torch.bool)
     starts[1:] = (major[1:] != major[:-1]) | (minor[1:] != minor[:-1])

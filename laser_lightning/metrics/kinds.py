@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from laser_lightning.shapes import Int
+
 
 def check_kinds(kinds: Sequence[str]) -> None:
     """Refuse names of kinds that are none, or not distinct.
@@ -15,7 +17,7 @@ def check_kinds(kinds: Sequence[str]) -> None:
         raise ValueError(f"kinds must name at least one kind and each only once, but is {list(kinds)}.")
 
 
-def check_kind_ids(kind_ids: Tensor, kinds: int) -> None:
+def check_kind_ids(kind_ids: Int[Tensor, " N"], kinds: int) -> None:
     """Refuse ids that are no position among so many kinds.
 
     Args:

@@ -9,6 +9,7 @@ from torch import Tensor
 from laser_lightning.metrics.base import ExactMetric
 from laser_lightning.metrics.groups import sort_rows, starts_run
 from laser_lightning.metrics.kinds import check_kind_ids, check_kinds
+from laser_lightning.shapes import Bool, Float, Int, Real
 
 
 class PairCounts(NamedTuple):
@@ -19,24 +20,26 @@ class PairCounts(NamedTuple):
         pairs: [P] int64, 0 for a problem whose solutions are all correct or all incorrect.
     """
 
-    half_wins: Tensor
-    pairs: Tensor
+    half_wins: Int[Tensor, " P"]
+    pairs: Int[Tensor, " P"]
 
-    def auroc(self) -> Tensor:
+    def auroc(self) -> Float[Tensor, ""]:
         """The AUROC over the pairs of all problems; NaN (undefined) where there is none."""
         return self.half_wins.sum() / (2 * self.pairs.sum())
 
-    def mean_auroc(self) -> Tensor:
+    def mean_auroc(self) -> Float[Tensor, ""]:
         """The mean of the AUROC of each problem that has a pair; NaN (undefined) where none has."""
         mixed = self.pairs > 0
         return (self.half_wins[mixed] / (2 * self.pairs[mixed])).mean()
 
-    def mixed_problems(self) -> Tensor:
+    def mixed_problems(self) -> Int[Tensor, ""]:
         """Number of problems that have a pair, int64."""
         return (self.pairs > 0).sum()
 
 
-def pair_counts(problem: Tensor, scores: Tensor, correct: Tensor, problems: int) -> PairCounts:
+def pair_counts(
+    problem: Int[Tensor, " N"], scores: Real[Tensor, " N"], correct: Bool[Tensor, " N"], problems: int
+) -> PairCounts:
     """Count the pairs of a correct and an incorrect solution within each problem, exactly.
 
     Args:
@@ -92,11 +95,11 @@ class WithinProblems(ExactMetric):
 
     def update(
         self,
-        problem_ids: Tensor,
-        sample_indices: Tensor,
-        self_rewards: Tensor,
-        rewards: Tensor,
-        kind_ids: Tensor | None = None,
+        problem_ids: Int[Tensor, " N"],
+        sample_indices: Int[Tensor, " N"],
+        self_rewards: Real[Tensor, " N"],
+        rewards: Real[Tensor, " N"],
+        kind_ids: Int[Tensor, " N"] | None = None,
     ) -> None:
         """Add solutions, in any order.
 
@@ -132,7 +135,7 @@ class WithinProblems(ExactMetric):
         self.append("correct", rewards > 0.5)
         self.append("kind_ids", kind_ids)
 
-    def compute(self) -> dict[str, Tensor]:
+    def compute(self) -> dict[str, Real[Tensor, ""]]:
         """The values named above, over all ranks."""
         problem_ids, sample_indices = self.held("problem_ids"), self.held("sample_indices")
         order = sort_rows(problem_ids, sample_indices)

@@ -114,6 +114,7 @@ def test_infinite_scores_and_both_zeros() -> None:
     assert (counts.half_wins.tolist(), counts.pairs.tolist()) == ([1 + 2, 1, 0], [2, 1, 0])
 
 
+@pytest.mark.against_signatures
 def test_refusals() -> None:
     ids, column = torch.tensor([0, 1]), torch.tensor([0.0, 1.0])
     for metric, kind_ids in ((WithinProblems(), ids), (WithinProblems(["a"]), None)):
