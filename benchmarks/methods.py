@@ -41,6 +41,7 @@ METRICS = {
     "pass@1": "pass@1",
     "F1": "self_verification/f1",
     "AUROC": "self_verification/auroc",
+    "AUROC within": "self_verification/auroc_within",
     "ECE": "self_verification/ece",
     "maj@8": "maj@8",
     "weighted maj@8": "weighted_maj@8",
@@ -155,10 +156,10 @@ def table(runs: list[Run]) -> str:
 
 
 def figure(runs: list[Run], path: Path) -> None:
-    """Held-out pass@1, F1 and AUROC against the optimizer step, a line per run."""
-    canvas = Figure(figsize=(12, 3.8), layout="constrained")
-    panels = canvas.subplots(1, 3)
-    for axes, heading in zip(panels, ("pass@1", "F1", "AUROC"), strict=True):
+    """Held-out pass@1, F1 and both AUROCs against the optimizer step, a line per run."""
+    canvas = Figure(figsize=(16, 3.8), layout="constrained")
+    panels = canvas.subplots(1, 4)
+    for axes, heading in zip(panels, ("pass@1", "F1", "AUROC", "AUROC within"), strict=True):
         for run in runs:
             curve = run.curve(METRICS[heading])
             label = run.method if run.seed == 0 else None

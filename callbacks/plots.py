@@ -217,7 +217,8 @@ def _draw_within_problems(axes: Axes, scores: Tensor, correct: Tensor, problem: 
         text = f"{label}: {int(rows.sum()):,}, mean {float(centred[rows].mean()):+.3f}"
         axes.stairs(shares, edges, color=color, linewidth=1.6, linestyle=line, label=text)
         axes.stairs(shares, edges, color=color, alpha=0.15, fill=True)
-    axes.axvline(0, color=GREY, linestyle=":", linewidth=1.5, label=f"mean of each of {problems:,} problems")
+    axes.axvline(0, color=GREY, linestyle=":", linewidth=1.5, label=f"mean of the problem ({problems:,} with both)")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_ylim(0, axes.get_ylim()[1] * 1.3)  # room for the legend
     axes.legend(fontsize=8.5, loc="upper center", framealpha=0.9)
 

@@ -78,7 +78,7 @@ def test_the_four_panels() -> None:
     # the means are 1.9 / 3 and 0.4: correct ones are 0.267, -0.333 and 0.3 off, incorrect ones 0.067 and -0.3
     assert "correct: 3, mean +0.078" in texts(within)
     assert "incorrect: 2, mean -0.117" in texts(within)
-    assert "mean of each of 2 problems" in texts(within)
+    assert "mean of the problem (2 with both)" in texts(within)
     assert [patch.get_data().values.sum() for patch in within.patches] == pytest.approx([100] * 4)
     assert roc.get_title() == "ROC, AUROC 0.750"
     assert line(roc, "threshold 0.5") == ([0.5], [pytest.approx(2 / 3)])
