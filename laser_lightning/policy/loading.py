@@ -108,9 +108,10 @@ def load_weights(settings: PolicySettings) -> PreTrainedModel:
     _switch_off_dropout(config)
     if not settings.random_init:
         with _told(settings.path):
-            lm, found = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 path, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
+        lm, found = loaded
         _refuse_random_weights(settings.path, found)
         return lm
     for key, value in settings.config_overrides.items():
