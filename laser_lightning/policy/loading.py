@@ -143,7 +143,8 @@ def _told(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        what = f"{type(error).__name__}: {error}" if isinstance(error, LookupError | AttributeError) else str(error)
+        is_sentence = isinstance(error, OSError | ValueError | ImportError | RuntimeError)
+        what = str(error) if is_sentence else f"{type(error).__name__}: {error}"
         raise UserError(f"The model of policy.path '{name}' cannot be loaded: {what}") from error
 
 
