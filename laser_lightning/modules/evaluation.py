@@ -1,5 +1,7 @@
 """When a module in training, or a stand-alone run, evaluates: Lightning's hooks around an ``Evaluator``."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -95,7 +97,8 @@ class EvaluationHooks(TrainingModule):
         else:
             due = every is not None and done % every == 0
         if due and self._last_evaluated_step != self.trainer.global_step:
-            run_validation(self.trainer)
+            with _training_metrics_awaited(self.trainer):
+                run_validation(self.trainer)
 
     def on_train_end(self) -> None:
         """Evaluate behind the last step."""
@@ -212,6 +215,19 @@ class EvaluationHooks(TrainingModule):
         head = self.sampler.self_reward
         has_weights = next(head.parameters(), None) is not None
         return head.score_settings() | ({"score_weights": weights_fingerprint(head)} if has_weights else {})
+
+
+@contextmanager
+def _training_metrics_awaited(trainer: Trainer) -> Iterator[None]:
+    """In here, before a start's first step, early stopping on a metric of training does not mind that there is none."""
+    early = [c for c in trainer.early_stopping_callbacks if c.strict and c.monitor.startswith("train/")]
+    for callback in early:
+        callback.strict = False
+    try:
+        yield
+    finally:
+        for callback in early:
+            callback.strict = True
 
 
 def run_validation(trainer: Trainer) -> None:

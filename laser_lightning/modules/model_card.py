@@ -14,7 +14,7 @@ from laser_lightning.arguments import FORM
 from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.training import TrainingModule
 from laser_lightning.objective.self_reward.settings import SelfRewardSettings
-from laser_lightning.policy.model import EMBEDDED
+from laser_lightning.policy.model import EMBEDDED, written_eos
 
 CARD_FILE = "README.md"
 
@@ -82,7 +82,10 @@ def model_card(
     ]
     if isinstance(module, LaSeRModule) and module.judges_by_score:
         settings = SelfRewardSettings.of(module.self_reward, step)
-        sections += [_self_reward(settings), _use(settings, _loadable(str(module.policy.lm.name_or_path)), adapter)]
+        own, end = module.tokenizer.eos_token_id, written_eos(module.policy.eos_token_ids, module.tokenizer)
+        base_path = _loadable(str(module.policy.lm.name_or_path))
+        eos = "tokenizer.eos_token_id" if end == own else str(end)
+        sections += [_self_reward(settings), _use(settings, base_path, adapter, eos)]
     if metrics:
         sections.append(_evaluation(metrics))
     sections.append(_settings(module))
@@ -118,7 +121,7 @@ def _self_reward(settings: SelfRewardSettings) -> str:
     )
 
 
-def _use(settings: SelfRewardSettings, base: str, adapter: bool) -> str:
+def _use(settings: SelfRewardSettings, base: str, adapter: bool, eos: str) -> str:
     def loaded(place: str) -> str:
         return f'AutoModelForCausalLM.from_pretrained("{place}", dtype=torch.float32)'
 
@@ -161,7 +164,7 @@ tokenizer = AutoTokenizer.from_pretrained(".")
 # add_special_tokens=False.
 prompt_ids = tokenizer(prompt).input_ids
 response_ids = tokenizer(response, add_special_tokens=False).input_ids  # better: the ids that the model wrote
-ids = torch.tensor([prompt_ids + response_ids + [tokenizer.eos_token_id]])
+ids = torch.tensor([prompt_ids + response_ids + [{eos}]])
 with torch.no_grad():
     log_prob = {log_prob("model")}
     self_reward = {score}

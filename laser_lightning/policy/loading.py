@@ -108,7 +108,6 @@ def load_weights(settings: PolicySettings) -> PreTrainedModel:
     _switch_off_dropout(config)
     if not settings.random_init:
         with _told(settings.path):
-            # Typed as the model alone, which it is without the loading info.
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 path, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
@@ -144,7 +143,8 @@ def _told(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        what = f"{type(error).__name__}: {error}" if isinstance(error, LookupError | AttributeError) else str(error)
+        is_sentence = isinstance(error, OSError | ValueError | ImportError | RuntimeError)
+        what = str(error) if is_sentence else f"{type(error).__name__}: {error}"
         raise UserError(f"The model of policy.path '{name}' cannot be loaded: {what}") from error
 
 

@@ -116,6 +116,13 @@ def test_the_base_models_name_on_the_hub(trained: Callable[..., TrainingModule])
     assert (front["base_model"], front["library_name"]) == ("Qwen/Qwen2.5-7B", "peft")
 
 
+def test_responses_end_in_its_code_as_the_engines_end_them(trained: Callable[..., TrainingModule]) -> None:
+    module = trained()
+    assert "response_ids + [tokenizer.eos_token_id]]" in model_card(module, 3)
+    module.policy.eos_token_ids = (5, 7)  # the tokenizer's is 1
+    assert "response_ids + [5]]" in model_card(module, 3)
+
+
 def test_a_model_without_a_score_claims_none(trained: Callable[..., TrainingModule], policy_dir: Path) -> None:
     head = LastTokenSelfReward(TOKEN, loss_weight=0.0, reference=-20.0)
     rise = model_card(trained(head, cls=RISEModule), 1)

@@ -69,3 +69,25 @@ def test_a_signal_during_an_evaluation(step: int, capsys: pytest.CaptureFixture[
     assert evaluations("told") == evaluations("whole")
     weights = [Path(run, "export/last/model.safetensors").read_bytes() for run in ("whole", "told")]
     assert weights[0] == weights[1]
+
+
+# ------------------------------------------------------------ early stopping
+
+
+def stopped_early(monitor: str, run: str) -> int:
+    settings = f"{{monitor: {monitor}, mode: max, stopping_threshold: 0.0}}"
+    stopping = f"--trainer.callbacks={{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {settings}}}"
+    return main([*FIT, "--trainer.val_check_interval=1", "--run_dir", run, stopping])
+
+
+def test_early_stopping_on_a_metric_of_training_waits_for_the_first_step() -> None:
+    assert stopped_early("train/learning_rate", "run") == 0
+    # Of the evaluations at 0, 2, 4 and 6 the second is the first that finds a rate, which is above 0.
+    assert list(evaluations("run")) == ["0", "2"]
+
+
+def test_early_stopping_on_a_metric_that_there_is_not_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert stopped_early("train/rewart", "run") == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("laser-lightning: error: Early stopping conditioned on metric `train/rewart` which is not")
+    assert "`train/reward`" in last  # among those that there are
