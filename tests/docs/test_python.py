@@ -41,7 +41,7 @@ def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         exec("".join(cell["source"]), names)
     module, rollout = names["module"], names["module"].last_rollout
     assert names["trainer"].global_step == 2
-    assert rollout is module.last_rollout
+    assert rollout is module.last_round  # its name in version 0.1
     lines = capsys.readouterr().out.splitlines()[-64:]
     assert lines == [
         f"{reward:.0f} {score:+.2f} {text}"
