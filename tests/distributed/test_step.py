@@ -154,3 +154,19 @@ def test_steps_in_host_memory_are_those_of_one_process(
 def reported(rollout: dict[str, Any]) -> dict[str, float]:
     """What does not depend on the clock."""
     return {name: value for name, value in rollout["metrics"].items() if "second" not in name and "/s" not in name}
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero3"])
+def test_a_teacher_is_asked_on_every_rank(
+    strategy: str, launch: Callable[..., list[Any]], specs: list[dict[str, Any]]
+) -> None:
+    # Solutions are dealt out anew for the update, and what the teacher says of them goes along.
+    own = {"teacher": True, "kl_coef": 0.0, "max_steps": 3, "budgets": [10_000, 40, 60], "fails": []}
+    spec = specs[0] | own | {"kinds": [[MIXED, MIXED], [MIXED, TRUNCATED], [SILENT, MIXED]]}
+    ((expected,),) = launch("several", [{**spec, "strategy": "single"}], processes=1)
+    for (run,) in launch("several", [{**spec, "strategy": strategy}]):
+        for ours, theirs in zip(run, expected, strict=True):
+            assert largest_difference(ours["weights"], theirs["weights"]) < 1e-6
+            assert reported(ours) == pytest.approx(reported(theirs), rel=1e-4, abs=1e-5)
+    ((without,),) = launch("several", [{**spec, "strategy": "single", "teacher": False}], processes=1)
+    assert largest_difference(expected[-1]["weights"], without[-1]["weights"]) > 1e-3

@@ -28,13 +28,15 @@ from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.optimization import OptimizerSettings
 from laser_lightning.objective.advantages import AdvantageSettings, BatchNormalized, GroupRelative, SelfRewardMixing
-from laser_lightning.objective.losses import TruncatedImportance
+from laser_lightning.objective.losses import TruncatedImportance, weighted_sum
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.objective.settings import UpdateSettings
+from laser_lightning.objective.targets import Targets
+from laser_lightning.objective.term import LossTerm
 from laser_lightning.policy import model as policy_module
 from laser_lightning.policy.lora import LoRASettings
-from laser_lightning.policy.model import Policy, PolicySettings
-from laser_lightning.records.batching import Rollouts, concat_solutions
+from laser_lightning.policy.model import Policy, PolicyOutputs, PolicySettings
+from laser_lightning.records.batching import MicroBatch, Rollouts, concat_solutions
 from laser_lightning.rollout import RolloutEngine, Sampling
 from laser_lightning.rollout.sampler import Sampler
 from laser_lightning.runs.checkpoints import WholeFiles
@@ -222,6 +224,18 @@ class StepwiseModule(LaSeRModule):
         return outputs
 
 
+class NearTeacher(LossTerm):
+    """Half of the squared distance to the teacher's log-probs, a mean over tokens."""
+
+    needs_teacher = True
+
+    def __call__(self, outputs: PolicyOutputs, batch: MicroBatch, targets: Targets) -> torch.Tensor:
+        assert targets.teacher_log_probs is not None
+        mask = batch.loss_mask
+        distance = targets.teacher_log_probs[batch.rows, : mask.shape[1]] - outputs.log_probs
+        return weighted_sum(distance.square() / 2, mask, targets.policy_weights[batch.rows])
+
+
 def strategy_of(name: str) -> Strategy | str:
     if name == "single":
         return "auto"
@@ -266,7 +280,9 @@ def steps(spec: dict[str, Any]) -> Any:
             kl_coef=spec.get("kl_coef", 0.0),
             epochs=spec.get("epochs", 1),
             importance=TruncatedImportance(spec["importance"]) if "importance" in spec else None,
+            terms=[NearTeacher()] if spec.get("teacher") else [],
         ),
+        teacher=PolicySettings(path=spec["policy"]) if spec.get("teacher") else None,
         # A large eps: AdamW must not amplify rounding.
         optimizer=OptimizerSettings(
             learning_rate=spec.get("learning_rate", 0.05),
