@@ -17,10 +17,8 @@ EXAMPLE = Path(__file__).parents[2] / "docs/examples/my_curriculum.py"
 # Draws the responses to a prompt from a seed of that prompt, whichever rank it is on.
 ENGINE = """
 import zlib
-from dataclasses import fields
 import torch
-from laser_lightning import Rollouts
-from laser_lightning.records.batching import stacked
+from laser_lightning.records.batching import concat_solutions
 from laser_lightning.rollout import TransformersEngine
 
 class SeededEngine(TransformersEngine):
@@ -29,7 +27,7 @@ class SeededEngine(TransformersEngine):
         for prompt in prompts:
             generator = torch.Generator().manual_seed(zlib.crc32(bytes(token % 256 for token in prompt)))
             parts.append(super().generate(policy, [prompt], *others[:-1], generator))
-        return Rollouts(*(stacked([getattr(part, field.name) for part in parts]) for field in fields(Rollouts)))
+        return concat_solutions(parts)
 """
 
 # Processes stop sampling when each is full, which depends on their number: here none ever is.
