@@ -27,8 +27,8 @@ from laser_lightning.distributed.strategies import LaSeRDDPStrategy
 from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.optimization import OptimizerSettings
-from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.policy.character_tokenizer import EOS_TOKEN, PAD_TOKEN, REWARD_TOKEN, UNKNOWN_TOKEN
 from laser_lightning.policy.model import PolicySettings
 from laser_lightning.records.batching import Rollouts

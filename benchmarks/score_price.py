@@ -24,8 +24,8 @@ from laser_lightning.data.problem import Problem
 from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.optimization import OptimizerSettings
-from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.policy.model import EMBEDDED, Policy, PolicySettings
 from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout import Sampling, TransformersEngine
