@@ -106,7 +106,7 @@ def with_engine(policy: Policy, prompts: list[list[int]], case: Case, seed: int,
     generator = torch.Generator(policy.device).manual_seed(seed)
     engine = TransformersEngine(max_batch_size=case.max_batch_size)
     with mock.patch.object(GrowingCache, "only_attention", False) if parts else contextlib.nullcontext():
-        rollouts = engine.generate(policy, prompts, GROUP_SIZE, Sampling(case.limit), 3, generator)
+        rollouts = engine.generate(policy, prompts, GROUP_SIZE, Sampling(case.limit), (3,), generator)
     return int(rollouts.response_lengths.sum())
 
 

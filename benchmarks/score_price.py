@@ -113,7 +113,7 @@ def decoding_seconds(policy: Policy, prompts: list[list[int]], turns: int) -> di
         for way in ORDERS[turn % len(ORDERS)]:
             engine, generator = TransformersEngine(scores=way == "same pass"), torch.Generator().manual_seed(turn)
             started = time.process_time()
-            rollouts = engine.generate(policy, prompts, 8, Sampling(96), REWARD_TOKEN, generator)
+            rollouts = engine.generate(policy, prompts, 8, Sampling(96), (REWARD_TOKEN,), generator)
             if way == "second pass":
                 with torch.no_grad():
                     policy.scores_of(rollouts, (REWARD_TOKEN,), 2048)
