@@ -58,7 +58,7 @@ class Mismatch(Sums):
 
 
 @dataclass(frozen=True)
-class UpdateSums:
+class UpdateSums(Sums):
     """What the micro-batches of an optimizer step add up to on this rank.
 
     Attributes:
@@ -68,10 +68,6 @@ class UpdateSums:
 
     terms: LossTerms
     mismatch: Mismatch | None
-
-    def __add__(self, other: "UpdateSums") -> "UpdateSums":
-        both = self.mismatch is not None and other.mismatch is not None
-        return UpdateSums(self.terms + other.terms, self.mismatch + other.mismatch if both else None)  # type: ignore[operator]
 
 
 class StepWarnings:
@@ -136,11 +132,11 @@ class TrainingLog:
             gradient_norm: before clipping.
             extra_names: of the terms of ``update.terms``.
         """
-        terms = sums.terms.over(self.ranks)
+        totals = sums.over(self.ranks)
+        terms, mismatch = totals.terms, totals.mismatch
         values = {name: float(getattr(terms, name)) for name in TERMS} | {"gradient_norm": gradient_norm}
         values |= dict(zip(extra_names, terms.extra.tolist(), strict=True))
-        if sums.mismatch is not None:
-            mismatch = sums.mismatch.over(self.ranks)
+        if mismatch is not None:
             values["mismatch/token_log_prob"] = float(mismatch.tokens / mismatch.compared_tokens.clamp(min=1))
             values["mismatch/reward_token_log_prob"] = float(mismatch.scores / mismatch.compared_scores.clamp(min=1))
         if terms.weighted_tokens > 0:

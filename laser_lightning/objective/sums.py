@@ -1,5 +1,6 @@
 """Records of scalars that add up over micro-batches and ranks."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -12,14 +13,20 @@ from laser_lightning.shapes import Shaped
 
 @dataclass(frozen=True)
 class Sums:
-    """Base of such records: every field is a tensor, a scalar or a row of them."""
+    """Base of such records: every field is a tensor (a scalar or a row of them), another record, or None."""
 
-    def _of(self, values: list[Tensor]) -> Self:
-        return type(self)(*values)
+    def _of(self, values: Iterable[Tensor]) -> Self:
+        """A record of the same form with other tensors."""
+        left = iter(values)  # a record within this one takes its own from the same ones
+        held = [getattr(self, field.name) for field in fields(self)]
+        return type(self)(
+            *(own._of(left) if isinstance(own, Sums) else None if own is None else next(left) for own in held)
+        )
 
     def values(self) -> list[Shaped[Tensor, "..."]]:
-        """The fields, in order."""
-        return [getattr(self, field.name) for field in fields(self)]
+        """The tensors in order, those of records within it in their places."""
+        held = [getattr(self, field.name) for field in fields(self)]
+        return [one for own in held if own is not None for one in (own.values() if isinstance(own, Sums) else [own])]
 
     def __add__(self, other: Self) -> Self:
         return self._of([one + more for one, more in zip(self.values(), other.values(), strict=True)])
@@ -33,8 +40,8 @@ class Sums:
         return self._of([value.detach() for value in self.values()])
 
     def over(self, ranks: Ranks) -> Self:
-        """Sums over all ranks, in double precision, from one collective operation."""
+        """Sums over all ranks, in double precision and on the CPU, from one collective operation."""
         values = self.values()
-        total = ranks.sum(torch.cat([value.double().flatten() for value in values]))
+        total = ranks.sum(torch.cat([value.double().flatten() for value in values])).cpu()
         parts = total.split([value.numel() for value in values])
         return self._of([part.view(value.shape) for part, value in zip(parts, values, strict=True)])

@@ -1,18 +1,20 @@
 """Advantages of single tokens, tokens that are not trained on, and the sentences of tokens, by hand."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from laser_lightning import Advantages, LossTerm
+from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.errors import UserError
 from laser_lightning.losses import ClippedPolicyLoss, PolicyLoss, PolicyTokens, TokenLosses, solution_weights
 from laser_lightning.objective.objective import LossTerms, Objective
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.objective.sentences import number_sentences, sentence_ends
 from laser_lightning.objective.settings import UpdateSettings
+from laser_lightning.objective.sums import Sums
 from laser_lightning.objective.targets import Targets
 from laser_lightning.policy.model import EMBEDDED, PolicyOutputs, PolicySettings, load_tokenizer
 from laser_lightning.records.batching import MicroBatch, Rollouts, concat_solutions, micro_batches
@@ -212,3 +214,21 @@ def test_sums_add_up_and_are_weighed_field_by_field() -> None:
     assert total.kl.item() == 4.5  # 3 + 1.5
     assert total.extra.tolist() == [1.5, 3.0]
     assert replace(total, loss=torch.zeros(())).loss == 0
+
+
+@dataclass(frozen=True)
+class Counted(Sums):
+    """A record within another one, which may be missing."""
+
+    terms: LossTerms
+    more: LossTerms | None
+
+
+def test_records_within_a_record_add_up_with_it() -> None:
+    one, two = (LossTerms(*[torch.tensor(float(n)) for n in range(9)], torch.tensor([n0])) for n0 in (1.0, 2.0))
+    both = (Counted(one, two) + Counted(two, one)).over(Ranks())
+    assert both.more is not None
+    assert (both.terms.extra.tolist(), both.more.extra.tolist(), both.more.kl.item()) == ([3.0], [3.0], 6.0)
+    assert (Counted(one, None) + Counted(two, None)).more is None
+    with pytest.raises(ValueError, match="shorter"):
+        Counted(one, two) + Counted(one, None)
