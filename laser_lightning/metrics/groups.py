@@ -24,6 +24,12 @@ def starts_run(major: Int[Tensor, " N"], minor: Real[Tensor, " N"]) -> Bool[Tens
     return starts
 
 
+def distinct_rows(problem_ids: Int[Tensor, " N"], sample_indices: Int[Tensor, " N"]) -> Int[Tensor, " M"]:
+    """The order [M] that sorts rows by problem and sample; of rows with the same of both the first counts."""
+    order = sort_rows(problem_ids, sample_indices)
+    return order[starts_run(problem_ids[order], sample_indices[order])]
+
+
 @dataclass(frozen=True)
 class SampleGroups:
     """P problems with N sampled solutions in all, sorted by problem id and then by sample index.
@@ -67,8 +73,7 @@ class SampleGroups:
         """
         finished = torch.ones_like(problem_ids, dtype=torch.bool) if finished is None else finished.bool()
         scores = self_rewards[:, None] if scores is None else scores
-        order = sort_rows(problem_ids, sample_indices)
-        order = order[starts_run(problem_ids[order], sample_indices[order])]
+        order = distinct_rows(problem_ids, sample_indices)
         unique_ids, problem, sizes = torch.unique_consecutive(
             problem_ids[order], return_inverse=True, return_counts=True
         )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from laser_lightning.metrics.base import ExactMetric
-from laser_lightning.metrics.groups import sort_rows, starts_run
+from laser_lightning.metrics.groups import distinct_rows, sort_rows, starts_run
 from laser_lightning.metrics.kinds import check_kind_ids, check_kinds
 from laser_lightning.shapes import Bool, Float, Int, Real
 
@@ -137,9 +137,8 @@ class WithinProblems(ExactMetric):
 
     def compute(self) -> dict[str, Real[Tensor, ""]]:
         """The values named above, over all ranks."""
-        problem_ids, sample_indices = self.held("problem_ids"), self.held("sample_indices")
-        order = sort_rows(problem_ids, sample_indices)
-        order = order[starts_run(problem_ids[order], sample_indices[order])]
+        problem_ids = self.held("problem_ids")
+        order = distinct_rows(problem_ids, self.held("sample_indices"))
         ids, problem = torch.unique_consecutive(problem_ids[order], return_inverse=True)
         counts = pair_counts(problem, self.held("self_rewards")[order], self.held("correct")[order].bool(), len(ids))
         kind = torch.zeros_like(ids)
