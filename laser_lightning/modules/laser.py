@@ -159,8 +159,7 @@ class LaSeRModule(EvaluationHooks):
         if (self.self_reward.is_exact or self.objective_parts.need_reference) and self.reference is None:
             self.reference = self.load_reference()
         if not hasattr(self, "sampler"):
-            width = self.policy.lm.config.get_text_config().hidden_size
-            self.self_reward.prepare(width, sharded=getattr(self.strategy, "zero_stage_3", False))
+            self.self_reward.prepare(self.policy.hidden_size, sharded=getattr(self.strategy, "zero_stage_3", False))
         if self.teacher_settings is not None and self.teacher is None:
             self.teacher = load_teacher(self.teacher_settings, self.tokenizer)
         if self.objective.policy_loss.needs_sentences:

@@ -170,6 +170,11 @@ class Policy(nn.Module):
         return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
 
     @property
+    def hidden_size(self) -> int:
+        """Width of the hidden states, D."""
+        return int(self.lm.config.get_text_config().hidden_size)
+
+    @property
     def vocabulary_size(self) -> int:
         """Token ids that the model has rows for."""
         return int(self.lm.config.get_text_config().vocab_size)

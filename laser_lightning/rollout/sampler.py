@@ -188,8 +188,8 @@ class Sampler:
         Returns:
             [N, D], NaN for truncated solutions.
         """
-        width = self.policy.lm.config.get_text_config().hidden_size
-        found = torch.full((len(rollouts), width), torch.nan, dtype=self.policy.lm.dtype, device=self.policy.device)
+        shape = len(rollouts), self.policy.hidden_size
+        found = torch.full(shape, torch.nan, dtype=self.policy.lm.dtype, device=self.policy.device)
         rows = rollouts.finished.nonzero().squeeze(-1)
         with self.parts("hidden_states_pass"), self.gathered(self.policy):
             for batch in micro_batches(
