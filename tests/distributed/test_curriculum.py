@@ -14,22 +14,6 @@ pytestmark = pytest.mark.distributed
 
 EXAMPLE = Path(__file__).parents[2] / "docs/examples/my_curriculum.py"
 
-# Draws the responses to a prompt from a seed of that prompt, whichever rank it is on.
-ENGINE = """
-import zlib
-import torch
-from laser_lightning.records.batching import concat_solutions
-from laser_lightning.rollout import TransformersEngine
-
-class SeededEngine(TransformersEngine):
-    def generate(self, policy, prompts, *others):
-        parts = []
-        for prompt in prompts:
-            generator = torch.Generator().manual_seed(zlib.crc32(bytes(token % 256 for token in prompt)))
-            parts.append(super().generate(policy, [prompt], *others[:-1], generator))
-        return concat_solutions(parts)
-"""
-
 # Processes stop sampling when each is full, which depends on their number: here none ever is.
 NEVER_FULL = """
 import torch
@@ -92,7 +76,6 @@ def test_two_processes_choose_as_one_does(
     command: Callable[..., str], experiment: Path, difference: Callable[[Path, Path], list[str]]
 ) -> None:
     shutil.copy(EXAMPLE, experiment)
-    (experiment / "seeded_engine.py").write_text(ENGINE)
     (experiment / "never_full.py").write_text(NEVER_FULL)
     (experiment / "overlay.yaml").write_text(OVERLAY)
     overlays = ["--config", "run.yaml", "--config", "overlay.yaml"]

@@ -9,23 +9,6 @@ import yaml
 
 pytestmark = pytest.mark.distributed
 
-# Draws the responses to a prompt from a seed of that prompt, whichever rank it is on.
-ENGINE = """
-import zlib
-import torch
-from laser_lightning import Rollouts
-from laser_lightning.records.batching import concat_solutions
-from laser_lightning.rollout import TransformersEngine
-
-class SeededEngine(TransformersEngine):
-    def generate(self, policy, prompts, *others):
-        parts = []
-        for prompt in prompts:
-            generator = torch.Generator().manual_seed(zlib.crc32(bytes(token % 256 for token in prompt)))
-            parts.append(super().generate(policy, [prompt], *others[:-1], generator))
-        return concat_solutions(parts)
-"""
-
 # The model writes few verdicts: here every verification of even length finds its solution correct.
 OVERLAY = """
 model:
@@ -57,7 +40,6 @@ def test_two_processes_take_the_steps_of_one(command: Callable[..., str], experi
     run = yaml.safe_load((experiment / "run.yaml").read_text())
     run["model"]["init_args"]["policy"] = {"path": "embedded"}  # a random one starts otherwise under ZeRO-3
     (experiment / "run.yaml").write_text(yaml.safe_dump(run))
-    (experiment / "seeded_engine.py").write_text(ENGINE)
     (experiment / "overlay.yaml").write_text(OVERLAY)
     overlays = ["--config", "run.yaml", "--config", "baselines/rise", "--config", "overlay.yaml"]
     command(experiment, "fit", *overlays, "--config", "single.yaml", "--run_dir", "one", processes=1)
