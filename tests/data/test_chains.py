@@ -57,10 +57,12 @@ def test_worked_solutions_are_right_and_slips_are_true_calculations_that_end_els
 def test_countdowns_use_each_number_once_and_stay_below_a_hundred() -> None:
     for row in load("count4", noise=0.5):
         numbers, target = numbers_of(row["problem"])
-        assert len(numbers) == 4 and all(1 <= number <= 20 for number in numbers)
+        assert len(numbers) == 4
+        assert all(1 <= number <= 20 for number in numbers)
         assert 1 <= target <= 99
         steps = [tuple(map(int, re.findall(r"\d+", step))) for step in row["solution"].split(";")]
-        assert len(steps) == 3 and all(1 <= result <= 99 for *_, result in steps)
+        assert len(steps) == 3
+        assert all(1 <= result <= 99 for *_, result in steps)
         used = Counter(number for left, right, _ in steps for number in (left, right))
         used.subtract(result for *_, result in steps[:-1])
         assert +used == Counter(numbers)
