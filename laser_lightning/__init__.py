@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
     from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision
     from laser_lightning.objective.self_reward.target import SelfRewardTarget, VerifierTarget
+    from laser_lightning.objective.self_reward.two_token import TwoTokenSelfReward
     from laser_lightning.objective.self_reward.weights import ClassBalancedWeights, EqualWeights, SelfRewardWeights
     from laser_lightning.objective.self_reward.yes_no import YesNoSelfReward
     from laser_lightning.objective.shaping import OverlongPenalty, RewardShaper
@@ -55,6 +56,7 @@ _EXPORTS = {
     "SelfRewardWeights": "laser_lightning.objective.self_reward.weights",
     "StepSolutions": "laser_lightning.objective.self_reward.solutions",
     "Supervision": "laser_lightning.objective.self_reward.solutions",
+    "TwoTokenSelfReward": "laser_lightning.objective.self_reward.two_token",
     "YesNoSelfReward": "laser_lightning.objective.self_reward.yes_no",
     "LaSeRScorer": "laser_lightning.inference.scorer",
     "MuonWithAdamW": "laser_lightning.policy.muon",
@@ -112,6 +114,7 @@ __all__ = [
     "SupervisedModule",
     "Supervision",
     "TruncatedImportance",
+    "TwoTokenSelfReward",
     "VerifierTarget",
     "VoteRule",
     "YesNoSelfReward",

@@ -67,6 +67,7 @@ class LaSeRScorer:
         self.policy, self.tokenizer, self.settings, self.reference = policy, tokenizer, settings, reference
         self.policy.requires_grad_(False).eval()
         self.self_reward = settings.self_reward().to(policy.device)
+        self.self_reward.bind(tokenizer, policy.eos_token_ids)
         self.engine = TransformersEngine() if engine is None else engine
         self.engine.weights_changed()
         self.generator = torch.Generator(policy.device).manual_seed(seed)
@@ -202,7 +203,9 @@ class LaSeRScorer:
         """``n`` solutions to each prompt."""
         if not prompts:
             return []
-        rollouts = self.engine.generate(self.policy, prompts, n, sampling, (self.settings.token_id,), self.generator)
+        rollouts = self.engine.generate(
+            self.policy, prompts, n, sampling, self.self_reward.score_token_ids, self.generator
+        )
         texts = self.tokenizer.batch_decode(rollouts.responses(), skip_special_tokens=True)
         solutions = self._solutions(rollouts, texts)
         return [solutions[start : start + n] for start in range(0, len(solutions), n)]
@@ -240,7 +243,7 @@ class LaSeRScorer:
         for row, (prompt, response) in enumerate(zip(encoded, ids, strict=True)):
             self._check_length(row, len(prompt), len(response), f"a response of {len(response)}")
         rollouts = self._rollouts(encoded, ids)
-        log_probs = self.policy.scores_of(rollouts, (self.settings.token_id,), self.micro_batch_tokens)
+        log_probs = self.policy.scores_of(rollouts, self.self_reward.score_token_ids, self.micro_batch_tokens)
         rollouts.reward_token_log_probs = log_probs.where(rollouts.finished[:, None], torch.nan)
         decoded = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         texts = [given if isinstance(given, str) else text for given, text in zip(responses, decoded, strict=True)]
@@ -281,7 +284,7 @@ class LaSeRScorer:
     def _solutions(self, rollouts: Rollouts, texts: list[str]) -> list[Solution]:
         references = None
         if self.reference is not None:
-            references = self.reference.scores_of(rollouts, (self.settings.token_id,), self.micro_batch_tokens)
+            references = self.reference.scores_of(rollouts, self.self_reward.score_token_ids, self.micro_batch_tokens)
         scores = self.self_reward.score(Readings(rollouts.reward_token_log_probs, references=references))
         self_rewards = zero_if_truncated(scores, rollouts.finished)
         verdicts = (self_rewards > self.settings.threshold) & rollouts.finished
@@ -362,7 +365,7 @@ def _check_reference(path: Path, settings: SelfRewardSettings, reference: str | 
             "started from: pass its directory or hub name as `reference`."
         )
     if not settings.needs_reference and reference is not None:
-        has = "a reference constant" if settings.no_token is None else "a probability for a score"
+        has = "a probability for a score" if settings.beta is None else "a reference constant"
         raise UserError(f"{path} has {has}, so its scores take no reference model: leave `reference` out.")
 
 

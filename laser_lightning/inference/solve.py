@@ -17,8 +17,8 @@ class Solution(NamedTuple):
         text: the response, without special tokens where the model wrote it.
         token_ids: its tokens, ``<eos>`` included.
         finished: whether it ends in ``<eos>``; one that does not was cut at the length limit (truncated).
-        reward_token_log_prob: log pi(z_c given x, y), in nats, at temperature 1; NaN if truncated. Of z_yes if the
-            model was trained with ``YesNoSelfReward``.
+        reward_token_log_prob: log pi(z_c given x, y), in nats, at temperature 1; NaN if truncated. Of the
+            first token of a self-reward that reads others.
         self_reward: r_s = beta * (log pi(z_c given x, y) - c_ref), or pi(z_yes given x, y): about 1 for "correct" and
             0 for "incorrect"; 0 if truncated.
         verdict: whether the model takes it for correct: r_s above the export's threshold; False if truncated.
