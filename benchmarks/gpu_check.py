@@ -3,11 +3,11 @@
     python benchmarks/gpu_check.py --out gpu.json
     python benchmarks/gpu_check.py --device cpu --tiny      (the same parts on a CPU, in a few minutes)
 
-A Qwen2 of random weights (0.6 billion parameters, vocabulary 131,072) takes training steps of 64 prompts x 8 solutions of
-up to 128 tokens in every way that there is (see ``gpu_parts.PARTS``), and the embedded model says whether the numbers are
-right. Each part runs in a process of its own with a time limit, and one that fails says why and leaves the others alone;
-while it runs the next one is started and imports, and then waits. The JSON is written anew behind every part, so a
-check that is broken off leaves what it found.
+A Qwen2 of random weights (0.6 billion parameters, vocabulary 131,072) takes training steps of 64 prompts x 8 solutions
+of up to 128 tokens in every way that there is (see ``gpu_parts.MEASURES``), and the embedded model says whether the
+numbers are right. Each part runs in a process of its own with a time limit, and one that fails says why and leaves the
+others alone; while it runs the next one is started and imports, and then waits. The JSON is written anew behind every
+part, so a check that is broken off leaves what it found.
 
 Shares are of a large matrix product in bfloat16, measured by the part ``card``, and count the least that the work needs
 (see ``machine_limit``): with LoRA, whose frozen weights get no gradients, that is too much.
@@ -33,10 +33,29 @@ LIMIT = 280.0
 LEAST = 10.0
 """Seconds that must be left for a part to begin."""
 
-NAMES = (  # those of gpu_parts.PARTS, which takes long to import
-    "card step agreement quickstart resume price ddp zero2 zero3 bf16_weights lora liger packing checkpointing "
-    "compiled_engine compiled_update offload flash vllm"
-).split()
+PARTS = {
+    "card": 180.0,
+    "step": 90.0,
+    "agreement": 90.0,
+    "quickstart": 120.0,
+    "resume": 90.0,
+    "price": 90.0,
+    "ddp": 90.0,
+    "zero2": 90.0,
+    "zero3": 90.0,
+    "bf16_weights": 90.0,
+    "lora": 90.0,
+    "liger": 90.0,
+    "packing": 90.0,
+    "checkpointing": 90.0,
+    "compiled_engine": 180.0,
+    "compiled_update": 180.0,
+    "offload": 120.0,
+    "flash": 90.0,
+    "vllm": 120.0,
+}
+"""The parts, the most important first and those that compile last, and the seconds after which each is broken off."""
+
 RESULT = "RESULT "
 COLUMNS = ["part", "result", "s", "rollout tokens/s", "of peak", "update tokens/s", "of peak", "GB loaded", "rollout"]
 COLUMNS += ["update", "what else"]
@@ -67,7 +86,7 @@ class Outcome:
 
 def run_part(name: str, device: str, tiny: bool, work: Path) -> None:
     """Import, wait for the turn, measure, and print the outcome for the parent."""
-    from gpu_parts import PARTS, NotInstalledError
+    from gpu_parts import MEASURES, NotInstalledError
     from gpu_step import Check
 
     from laser_lightning.errors import UserError
@@ -81,7 +100,7 @@ def run_part(name: str, device: str, tiny: bool, work: Path) -> None:
         return  # the parent is gone
     outcome = Outcome(name, "ok")
     try:
-        outcome.values = PARTS[name].run(Check(device, tiny, work))
+        outcome.values = MEASURES[name](Check(device, tiny, work))
     except UserError as error:
         outcome.result, outcome.why = "refused", str(error)
     except NotInstalledError as error:
@@ -173,7 +192,7 @@ def check(options: argparse.Namespace, work: Path) -> list[Outcome]:
                 continue
             if number + 1 < len(options.only):
                 waiting = PartProcess(options.only[number + 1], options, work)
-            limit = min(options.part_limit, left)
+            limit = min(options.part_limit or PARTS[name], left)
             outcomes.append(process.outcome(limit))
             print(f"{outcomes[-1].part}: {outcomes[-1].result}, {outcomes[-1].seconds:.1f} s", flush=True)
             write(options.out, outcomes, work)
@@ -238,8 +257,8 @@ def table(lines: Sequence[Sequence[str]]) -> str:
 def names(given: str) -> list[str]:
     """Names of parts, from ``a,b``."""
     chosen = given.split(",")
-    if unknown := [name for name in chosen if name not in NAMES]:
-        raise argparse.ArgumentTypeError(f"no part is called {unknown[0]}; there are {', '.join(NAMES)}")
+    if unknown := [name for name in chosen if name not in PARTS]:
+        raise argparse.ArgumentTypeError(f"no part is called {unknown[0]}; there are {', '.join(PARTS)}")
     return chosen
 
 
@@ -252,11 +271,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--tiny", action="store_true", help="sizes that a CPU does with")
-    parser.add_argument("--only", type=names, default=NAMES, metavar="PART,PART", help="these parts, in this order")
+    parser.add_argument(
+        "--only", type=names, default=list(PARTS), metavar="PART,PART", help="these parts, in this order"
+    )
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds after which no further part is begun")
-    parser.add_argument("--part_limit", type=float, default=120.0, help="seconds after which a part is broken off")
+    parser.add_argument("--part_limit", type=float, help="seconds after which any part is broken off")
     parser.add_argument("--out", type=Path, help="JSON file; logs of what failed are written beside it")
-    parser.add_argument("--part", choices=NAMES, help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=[*PARTS], help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.part:
