@@ -1,4 +1,4 @@
-"""The parts of ``gpu_check.py``: each is a function of the check, and runs in a process of its own.
+"""The parts of ``gpu_check.py``: each is a function of the check, and runs in a child process.
 
 Nothing here touches the GPU before a part is called: processes are started ahead, and import while another one
 measures.
@@ -100,7 +100,7 @@ def price(check: Check) -> Values:
         with torch.no_grad():
             return policy.scores_of(rollouts, (Z,), case.micro_batch_tokens)
 
-    rollouts = decode(True)
+    rollouts = decode(True)  # both warm up
     second_pass()
     with_it, without = [], []
     for _ in range(2):
@@ -328,21 +328,21 @@ def vllm(check: Check) -> Values:
 MEASURES: dict[str, Callable[[Check], Values]] = {
     "card": card,
     "step": partial(train, steps=3),
-    "agreement": agreement,
-    "quickstart": quickstart,
-    "resume": resume,
-    "price": price,
-    "ddp": lambda check: train(check, strategy=LaSeRDDPStrategy()),
     "zero2": partial(zero, stage=2),
+    "ddp": lambda check: train(check, strategy=LaSeRDDPStrategy()),
+    "price": price,
+    "compiled_engine": compiled_engine,
     "zero3": partial(zero, stage=3),
     "bf16_weights": partial(train, precision="bf16-true", dtype="bfloat16"),
-    "lora": lora,
     "liger": liger,
     "packing": packing,
     "checkpointing": partial(train, gradient_checkpointing=True),
-    "compiled_engine": compiled_engine,
     "compiled_update": partial(train, compile=True),
     "offload": partial(zero, stage=2, offload_optimizer=True),
+    "lora": lora,
+    "agreement": agreement,
+    "quickstart": quickstart,
+    "resume": resume,
     "flash": flash,
     "vllm": vllm,
 }

@@ -70,7 +70,7 @@ def test_a_part_that_takes_too_long_is_broken_off_and_the_rest_is_not_run(
     status, outcomes = run(gpu_check, tmp_path, "--only", "card,step", "--part_limit", "0.01")
     assert status == 1
     assert [outcome["result"] for outcome in outcomes.values()] == ["failed", "failed"]
-    assert outcomes["card"]["why"].startswith("broken off after 0 s")
+    assert outcomes["card"]["why"].startswith("broken off after 0 s, in")
     status, outcomes = run(gpu_check, tmp_path, "--only", "card,step", "--limit", "5")
     assert status == 0
     assert [outcome["result"] for outcome in outcomes.values()] == ["not run", "not run"]
