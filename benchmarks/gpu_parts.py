@@ -1,6 +1,7 @@
-"""The parts of ``gpu_check.py``: each is a function of the check, runs in a process of its own and returns what it found.
+"""The parts of ``gpu_check.py``: each is a function of the check, and runs in a child process.
 
-Nothing here touches the GPU before a part is called: processes are started ahead, and import while another one measures.
+Nothing here touches the GPU before a part is called: processes are started ahead, and import while another one
+measures.
 """
 
 import csv
@@ -8,9 +9,10 @@ import os
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning
 import torch
@@ -98,7 +100,7 @@ def price(check: Check) -> Values:
         with torch.no_grad():
             return policy.scores_of(rollouts, (Z,), case.micro_batch_tokens)
 
-    rollouts = decode(True)
+    rollouts = decode(True)  # both warm up
     second_pass()
     with_it, without = [], []
     for _ in range(2):
@@ -172,9 +174,7 @@ def agreement(check: Check) -> Values:
     prompts = [tokenizer(template.render(row["problem"], tokenizer))["input_ids"] for row in rows]
     generator = torch.Generator(check.device).manual_seed(0)
     drawn = TransformersEngine().generate(there, prompts, 8, Sampling(96), (Z,), generator)
-    on_cpu = Rollouts(
-        **{f.name: None if (v := getattr(drawn, f.name)) is None else v.cpu() for f in fields(Rollouts)}
-    )
+    on_cpu = Rollouts(**{f.name: None if (v := getattr(drawn, f.name)) is None else v.cpu() for f in fields(Rollouts)})
     cpu, device = log_probs(here, on_cpu), log_probs(there, drawn)
     with torch.autocast(check.device, torch.bfloat16):
         half = log_probs(there, drawn)
@@ -189,7 +189,7 @@ def agreement(check: Check) -> Values:
 
 
 def quickstart(check: Check) -> Values:
-    """Some steps of the embedded quickstart with all its files, by the command line; they go to the working directory."""
+    """Some steps of the embedded quickstart by the command line, with all its files, in the working directory."""
     runs = Path("runs")
     steps, limit = (1, 1) if check.tiny else (20, 2)
     options = {
@@ -277,7 +277,9 @@ def resume(check: Check) -> Values:
             resumed = fit_embedded(check, f"{mode}_resumed", deterministic, whole / "step=2.ckpt")
         values[f"{mode}_two_runs_differ_by"] = largest_gap(weights(whole), weights(again))
         values[f"{mode}_resumed_differs_by"] = largest_gap(weights(whole), weights(resumed))
-        told = {str(w.message).split(" does not have a deterministic")[0] for w in caught if "determin" in str(w.message)}
+        told = {
+            str(w.message).split(" does not have a deterministic")[0] for w in caught if "determin" in str(w.message)
+        }
         values[f"{mode}_warnings"] = "; ".join(sorted(told)) or "none"
     return values
 
@@ -323,36 +325,24 @@ def vllm(check: Check) -> Values:
     return train(check, engine=VLLMEngine(gpu_memory_utilization=0.4), dtype="bfloat16", precision="bf16-true")
 
 
-class Part(NamedTuple):
-    """A part of the check.
-
-    Attributes:
-        run: measures it.
-        limit: seconds after which it is broken off.
-    """
-
-    run: Callable[[Check], Values]
-    limit: float = 60.0
-
-
-PARTS = {  # the most important first, and those that compile last
-    "card": Part(card),
-    "step": Part(lambda check: train(check, steps=3)),
-    "agreement": Part(agreement),
-    "quickstart": Part(quickstart, 90.0),
-    "resume": Part(resume),
-    "price": Part(price),
-    "ddp": Part(lambda check: train(check, strategy=LaSeRDDPStrategy())),
-    "zero2": Part(lambda check: zero(check, 2)),
-    "zero3": Part(lambda check: zero(check, 3)),
-    "bf16_weights": Part(lambda check: train(check, precision="bf16-true", dtype="bfloat16")),
-    "lora": Part(lora),
-    "liger": Part(liger),
-    "packing": Part(packing),
-    "checkpointing": Part(lambda check: train(check, gradient_checkpointing=True)),
-    "compiled_engine": Part(compiled_engine, 120.0),
-    "compiled_update": Part(lambda check: train(check, compile=True), 120.0),
-    "offload": Part(lambda check: zero(check, 2, offload_optimizer=True), 120.0),
-    "flash": Part(flash),
-    "vllm": Part(vllm, 120.0),
+MEASURES: dict[str, Callable[[Check], Values]] = {
+    "card": card,
+    "step": partial(train, steps=3),
+    "zero2": partial(zero, stage=2),
+    "ddp": lambda check: train(check, strategy=LaSeRDDPStrategy()),
+    "price": price,
+    "compiled_engine": compiled_engine,
+    "zero3": partial(zero, stage=3),
+    "bf16_weights": partial(train, precision="bf16-true", dtype="bfloat16"),
+    "liger": liger,
+    "packing": packing,
+    "checkpointing": partial(train, gradient_checkpointing=True),
+    "compiled_update": partial(train, compile=True),
+    "offload": partial(zero, stage=2, offload_optimizer=True),
+    "lora": lora,
+    "agreement": agreement,
+    "quickstart": quickstart,
+    "resume": resume,
+    "flash": flash,
+    "vllm": vllm,
 }

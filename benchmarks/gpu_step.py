@@ -1,4 +1,4 @@
-"""A training step of ``gpu_check.py``: how long its parts take, how much they compute, and how much memory they hold."""
+"""A training step of ``gpu_check.py``: how long its parts take, what they compute, and how much memory they hold."""
 
 import logging
 import statistics
@@ -30,7 +30,7 @@ from laser_lightning.verifiers.settings import VerificationSettings
 Values = dict[str, Any]
 """What a part found, by name: numbers, and words."""
 
-WHOLE = Case("360M", 131_072, 64, response_tokens=128, end_probability=0.01, micro_batch_tokens=16_384)
+WHOLE = Case("360M", 131_072, 64, response_tokens=96, end_probability=0.01, micro_batch_tokens=8192)
 TINY = Case("1M", 80, 4, group_size=4, response_tokens=16, end_probability=0.1, micro_batch_tokens=256)
 
 
