@@ -12,6 +12,7 @@ from laser_lightning.errors import UserError
 from laser_lightning.evaluation.evaluator import Evaluator
 from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.evaluation import EvaluationHooks
+from laser_lightning.modules.judging import Judging
 from laser_lightning.modules.optimization import OptimizerSettings
 from laser_lightning.modules.reward_log import FailingRewards, count_rewards
 from laser_lightning.modules.teacher import load_teacher
@@ -129,6 +130,7 @@ class LaSeRModule(EvaluationHooks):
         self.reference: FrozenPolicy | AdaptersOff | None = None
         self.teacher: FrozenPolicy | None = None
         self.last_rollout: Rollout | None = None
+        self.judging = None if update.judging is None else Judging(update.judging, self)
         self._failing = FailingRewards(verification.max_failing_steps)
         self._warnings = StepWarnings(sampling.max_response_tokens, self_reward.token)
 
@@ -221,10 +223,11 @@ class LaSeRModule(EvaluationHooks):
             with self.parts("update"):
                 targets = self.targets(step.trained, rows, advantages, phase, context)
                 self.update_policy(step.trained.rollouts, rows, targets, log)
+        judged = {} if self.judging is None else self.judging.replay(self, step.sampled, phase)
         self.objective_parts.learn(step.trained, context)
         teach_curriculum(self.data, step, advantages.values, self.trainer.global_step, self.ranks)
         rewards = count_rewards(step.sampled, self.verifier, self.ranks)
-        self._log_step({**self.step_values(log, step, phase, advantages), **rewards.values()})
+        self._log_step({**self.step_values(log, step, phase, advantages), **rewards.values(), **judged})
         if failing := self._failing.count(rewards, self.verifier_pool.last_errors):
             self.stop(failing)
 
