@@ -1,123 +1,138 @@
 """The solutions of the last rounds, and which of them a judging update sees."""
 
 import random
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from laser_lightning.data.problem import Problem
 from laser_lightning.distributed.ranks import Ranks
+from laser_lightning.objective.judging.held_round import HeldRound
 from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD
-from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.rollout import Rollout, concat_rollouts
-from laser_lightning.shapes import Float
+from laser_lightning.shapes import Float, Int
 
-WRONG, RIGHT, CUT = 0, 1, 2
-"""Classes of solutions: finished and incorrect, finished and correct, truncated."""
+INCORRECT, CORRECT, TRUNCATED = 0, 1, 2
+"""Classes of solutions; the first two are finished."""
 
 
 @dataclass(frozen=True)
 class Replay:
-    """Groups that a judging update replays on this rank, with those of their solutions that were drawn.
+    """Groups that a judging update draws on this rank, with those of their solutions that it sees.
 
     Attributes:
         rollout: the groups, N solutions.
-        drawn: [N] float32, how many solutions of its group and class each drawn one stands for; 0 for the others.
+        stands_for: [N] float32, how many solutions of its group and class each drawn one stands for; 0 for the others.
     """
 
     rollout: Rollout
-    drawn: Float[Tensor, " N"]
+    stands_for: Float[Tensor, " N"]
 
 
 class ReplayBuffer:
-    """Holds this rank's groups with correct and incorrect solutions of the last rounds, in the host's memory.
+    """Holds this rank's groups with both correct and incorrect solutions of the last rounds, in the host's memory.
 
-    Which groups and solutions an update sees is a function of the seed, the update and the problems: not of the ranks
-    that hold them, and of no random state.
+    Which groups and solutions an update sees follows from the seed, the number of the round and the problem alone: not
+    from the rank that holds them, nor from any random state.
 
     Args:
         rounds: number of rounds that are held.
+
+    Attributes:
+        round: the number of the latest round, from 1; the same on all ranks.
     """
 
     def __init__(self, rounds: int) -> None:
         self.rounds = rounds
-        self._held: list[tuple[int, Rollout]] = []  # with the numbers of their steps
+        self.round = 0
+        self._held: list[HeldRound] = []
 
-    def keep(self, step: int, rollout: Rollout) -> None:
+    def keep(self, rollout: Rollout) -> None:
         """Take a round in, and let go of the oldest one.
 
         Args:
-            step: the round's number.
             rollout: its solutions.
         """
         classes = rollout.grouped(_classes(rollout))
-        mixed = (classes == RIGHT).any(dim=1) & (classes == WRONG).any(dim=1)
-        self._held = [*self._held, (step, moved(rollout.select(mixed), torch.device("cpu")))][-self.rounds :]
+        mixed = (classes == CORRECT).any(dim=1) & (classes == INCORRECT).any(dim=1)
+        self.round += 1
+        latest = [HeldRound.of(self.round, rollout.select(mixed))] if bool(mixed.any()) else []
+        self._held = [held for held in self._held + latest if held.number > self.round - self.rounds]
 
-    def draw(self, groups: int, seed: str, spare: Rollout, ranks: Ranks, truncated: bool) -> Replay:
-        """Draw groups of all ranks, and from each as many correct as incorrect solutions; all ranks call it together.
+    def draw(self, groups: int, seed: str, ranks: Ranks, device: torch.device, truncated: bool) -> Replay | None:
+        """Draw groups of all ranks, and of each as many correct as incorrect solutions; all ranks call it together.
 
         Args:
-            groups: number of groups over all ranks; fewer where fewer are held.
+            groups: number of groups over all ranks; all where fewer are held.
             seed: names the update.
-            spare: a round on the device of the update; without a drawn solution stands for a rank's own, if it has
-                none.
             ranks: the processes.
+            device: where the solutions shall be.
             truncated: draw truncated solutions too, at most as many as correct ones.
+
+        Returns:
+            This rank's part; None where it has none.
         """
-        lots = [
-            [random.Random(f"{seed} {step} {problem.index}") for problem in rollout.problems]
-            for step, rollout in self._held
-        ]
-        tickets = torch.tensor([lot.random() for row in lots for lot in row], dtype=torch.float64)
-        limit = _smallest(tickets, groups, ranks, spare.rewards.device)
+        lots = [[random.Random(f"{seed} {held.number} {p.index}") for p in held.problems] for held in self._held]
+        tickets = [torch.tensor([lot.random() for lot in of_round], dtype=torch.float64) for of_round in lots]
+        limit = _smallest(torch.cat([torch.empty(0, dtype=torch.float64), *tickets]), groups, ranks, device)
         parts, drawn = [], []
-        for (_, rollout), row, own in zip(self._held, lots, tickets.split([len(row) for row in lots]), strict=True):
-            chosen = (own <= limit).nonzero().flatten()
+        for held, of_round, tickets_of_round in zip(self._held, lots, tickets, strict=True):
+            chosen = (tickets_of_round <= limit).nonzero().flatten()
             if not len(chosen):
                 continue
-            parts.append(rollout.select(chosen))
-            for group, number in zip(parts[-1].grouped(_classes(parts[-1])), chosen.tolist(), strict=True):
-                drawn.append(_half_and_half(group, row[number], truncated))
-        device = spare.rewards.device
-        if not parts:
-            spare = spare.select(torch.zeros(1, dtype=torch.long, device=device))
-            return Replay(spare, torch.zeros(len(spare.rollouts), device=device))
-        return Replay(moved(reduce(concat_rollouts, parts), device), torch.cat(drawn).to(device))
+            rollout = held.groups(chosen, device)
+            parts.append(rollout)
+            classes = rollout.grouped(_classes(rollout)).cpu()
+            drawn += [
+                _half_and_half(of_group, of_round[number], truncated)
+                for of_group, number in zip(classes, chosen.tolist(), strict=True)
+            ]
+        return Replay(reduce(concat_rollouts, parts), torch.cat(drawn).to(device)) if parts else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What checkpoints keep of this rank's part."""
+        return {"round": self.round, "held": [held.state_dict() for held in self._held]}
+
+    def load_state_dicts(self, states: list[dict[str, Any]], ranks: Ranks, problems: Mapping[int, Problem]) -> None:
+        """Go on from what all ranks of a run saved, of which there may have been more or fewer.
+
+        Args:
+            states: of each rank.
+            ranks: the processes.
+            problems: those of the training set, by their row numbers.
+        """
+        self.round = states[0]["round"]
+        own = [held for state in states[ranks.index :: ranks.count] for held in state["held"]]
+        self._held = [HeldRound.from_state(held, problems) for held in own if held["number"] > self.round - self.rounds]
 
 
-def _classes(rollout: Rollout) -> Tensor:
-    right = (rollout.rewards > CORRECT_THRESHOLD).long()
-    return right.masked_fill(~rollout.rollouts.finished, CUT)
+def _classes(rollout: Rollout) -> Int[Tensor, " N"]:
+    correct = (rollout.rewards > CORRECT_THRESHOLD).long()
+    return correct.masked_fill(~rollout.rollouts.finished, TRUNCATED)
 
 
 def _smallest(tickets: Tensor, number: int, ranks: Ranks, device: torch.device) -> float:
-    """The largest of the ``number`` smallest tickets of all ranks."""
-    mine = torch.full((number,), torch.inf, dtype=torch.float64)
+    """The largest of the ``number`` smallest tickets of all ranks; infinite where there are fewer."""
     first = tickets.sort().values[:number]
-    mine[: len(first)] = first
+    mine = torch.nn.functional.pad(first, (0, number - len(first)), value=torch.inf)
     return float(ranks.stack(mine.to(device)).flatten().sort().values[number - 1])
 
 
-def _half_and_half(classes: Tensor, lot: random.Random, truncated: bool) -> Tensor:
-    """[G] what each solution of a group stands for, of which as many correct as incorrect ones are drawn."""
+def _half_and_half(classes: Int[Tensor, " G"], lot: random.Random, truncated: bool) -> Float[Tensor, " G"]:
+    """What each solution of a group stands for, of which as many correct as incorrect ones are drawn, 0 if it is not.
+
+    Correct, incorrect and truncated ones stand for all of their class: sums of drawn ones, weighted by what they stand
+    for, are in expectation the sums over the group.
+    """
     order = torch.tensor(lot.sample(range(len(classes)), len(classes)))
     counts = torch.bincount(classes, minlength=3)
-    size = int(counts[:CUT].min())
+    most = int(counts[:TRUNCATED].min())
     stands_for = torch.zeros(len(classes))
-    for one in (WRONG, RIGHT, CUT) if truncated else (WRONG, RIGHT):
-        of_class = order[classes[order] == one][:size]
-        stands_for[of_class] = float(counts[one]) / max(1, len(of_class))
+    for one in (INCORRECT, CORRECT, TRUNCATED) if truncated else (INCORRECT, CORRECT):
+        drawn = order[classes[order] == one][:most]
+        stands_for[drawn] = float(counts[one]) / max(1, len(drawn))
     return stands_for
-
-
-def moved(rollout: Rollout, device: torch.device) -> Rollout:
-    """The same round with all tensors on a device."""
-
-    def of(record: Rollouts | Rollout) -> dict[str, Any]:
-        held = {field.name: getattr(record, field.name) for field in fields(record)}
-        return {name: value.to(device) for name, value in held.items() if isinstance(value, Tensor)}
-
-    return replace(rollout, rollouts=replace(rollout.rollouts, **of(rollout.rollouts)), **of(rollout))
