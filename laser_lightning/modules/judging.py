@@ -68,6 +68,11 @@ class Judging:
                 "update.judging trains the self-reward, and self_reward.loss_weight is 0, which trains none: set it "
                 "above 0, or leave update.judging out."
             )
+        if settings.hold is not None and settings.hold.leaves_out_deciding and module.group_size == 2:
+            raise UserError(
+                "update.judging.hold leaves out the only correct, or only incorrect, solution of a group, and with "
+                "group_size = 2 that is all of them: set update.judging.hold.unbiased to false, or sample more."
+            )
         self.settings = settings
         self.buffer = ReplayBuffer(settings.buffer_rounds)
         self._module = module
@@ -118,8 +123,11 @@ class Judging:
         solutions = StepSolutions.of(rollout, rows, context)
         judged = replace(solutions, finished=solutions.finished & rollout.grouped(seen))
         supervision = module.self_reward.supervise(judged, self.settings.weights)
-        tokens = rollout.grouped(rollout.rollouts.trained_mask.sum(dim=1))[rollout.grouped(seen).any(dim=1)]
-        weights = stands_for / ranks.sum(tokens.sum()).clamp(min=1)
+        held = rollout.grouped(seen).any(dim=1).repeat_interleave(rollout.rollouts.group_size)
+        if hold is not None and hold.leaves_out_deciding:
+            held = held & ~replay.is_deciding
+        tokens = ranks.sum(rollout.rollouts.trained_mask[held].sum())
+        weights = (stands_for / tokens.clamp(min=1)).where(held, 0.0)
         chosen = seen.nonzero().flatten() if bool(seen.any()) else rows[:1]
         asked = rollout.ungrouped().select(chosen)
         fixed = module.sampler.fixed_log_probs(

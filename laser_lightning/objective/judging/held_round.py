@@ -133,8 +133,8 @@ class HeldRound:
         """
         if missing := [number for number in state["problems"] if number not in problems]:
             raise UserError(
-                f"The checkpoint has solutions to replay of row {missing[0]} of the training set, which data.train does "
-                "not have: resume with the problems of the run, or leave model.update.judging out."
+                f"The checkpoint has solutions to replay of row {missing[0]} of the training set, which data.train "
+                "does not have: resume with the problems of the run, or leave model.update.judging out."
             )
         verifications = [Verification(**one) for one in state["verifications"]]
         return cls(

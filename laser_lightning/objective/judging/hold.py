@@ -23,9 +23,12 @@ class PolicyHold(ObjectivePart):
     Attributes:
         needs_old: whether it asks for ``targets.old_log_probs``, of the policy as the round's own update left it: a
             pass without gradient more for each replayed solution.
+        leaves_out_deciding: whether the only correct, or only incorrect, solution of a group, which decides that the
+            group is replayed, has weight 0.
     """
 
     needs_old: bool = False
+    leaves_out_deciding: bool = False
 
     def __init__(self, weight: float) -> None:
         if weight < 0:
@@ -56,10 +59,14 @@ class SampledCrossEntropy(PolicyHold):
 
     Args:
         weight: of the term, beside the self-rewarding loss at weight 1.
+        unbiased: leave out the only correct, or only incorrect, solution of a group. Replayed groups have both, and
+            with that solution, which decides it, the expected gradient is that of the log-probability of having both:
+            it leads every problem towards being half solved.
     """
 
-    def __init__(self, weight: float = 0.2) -> None:
+    def __init__(self, weight: float = 0.2, unbiased: bool = True) -> None:
         super().__init__(weight)
+        self.leaves_out_deciding = unbiased
 
     def __call__(self, outputs: PolicyOutputs, batch: MicroBatch, targets: Targets) -> Float[Tensor, ""]:
         """A micro-batch's share of weight * mean of -log pi (see ``PolicyHold``)."""
@@ -73,13 +80,19 @@ class KLHold(PolicyHold):
 
     Args:
         weight: of the term, beside the self-rewarding loss at weight 1.
-        estimator: ``k2`` or ``k3`` (see ``KLEstimate``); ``k1`` holds nothing at tokens of the policy itself.
+        estimator: ``k2`` or ``k3`` (see ``KLEstimate``); ``k1``, whose gradient does not depend on where the policy is,
+            holds nothing.
     """
 
     needs_old = True
 
     def __init__(self, weight: float = 1.0, estimator: KLEstimator = "k3") -> None:
         super().__init__(weight)
+        if estimator == "k1":
+            raise UserError(
+                "KLHold's estimator is k1, whose gradient is the same wherever the policy is: take k2 or k3, or the "
+                "hold SampledCrossEntropy."
+            )
         self._divergence = KLEstimate(estimator)
 
     def __call__(self, outputs: PolicyOutputs, batch: MicroBatch, targets: Targets) -> Float[Tensor, ""]:

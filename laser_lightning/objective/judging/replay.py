@@ -14,7 +14,7 @@ from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.objective.judging.held_round import HeldRound
 from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD
 from laser_lightning.records.rollout import Rollout, concat_rollouts
-from laser_lightning.shapes import Float, Int
+from laser_lightning.shapes import Bool, Float, Int
 
 INCORRECT, CORRECT, TRUNCATED = 0, 1, 2
 """Classes of solutions; the first two are finished."""
@@ -31,6 +31,15 @@ class Replay:
 
     rollout: Rollout
     stands_for: Float[Tensor, " N"]
+
+    @property
+    def is_deciding(self) -> Bool[Tensor, " N"]:
+        """[N] bool: the only correct, or only incorrect, solution of its group."""
+        classes = self.rollout.grouped(_classes(self.rollout))
+        alone = [
+            (of_class := classes == one) & (of_class.sum(dim=1, keepdim=True) == 1) for one in (INCORRECT, CORRECT)
+        ]
+        return (alone[0] | alone[1]).flatten()
 
 
 class ReplayBuffer:
