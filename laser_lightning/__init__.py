@@ -27,13 +27,20 @@ if TYPE_CHECKING:
         SelfRewardMixing,
     )
     from laser_lightning.objective.context import StepContext
+    from laser_lightning.objective.judging import JudgingSettings, KLHold, PolicyHold, SampledCrossEntropy
     from laser_lightning.objective.losses import ImportanceCorrection, KLDivergence, KLEstimate, TruncatedImportance
     from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
     from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
     from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision
     from laser_lightning.objective.self_reward.target import SelfRewardTarget, VerifierTarget
     from laser_lightning.objective.self_reward.two_token import TwoTokenSelfReward
-    from laser_lightning.objective.self_reward.weights import ClassBalancedWeights, EqualWeights, SelfRewardWeights
+    from laser_lightning.objective.self_reward.weights import (
+        ClassBalancedWeights,
+        EqualWeights,
+        GroupBalancedWeights,
+        MixedGroupWeights,
+        SelfRewardWeights,
+    )
     from laser_lightning.objective.self_reward.yes_no import YesNoSelfReward
     from laser_lightning.objective.shaping import OverlongPenalty, RewardShaper
     from laser_lightning.objective.term import LossTerm
@@ -52,6 +59,8 @@ _EXPORTS = {
     "VerifierTarget": "laser_lightning.objective.self_reward.target",
     "ClassBalancedWeights": "laser_lightning.objective.self_reward.weights",
     "EqualWeights": "laser_lightning.objective.self_reward.weights",
+    "GroupBalancedWeights": "laser_lightning.objective.self_reward.weights",
+    "MixedGroupWeights": "laser_lightning.objective.self_reward.weights",
     "SelfRewardTarget": "laser_lightning.objective.self_reward.target",
     "SelfRewardWeights": "laser_lightning.objective.self_reward.weights",
     "StepSolutions": "laser_lightning.objective.self_reward.solutions",
@@ -75,6 +84,10 @@ _EXPORTS = {
     "KLDivergence": "laser_lightning.objective.losses",
     "KLEstimate": "laser_lightning.objective.losses",
     "LossTerm": "laser_lightning.objective.term",
+    "JudgingSettings": "laser_lightning.objective.judging",
+    "KLHold": "laser_lightning.objective.judging",
+    "PolicyHold": "laser_lightning.objective.judging",
+    "SampledCrossEntropy": "laser_lightning.objective.judging",
     "StepContext": "laser_lightning.objective.context",
     "Advantages": "laser_lightning.objective.advantages",
     "Candidates": "laser_lightning.metrics.votes",
@@ -89,22 +102,28 @@ __all__ = [
     "Candidates",
     "ClassBalancedWeights",
     "EqualWeights",
+    "GroupBalancedWeights",
     "GroupRelative",
     "ImportanceCorrection",
+    "JudgingSettings",
     "KLDivergence",
     "KLEstimate",
+    "KLHold",
     "LaSeRModule",
     "LaSeRScorer",
     "LastTokenSelfReward",
     "LeaveOneOut",
     "LossTerm",
+    "MixedGroupWeights",
     "MuonWithAdamW",
     "OverlongPenalty",
+    "PolicyHold",
     "PromptDataModule",
     "RISEModule",
     "Readings",
     "RewardShaper",
     "Rollouts",
+    "SampledCrossEntropy",
     "SelfRewardHead",
     "SelfRewardMixing",
     "SelfRewardTarget",

@@ -108,6 +108,10 @@ class RISEModule(LaSeRModule):
         sampling_rounds: int = 1,
         teacher: PolicySettings | None = None,
     ) -> None:
+        if update.judging is not None:
+            raise UserError(
+                "update.judging trains self-rewards, and RISE, which verifies by generation, has none: leave it out."
+            )
         super().__init__(
             policy=policy,
             self_reward=self_reward,
