@@ -71,7 +71,7 @@ class EvaluationReport(RunCallback):
             module = self.needs_laser_module(pl_module, "report")
             names = module.data.evaluation_problems
             self._groups = {name: module.evaluator.metrics_of(name).sample_groups() for name in names}
-            self._votes = module.evaluator.settings.votes
+            self._votes = module.evaluator.votes
 
     on_test_epoch_end = on_validation_epoch_end
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         GroupRelative,
         LeaveOneOut,
         SelfRewardMixing,
+        TrustWeightedMixing,
     )
     from laser_lightning.objective.context import StepContext
     from laser_lightning.objective.losses import ImportanceCorrection, KLDivergence, KLEstimate, TruncatedImportance
@@ -66,6 +67,7 @@ _EXPORTS = {
     "GroupRelative": "laser_lightning.objective.advantages",
     "LeaveOneOut": "laser_lightning.objective.advantages",
     "SelfRewardMixing": "laser_lightning.objective.advantages",
+    "TrustWeightedMixing": "laser_lightning.objective.advantages",
     "RewardShaper": "laser_lightning.objective.shaping",
     "OverlongPenalty": "laser_lightning.objective.shaping",
     "ImportanceCorrection": "laser_lightning.objective.losses",
@@ -112,6 +114,7 @@ __all__ = [
     "SupervisedModule",
     "Supervision",
     "TruncatedImportance",
+    "TrustWeightedMixing",
     "VerifierTarget",
     "VoteRule",
     "YesNoSelfReward",

@@ -50,6 +50,9 @@ class CalibratedVote(LogOddsVote):
         self.rounds = rounds
         self.learns = curve is None
         self._given = None if curve is None else check_curve(curve, "curve of CalibratedVote")
+        if self._given is not None:
+            ends = torch.tensor([self._given[0][1], self._given[-1][1]], dtype=torch.float64)
+            self.least, self.most = self.log_odds(ends).tolist()
         self._seen: list[JudgedScores] = []
         self._fitted: list[Point] | None = None
 

@@ -37,8 +37,11 @@ class LogOddsVote(AdditiveRule):
 
     def votes(self, candidates: Candidates) -> Int[Tensor, " N"]:
         """[N] int64, the clamped log-odds."""
-        odds = torch.logit(self.probabilities(candidates)).clamp(-self.limit, self.limit)
-        return (odds * ONE_VOTE).round().long()
+        return (self.log_odds(self.probabilities(candidates)) * ONE_VOTE).round().long()
+
+    def log_odds(self, probabilities: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """[N] float64 log-odds of probabilities, clamped."""
+        return torch.logit(probabilities.double()).clamp(-self.limit, self.limit)
 
 
 def probability(log_odds: float) -> float:
