@@ -101,7 +101,7 @@ class EvaluationMetrics(nn.Module):
             asked = ~column.isnan()
             metric.update(**{key: value[asked] for key, value in (columns | {"rewards": column}).items()})
         self.self_verification.update(rollout.self_rewards, rollout.rewards)
-        self.responses.update(rollout.rollouts.response_lengths, rollout.rollouts.finished)
+        self.responses.update(rollout.rollouts.response_lengths, rollout.rollouts.finished, rollout.judging_tokens)
         self.wall_time.update(rollout.seconds)
         kinds = None
         if self.by_kind is not None and self.brier_by_kind is not None:

@@ -40,6 +40,7 @@ def test_files_hold_what_was_logged(
         f"{stage}.json",
         f"{stage}_curves.csv",
         f"{stage}_curves.png",
+        f"{stage}_tokens.png",
     ]
 
     prefix = f"{stage}/sums/"
@@ -52,6 +53,7 @@ def test_files_hold_what_was_logged(
     assert logged["seconds"] > 0
     # Solutions of 4, 5, 3 and 4 tokens to 3 problems: 48. Two of four are right, and both answer 2, against 3.
     assert (logged["response/tokens"], logged["reward"], logged["maj@4"]) == (48, 0.5, 1.0)
+    assert logged["response/judging_tokens"] == 0.75  # of four one is truncated, and has no score
 
     content = json.loads((folder / f"{stage}.json").read_text())
     assert (content["stage"], content["step"]) == (stage, 1)
@@ -61,6 +63,8 @@ def test_files_hold_what_was_logged(
         last = content["sets"]["sums"]["curves"][name][-1]
         assert last["k"] == 4
         assert last["value"] == pytest.approx(logged[f"{name}@4"])
+        # Four solutions of 4 tokens, and three scores, which majority and pass@k do not look at.
+        assert last["tokens"] == (16.0 if name in ("pass", "maj") else 19.0)
     assert imread(folder / f"{stage}_curves.png").ndim == 3
 
     assert f"{stage} at step 1" in shown

@@ -338,6 +338,11 @@ def test_evaluation_takes_the_verdicts(tmp_path: Path) -> None:
     prefix = "val/sums/self_verification"
     assert values[f"{prefix}/accuracy_on_correct"] == pytest.approx(3 / 5)
     assert values[f"{prefix}/accuracy_on_incorrect"] == 1.0
+    # What the verdicts cost is measured: each has its tokens, <eos> included.
+    lengths = model.last_verifications.rollouts.response_lengths
+    assert model.last_rollout.judging_tokens is not None
+    assert torch.equal(model.last_rollout.judging_tokens, lengths)
+    assert values["val/sums/response/judging_tokens"] == pytest.approx(float(lengths.float().mean()))
     # The best of 4 by the verdict is +aa, and +e or +f.
     assert values["val/sums/best_of@4"] == 1.0
 
