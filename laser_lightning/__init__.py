@@ -13,7 +13,7 @@ from laser_lightning.moved import OldPlaces
 if TYPE_CHECKING:
     from laser_lightning.data import PromptDataModule
     from laser_lightning.inference.scorer import LaSeRScorer
-    from laser_lightning.metrics.votes import Candidates, VoteRule
+    from laser_lightning.metrics.votes import AdditiveRule, Candidates, VoteRule
     from laser_lightning.modules.laser import LaSeRModule
     from laser_lightning.modules.rise import RISEModule
     from laser_lightning.modules.supervised import SupervisedModule
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "AdditiveRule": "laser_lightning.metrics.votes",
     "LaSeRModule": "laser_lightning.modules.laser",
     "RISEModule": "laser_lightning.modules.rise",
     "SupervisedModule": "laser_lightning.modules.supervised",
@@ -82,6 +83,7 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "AdditiveRule",
     "AdvantageEstimator",
     "AdvantageMixing",
     "Advantages",
