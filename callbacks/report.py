@@ -116,7 +116,9 @@ class EvaluationReport(RunCallback):
             image = render(figure)
             imsave(self.directory / f"{stage}_{name}.png", image)
             publish_figure(trainer, f"figures/{stage}_{name}", image, result.step)
-        show(*tables(result), "", f"evaluation: {self.directory}")
+        decided = [(rule.name, rule.settled()) for rule in self._votes]
+        lines = [f"{name} votes by {rule.name}" for name, rule in decided if rule.name != name]
+        show(*tables(result), "", *lines, f"evaluation: {self.directory}")
 
 
 def tables(result: EvaluationResult) -> list[Table]:

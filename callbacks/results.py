@@ -92,7 +92,7 @@ def evaluation_result(
         votes: rules beside those that are always there.
     """
     means = {name: _Means.of(name, groups[name], votes) for name in values}
-    curves = {"pass": False} | {rule.name: rule.uses_scores for rule in (*FIXED_RULES, *votes)}
+    curves = {"pass": False} | {rule.name: rule.settled().uses_scores for rule in (*FIXED_RULES, *votes)}
     sets = {}
     for name, own in values.items():
         sizes = set(groups[name].sizes.tolist())

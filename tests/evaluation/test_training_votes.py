@@ -14,12 +14,15 @@ from torch import Tensor
 from laser_lightning.cli.command_line import main
 from laser_lightning.data.problem import Problem
 from laser_lightning.distributed.ranks import Ranks
+from laser_lightning.evaluation.evaluator import Evaluator
+from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.evaluation.training_votes import gather_groups
-from laser_lightning.metrics.votes import CalibratedVote
+from laser_lightning.metrics.votes import CalibratedVote, LogOddsVote
 from laser_lightning.metrics.votes.saved import load_rules
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.rollout import Rollout
-from laser_lightning.verifiers import Verification
+from laser_lightning.rollout import Sampling
+from laser_lightning.verifiers import ExactVerifier, Verification, VerifierPool
 
 
 class TwoRanks(Ranks):
@@ -78,6 +81,22 @@ def test_solutions_without_a_judgement_are_left_out() -> None:
     rollout = round_of([1, 2, 3])
     rollout.self_rewards[rollout.rows_of(torch.tensor([1]))] = torch.nan
     assert gather_groups(rollout, None, Ranks()).problem_ids.tolist() == [1, 3]
+
+
+def test_rules_that_learn_nothing_cost_nothing() -> None:
+    class Silent(Ranks):
+        def stack(self, values: Tensor) -> Tensor:
+            raise AssertionError("nothing is to be gathered")
+
+    with VerifierPool(ExactVerifier(), workers=0) as pool:
+        for votes in ([], [LogOddsVote()]):
+            evaluator = Evaluator(EvaluationSettings(votes=votes), Sampling(), seed=0)
+            evaluator.teach_votes(round_of([1, 2]), pool, Silent())
+        given = CalibratedVote()
+        evaluator = Evaluator(EvaluationSettings(votes=[given]), Sampling(), seed=0)
+        evaluator.teach_votes(round_of([1, 2]), pool, Ranks())
+        assert evaluator.votes[0].lacks is None
+        assert given.lacks is not None  # what is learned is the run's own
 
 
 VOTES = """
