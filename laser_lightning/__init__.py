@@ -13,7 +13,7 @@ from laser_lightning.moved import OldPlaces
 if TYPE_CHECKING:
     from laser_lightning.data import PromptDataModule
     from laser_lightning.inference.scorer import LaSeRScorer
-    from laser_lightning.metrics.votes import Candidates, VoteRule
+    from laser_lightning.metrics.votes import AdditiveRule, Candidates, VoteRule
     from laser_lightning.modules.laser import LaSeRModule
     from laser_lightning.modules.rise import RISEModule
     from laser_lightning.modules.supervised import SupervisedModule
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         GroupRelative,
         LeaveOneOut,
         SelfRewardMixing,
+        TrustWeightedMixing,
     )
     from laser_lightning.objective.context import StepContext
     from laser_lightning.objective.judging import JudgingSettings, KLHold, PolicyHold, SampledCrossEntropy
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "AdditiveRule": "laser_lightning.metrics.votes",
     "LaSeRModule": "laser_lightning.modules.laser",
     "RISEModule": "laser_lightning.modules.rise",
     "SupervisedModule": "laser_lightning.modules.supervised",
@@ -77,6 +79,7 @@ _EXPORTS = {
     "GroupRelative": "laser_lightning.objective.advantages",
     "LeaveOneOut": "laser_lightning.objective.advantages",
     "SelfRewardMixing": "laser_lightning.objective.advantages",
+    "TrustWeightedMixing": "laser_lightning.objective.advantages",
     "RewardShaper": "laser_lightning.objective.shaping",
     "OverlongPenalty": "laser_lightning.objective.shaping",
     "ImportanceCorrection": "laser_lightning.objective.losses",
@@ -95,6 +98,7 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "AdditiveRule",
     "AdvantageEstimator",
     "AdvantageMixing",
     "Advantages",
@@ -133,6 +137,7 @@ __all__ = [
     "SupervisedModule",
     "Supervision",
     "TruncatedImportance",
+    "TrustWeightedMixing",
     "TwoTokenSelfReward",
     "VerifierTarget",
     "VoteRule",

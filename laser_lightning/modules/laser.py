@@ -226,6 +226,7 @@ class LaSeRModule(EvaluationHooks):
         judged = {} if self.judging is None else self.judging.replay(step.sampled, phase)
         self.objective_parts.learn(step.trained, context)
         teach_curriculum(self.data, step, advantages.values, self.trainer.global_step, self.ranks)
+        self.evaluator.teach_votes(step.sampled, self.verifier_pool, self.ranks)
         rewards = count_rewards(step.sampled, self.verifier, self.ranks)
         self._log_step({**self.step_values(log, step, phase, advantages), **rewards.values(), **judged})
         if failing := self._failing.count(rewards, self.verifier_pool.last_errors):
