@@ -76,6 +76,7 @@ class LaSeRModule(EvaluationHooks):
 
     Attributes:
         objective_parts: the parts of the objective by their keys, which may remember something between steps.
+        judging: takes the judging updates of ``update.judging``.
         judges_by_score: whether the score behind ``<eos>`` is the model's judgement; exports then carry its settings.
         sampler: draws and judges solutions, from ``configure_model`` on.
         last_rollout: what the latest training step or evaluation batch sampled, with its judgements; None before it.
