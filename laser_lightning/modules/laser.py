@@ -76,6 +76,7 @@ class LaSeRModule(EvaluationHooks):
 
     Attributes:
         objective_parts: the parts of the objective by their keys, which may remember something between steps.
+        judging: takes the judging updates of ``update.judging``.
         judges_by_score: whether the score behind ``<eos>`` is the model's judgement; exports then carry its settings.
         sampler: draws and judges solutions, from ``configure_model`` on.
         last_rollout: what the latest training step or evaluation batch sampled, with its judgements; None before it.
@@ -130,7 +131,7 @@ class LaSeRModule(EvaluationHooks):
         self.reference: FrozenPolicy | AdaptersOff | None = None
         self.teacher: FrozenPolicy | None = None
         self.last_rollout: Rollout | None = None
-        self.judging = None if update.judging is None else Judging(update.judging, self)
+        self.judging = Judging(update.judging, self)
         self._failing = FailingRewards(verification.max_failing_steps)
         self._warnings = StepWarnings(sampling.max_response_tokens, self_reward.token)
 
@@ -223,7 +224,7 @@ class LaSeRModule(EvaluationHooks):
             with self.parts("update"):
                 targets = self.targets(step.trained, rows, advantages, phase, context)
                 self.update_policy(step.trained.rollouts, rows, targets, log)
-        judged = {} if self.judging is None else self.judging.replay(step.sampled, phase)
+        judged = self.judging.replay(step.sampled, phase)
         self.objective_parts.learn(step.trained, context)
         teach_curriculum(self.data, step, advantages.values, self.trainer.global_step, self.ranks)
         self.evaluator.teach_votes(step.sampled, self.verifier_pool, self.ranks)
@@ -381,15 +382,13 @@ class LaSeRModule(EvaluationHooks):
         """Add what the parts of the objective remember, and the solutions to replay."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["laser_objective_parts"] = self.objective_parts.state_dict()
-        if self.judging is not None:
-            checkpoint["laser_judging"] = self.judging.saved()
+        self.judging.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the parts of the objective go on from what they remember."""
         super().on_load_checkpoint(checkpoint)
         self.objective_parts.load_state_dict(checkpoint.get("laser_objective_parts", {}))
-        if self.judging is not None:
-            self.judging.load(checkpoint.get("laser_judging"))
+        self.judging.load(checkpoint)
 
     def fingerprint(self) -> dict[str, object]:
         """The model's, and the tokens that carry its judgement."""
