@@ -1,6 +1,5 @@
-"""Vote rules on two processes: they learn, and save, what one process does, and resume bit for bit."""
+"""Vote rules on two processes: they learn, and save, what one process does."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,24 +32,15 @@ def votes(run: Path) -> dict[str, Any]:
     return dict(torch.load(run / "checkpoints/step=3.ckpt", weights_only=True)["laser_votes"])
 
 
-def test_two_processes_learn_as_one_does(
-    command: Callable[..., str], experiment: Path, difference: Callable[[Path, Path], list[str]]
-) -> None:
+def test_two_processes_learn_as_one_does(command: Callable[..., str], experiment: Path) -> None:
     (experiment / "overlay.yaml").write_text(OVERLAY)
-    overlays = ["--config", "run.yaml", "--config", "overlay.yaml"]
-    command(experiment, "fit", *overlays, "--config", "single.yaml", "--run_dir", "one", processes=1)
-    fit = ["fit", "--config", "strategy/ddp", *overlays]
-    command(experiment, *fit, "--run_dir", "two")
+    fit = ["fit", "--config", "run.yaml", "--config", "overlay.yaml", "--config", "single.yaml"]
+    command(experiment, *fit, "--run_dir", "one", processes=1)
+    command(experiment, *fit, "--config", "strategy/ddp", "--trainer.devices", "2", "--run_dir", "two")
     one, two = votes(experiment / "one"), votes(experiment / "two")
     assert [len(state["rounds"]) for state in two.values()] == [3, 2]
-    # Of the first round all but the rounding of scores is the same; later ones are of weights that differ by rounding.
+    # Scores of later rounds are of weights that differ by rounding; nothing else does.
     torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
     compared = two["best_rule"]["rounds"][0]
     assert (compared["problem_ids"] % 2 == 1).all()
     assert len(compared["problem_ids"]) > 1
-
-    shutil.copytree(experiment / "two", experiment / "again", ignore=shutil.ignore_patterns("step=3.ckpt", "*.csv"))
-    command(experiment, *fit, "--run_dir", "again", "--ckpt_path", "again/checkpoints/step=2.ckpt")
-    last = "checkpoints/step=3.ckpt"
-    assert difference(experiment / "two" / last, experiment / "again" / last) == []
-    assert str(votes(experiment / "again")) == str(two)
