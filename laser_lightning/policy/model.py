@@ -21,6 +21,7 @@ from laser_lightning.policy.loading import (
 )
 from laser_lightning.policy.logprobs import reward_token_log_probs, token_statistics
 from laser_lightning.policy.lora import adapters_off, add_adapters
+from laser_lightning.policy.structure import decoder_of, position_limit, refuse_long_rows
 from laser_lightning.records.batching import MicroBatch, Rollouts, length_mask, micro_batches
 
 __all__ = [
@@ -39,6 +40,9 @@ __all__ = [
 LOGITS_AT_ONCE = 2**26
 """Logits that the update holds at a time: 256 MiB in float32."""
 
+
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""Names under which configs hold the soft cap of their logits."""
 
 _PAD_INSTEAD = "set policy.packing to never."
 
@@ -167,7 +171,12 @@ class Policy(nn.Module):
     @property
     def positions(self) -> int | None:
         """Tokens that prompt and response may have together; None for models without a limit."""
-        return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
+        return position_limit(self.lm.config.get_text_config())
+
+    @property
+    def decoder(self) -> PreTrainedModel:
+        """The model without its head."""
+        return decoder_of(self.lm)
 
     @property
     def hidden_size(self) -> int:
@@ -198,7 +207,7 @@ class Policy(nn.Module):
         return self._decode(input_ids, None)
 
     def _run_decoder(self, input_ids: Tensor, positions: Tensor | None) -> Tensor:
-        return self.lm.get_decoder()(input_ids=input_ids, position_ids=positions, use_cache=False).last_hidden_state
+        return self.decoder(input_ids=input_ids, position_ids=positions, use_cache=False).last_hidden_state
 
     def flat_hidden_states(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Last hidden states of right-padded sequences, packed without their padding where ``packs`` says so.
@@ -210,6 +219,7 @@ class Policy(nn.Module):
         Returns:
             [T, D] hidden states, and [B] places in them where the sequences begin.
         """
+        refuse_long_rows(self.lm.config.get_text_config(), input_ids.shape[1])
         if not self.packs:
             hidden = self.hidden_states(input_ids)
             return hidden.flatten(0, 1), torch.arange(len(hidden), device=hidden.device) * hidden.shape[1]
@@ -229,8 +239,11 @@ class Policy(nn.Module):
             logits = logits * scale
         if scaling := getattr(config, "logits_scaling", None):
             logits = logits / scaling
-        if cap := getattr(config, "final_logit_softcapping", None):
-            logits = torch.tanh(logits / cap) * cap
+        if width := getattr(config, "logits_mup_width_multiplier", None):  # of the hidden states, before the head
+            logits = logits / width
+        for name in _CAPS:
+            if cap := getattr(config, name, None):
+                logits = torch.tanh(logits / cap) * cap
         return logits.float()
 
     @torch.no_grad()
