@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from laser_lightning.errors import UserError
+from laser_lightning.policy.image_text import freeze_other_parts
 from laser_lightning.policy.loading import (
     EMBEDDED,
     PolicySettings,
@@ -89,6 +90,7 @@ class Policy(nn.Module):
         self.lm: PreTrainedModel = load_weights(settings)
         if settings.lora is not None:
             add_adapters(self.lm, settings.lora)
+        freeze_other_parts(self.lm)
         self.lm.train()  # from_pretrained leaves evaluation mode on
         if settings.gradient_checkpointing:
             recompute_activations(self.lm)

@@ -95,7 +95,8 @@ def refuse_lookahead(lm: PreTrainedModel, hidden_states: Callable[[Tensor], Tens
         hidden_states: maps token ids [B, L] to [B, L, D].
 
     Raises:
-        UserError: if places of a sequence see those behind them, or the model's config says that they do.
+        UserError: if places of a sequence see those behind them, or the model's config says that they do; or if it has
+            no hidden states of text alone.
     """
     config = lm.config.get_text_config()
     remedy = "take a causal language model"
@@ -108,7 +109,13 @@ def refuse_lookahead(lm: PreTrainedModel, hidden_states: Callable[[Tensor], Tens
         probe = torch.arange(6, device=lm.device)[None] % config.vocab_size
         other = probe.clone()
         other[0, -1] = (other[0, -1] + 1) % config.vocab_size
-        first, second = (hidden_states(ids)[0, :-1].float() for ids in (probe, other))
+        try:
+            first, second = (hidden_states(ids)[0, :-1].float() for ids in (probe, other))
+        except Exception as error:  # of whatever the model's own code makes of text alone
+            raise UserError(
+                f"{type(lm).__name__} cannot be run on the tokens of a text alone ({type(error).__name__}: {error}): "
+                "take another model."
+            ) from error
         looks = float((first - second).norm() / first.norm()) > torch.finfo(lm.dtype).eps ** 0.5  # half of the digits
     if looks:
         raise UserError(
