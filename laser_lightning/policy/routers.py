@@ -31,6 +31,8 @@ def router_balance(
     Returns:
         [B] float32, with gradient; 0 for a solution without tokens.
     """
+    if not logits:
+        raise UserError("update.router_aux_loss is set, and no layer of the model has experts: leave it out.")
     tokens = torch.bincount(solutions, minlength=count).clamp(min=1)[:, None]
     losses = []
     for layer in logits:
