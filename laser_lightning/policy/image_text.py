@@ -38,7 +38,8 @@ def freeze_other_parts(lm: PreTrainedModel) -> None:
     """
     if lm.config.get_text_config() is lm.config:
         return
-    used = {id(parameter) for part in (decoder_of(lm), lm.get_output_embeddings()) for parameter in part.parameters()}
+    parts = [part for part in (decoder_of(lm), lm.get_output_embeddings()) if part is not None]
+    used = {id(parameter) for part in parts for parameter in part.parameters()}
     frozen: Counter[str] = Counter()
     for name, parameter in lm.named_parameters():
         if id(parameter) not in used:

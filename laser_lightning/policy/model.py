@@ -58,7 +58,7 @@ class PolicyOutputs(NamedTuple):
         reward_token_log_probs: [B, K] float32, of the K tokens asked for behind each response, at temperature 1.
         hidden: [B, D] last hidden state at each response's last token.
         router_balance: [B] float32, how evenly the experts are used by each response's trained tokens
-            (``router_balance``); None where not asked for.
+            (``router_balance``); 0 where not asked for.
     """
 
     log_probs: Tensor
@@ -156,7 +156,7 @@ class Policy(nn.Module):
             empty.masked_scatter(mask, statistics.entropy[:tokens]),
             statistics.log_probs[tokens:].view(-1, read),
             states[tokens::read],
-            self._router_balance(batch, starts, logits) if routers else None,
+            self._router_balance(batch, starts, logits) if routers else empty.new_zeros(len(ends)),
         )
 
     def _router_balance(self, batch: MicroBatch, starts: Tensor, logits: tuple[Tensor, ...]) -> Tensor:

@@ -25,7 +25,7 @@ from transformers import (
 
 from laser_lightning.errors import UserError
 from laser_lightning.policy.model import Policy
-from laser_lightning.records.batching import Rollouts
+from laser_lightning.records.batching import Rollouts, micro_batches
 from laser_lightning.rollout import Sampling, TransformersEngine
 from laser_lightning.rollout.transformers import whole_passes
 from laser_lightning.rollout.transformers.whole_passes import cache_obstacle
@@ -110,6 +110,12 @@ def test_models_without_a_cache_that_is_right(
     with pytest.warns(UserWarning, match="Decoding without a cache, since .*: every token costs a pass over its whole"):
         rollouts = generate(policy, max_batch_size=most_rows)
     check(policy, rollouts, plain_pass)
+    policy.lm.train()  # and the pass of the update, right-padded, says the same
+    with torch.no_grad():
+        for batch in micro_batches(rollouts, torch.arange(len(rollouts)), 60, policy.pad_token_id):
+            own = rollouts.sampling_log_probs[batch.rows, : batch.response_mask.shape[1]]
+            again = policy(batch, (Z,)).log_probs
+            torch.testing.assert_close(again, own.where(batch.response_mask, 0.0), rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("places", [1, 3 * 12, 16_384])
