@@ -24,6 +24,7 @@ from laser_lightning.objective.losses import ClippedPolicyLoss, PolicyLoss, solu
 from laser_lightning.objective.objective import Objective
 from laser_lightning.objective.part import ObjectiveParts
 from laser_lightning.objective.phases import Phase, Phases
+from laser_lightning.objective.router import check_routers
 from laser_lightning.objective.self_reward.head import SelfRewardHead
 from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision
 from laser_lightning.objective.sentences import sentence_ends
@@ -156,6 +157,7 @@ class LaSeRModule(EvaluationHooks):
     def configure_model(self) -> None:
         """Load the policy, and the reference where the objective needs one."""
         super().configure_model()
+        check_routers(self.policy.lm, self.objective.needs_routers, self.update.router_aux_loss)
         self.self_reward.bind(self.tokenizer, self.policy.eos_token_ids)
         self.self_reward.check_vocabulary(self.policy.lm.config.get_text_config().vocab_size)
         # A constant reference and no KL term: no reference model is loaded, and none is run.
@@ -318,7 +320,7 @@ class LaSeRModule(EvaluationHooks):
         norm = self.apply_gradients(sums.terms.loss)
         if norm is not None:
             self.engine.weights_changed()
-            log.add_update(sums, norm, [term.name for term in self.update.terms])
+            log.add_update(sums, norm, [term.name for term in self.update.all_terms])
 
     def aligned_batches(self, rollouts: Rollouts, rows: Tensor) -> list[tuple[MicroBatch, float]]:
         """Micro-batches of some solutions with their weights, the same number on all ranks, which meet in every pass.
@@ -352,7 +354,8 @@ class LaSeRModule(EvaluationHooks):
 
     def forward(self, batch: MicroBatch) -> PolicyOutputs:
         """The one differentiable pass: log-probs of a micro-batch's responses, and what is read behind each."""
-        return self.policy(batch, self.self_reward.token_ids, self.sampling.temperature, self.objective.needs_entropy)
+        asked = self.objective.needs_entropy, self.objective.needs_routers
+        return self.policy(batch, self.self_reward.token_ids, self.sampling.temperature, *asked)
 
     # ----------------------------------------------------------------- logging
 

@@ -30,6 +30,7 @@ from laser_lightning.modules.optimization import (
 from laser_lightning.old_settings import renewed_arguments
 from laser_lightning.policy.loading import mend_generation_config, refuse_quantised
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy, PolicySettings, load_tokenizer
+from laser_lightning.policy.structure import refuse_lookahead
 from laser_lightning.runs.checkpoints import read_checkpoint
 from laser_lightning.runs.interruption import Interruption
 from laser_lightning.runs.random_state import random_state, restore_random_state
@@ -79,6 +80,7 @@ class TrainingModule(Part, lightning.LightningModule):
             refuse_quantised(self.policy.lm, self.policy_settings.path)
             mend_generation_config(self.policy.lm, self.policy_settings.path)
             with self.gathered_weights(self.policy):
+                refuse_lookahead(self.policy.lm, self.policy.hidden_states)
                 self.policy.check_head()
         data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
         if isinstance(data, PromptDataModule):

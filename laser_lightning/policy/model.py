@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from laser_lightning.errors import UserError
+from laser_lightning.policy.image_text import freeze_other_parts
 from laser_lightning.policy.loading import (
     EMBEDDED,
     PolicySettings,
@@ -21,6 +22,8 @@ from laser_lightning.policy.loading import (
 )
 from laser_lightning.policy.logprobs import reward_token_log_probs, token_statistics
 from laser_lightning.policy.lora import adapters_off, add_adapters
+from laser_lightning.policy.routers import experts_per_token, router_balance
+from laser_lightning.policy.structure import decoder_of, position_limit, refuse_long_rows
 from laser_lightning.records.batching import MicroBatch, Rollouts, length_mask, micro_batches
 
 __all__ = [
@@ -40,6 +43,9 @@ LOGITS_AT_ONCE = 2**26
 """Logits that the update holds at a time: 256 MiB in float32."""
 
 
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""Names under which configs hold the soft cap of their logits."""
+
 _PAD_INSTEAD = "set policy.packing to never."
 
 
@@ -51,12 +57,15 @@ class PolicyOutputs(NamedTuple):
         entropy: [B, R] float32, of the tempered distributions (nats); 0 where not asked for.
         reward_token_log_probs: [B, K] float32, of the K tokens asked for behind each response, at temperature 1.
         hidden: [B, D] last hidden state at each response's last token.
+        router_balance: [B] float32, how evenly the experts are used by each response's trained tokens
+            (``router_balance``); 0 where not asked for.
     """
 
     log_probs: Tensor
     entropy: Tensor
     reward_token_log_probs: Tensor
     hidden: Tensor | None = None
+    router_balance: Tensor | None = None
 
 
 class Policy(nn.Module):
@@ -85,6 +94,7 @@ class Policy(nn.Module):
         self.lm: PreTrainedModel = load_weights(settings)
         if settings.lora is not None:
             add_adapters(self.lm, settings.lora)
+        freeze_other_parts(self.lm)
         self.lm.train()  # from_pretrained leaves evaluation mode on
         if settings.gradient_checkpointing:
             recompute_activations(self.lm)
@@ -106,7 +116,12 @@ class Policy(nn.Module):
         return self.lm.device
 
     def forward(
-        self, batch: MicroBatch, reward_token_ids: Sequence[int], temperature: float = 1.0, entropy: bool = False
+        self,
+        batch: MicroBatch,
+        reward_token_ids: Sequence[int],
+        temperature: float = 1.0,
+        entropy: bool = False,
+        routers: bool = False,
     ) -> PolicyOutputs:
         """Log-probs of the response tokens and of the reward tokens, from one pass.
 
@@ -115,9 +130,10 @@ class Policy(nn.Module):
             reward_token_ids: ids of the K tokens to read behind each response.
             temperature: the one that the responses were sampled at.
             entropy: compute entropies too.
+            routers: compute how evenly a mixture of experts spreads the tokens too.
         """
         lengths = batch.prompt_lengths + batch.response_lengths
-        hidden, starts = self.flat_hidden_states(batch.input_ids, lengths)
+        hidden, starts, logits = self._flat_pass(batch.input_ids, lengths, routers)
         mask = batch.response_mask
         rows, places = mask.nonzero(as_tuple=True)
         places = batch.prompt_lengths[rows] + places
@@ -140,7 +156,13 @@ class Policy(nn.Module):
             empty.masked_scatter(mask, statistics.entropy[:tokens]),
             statistics.log_probs[tokens:].view(-1, read),
             states[tokens::read],
+            self._router_balance(batch, starts, logits) if routers else empty.new_zeros(len(ends)),
         )
+
+    def _router_balance(self, batch: MicroBatch, starts: Tensor, logits: tuple[Tensor, ...]) -> Tensor:
+        solutions, places = batch.loss_mask.nonzero(as_tuple=True)
+        flat = starts[solutions] + batch.prompt_lengths[solutions] + places
+        return router_balance(logits, flat, solutions, len(starts), experts_per_token(self.lm))
 
     def hidden_at_end(self, batch: MicroBatch) -> Tensor:
         """[B, D] last hidden states at each response's last token."""
@@ -167,7 +189,12 @@ class Policy(nn.Module):
     @property
     def positions(self) -> int | None:
         """Tokens that prompt and response may have together; None for models without a limit."""
-        return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
+        return position_limit(self.lm.config.get_text_config())
+
+    @property
+    def decoder(self) -> PreTrainedModel:
+        """The model without its head."""
+        return decoder_of(self.lm)
 
     @property
     def hidden_size(self) -> int:
@@ -195,10 +222,15 @@ class Policy(nn.Module):
         Returns:
             [B, L, D]; rows' places behind their last token hold no meaning.
         """
-        return self._decode(input_ids, None)
+        return self._decode(input_ids, None)[0]
 
-    def _run_decoder(self, input_ids: Tensor, positions: Tensor | None) -> Tensor:
-        return self.lm.get_decoder()(input_ids=input_ids, position_ids=positions, use_cache=False).last_hidden_state
+    def _run_decoder(
+        self, input_ids: Tensor, positions: Tensor | None, routers: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Hidden states, and the logits of each layer's router where asked for."""
+        asked = {"output_router_logits": True} if routers else {}
+        output = self.decoder(input_ids=input_ids, position_ids=positions, use_cache=False, **asked)
+        return output.last_hidden_state, tuple(output.router_logits) if routers else ()
 
     def flat_hidden_states(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Last hidden states of right-padded sequences, packed without their padding where ``packs`` says so.
@@ -210,14 +242,22 @@ class Policy(nn.Module):
         Returns:
             [T, D] hidden states, and [B] places in them where the sequences begin.
         """
+        hidden, starts, _ = self._flat_pass(input_ids, lengths)
+        return hidden, starts
+
+    def _flat_pass(
+        self, input_ids: Tensor, lengths: Tensor, routers: bool = False
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        refuse_long_rows(self.lm.config.get_text_config(), input_ids.shape[1])
         if not self.packs:
-            hidden = self.hidden_states(input_ids)
-            return hidden.flatten(0, 1), torch.arange(len(hidden), device=hidden.device) * hidden.shape[1]
+            hidden, logits = self._decode(input_ids, None, routers)
+            starts = torch.arange(len(hidden), device=hidden.device) * hidden.shape[1]
+            return hidden.flatten(0, 1), starts, logits
         mask = length_mask(lengths, input_ids.shape[1])
         positions = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
         # Where positions begin anew, transformers keeps attention from looking across.
-        hidden = self._decode(input_ids[mask][None], positions[mask][None])
-        return hidden[0], lengths.cumsum(0) - lengths
+        hidden, logits = self._decode(input_ids[mask][None], positions[mask][None], routers)
+        return hidden[0], lengths.cumsum(0) - lengths, logits
 
     def head(self, hidden: Tensor) -> Tensor:
         """Float32 logits [..., V] of hidden states [..., D], as the model's own forward computes them."""
@@ -229,8 +269,11 @@ class Policy(nn.Module):
             logits = logits * scale
         if scaling := getattr(config, "logits_scaling", None):
             logits = logits / scaling
-        if cap := getattr(config, "final_logit_softcapping", None):
-            logits = torch.tanh(logits / cap) * cap
+        if width := getattr(config, "logits_mup_width_multiplier", None):  # of the hidden states, before the head
+            logits = logits / width
+        for name in _CAPS:
+            if cap := getattr(config, name, None):
+                logits = torch.tanh(logits / cap) * cap
         return logits.float()
 
     @torch.no_grad()

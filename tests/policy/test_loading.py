@@ -8,19 +8,16 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 from transformers import (
+    Florence2Config,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
     GenerationConfig,
     JetMoeConfig,
     LlamaConfig,
-    Mistral3Config,
-    MistralConfig,
     MixtralConfig,
     PhimoeConfig,
-    PixtralVisionConfig,
     PretrainedConfig,
-    Qwen2_5_VLConfig,
     T5Config,
 )
 
@@ -92,14 +89,9 @@ TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 
 
 def other_kinds(tiny_config: TinyConfig) -> dict[str, PretrainedConfig]:
-    """Configs of models that are no causal language models."""
-    vision = PixtralVisionConfig(**TOWER, image_size=28, patch_size=14, head_dim=16)
+    """Configs of models without a causal decoder of their own."""
     return {
-        "mistral3": Mistral3Config(text_config=tiny_config(MistralConfig), vision_config=vision),
-        "qwen2_5_vl": Qwen2_5_VLConfig(
-            text_config=TOWER | {"vocab_size": 100, "num_key_value_heads": 1},
-            vision_config={"depth": 2, "hidden_size": 32, "num_heads": 2, "out_hidden_size": 32},
-        ),
+        "florence2": Florence2Config(),
         "t5": T5Config(vocab_size=100, d_model=32, d_ff=64, num_layers=2, num_heads=2, d_kv=16),
     }
 
@@ -107,8 +99,7 @@ def other_kinds(tiny_config: TinyConfig) -> dict[str, PretrainedConfig]:
 @pytest.mark.parametrize(
     ("kind", "what"),
     [
-        ("mistral3", "an image-text model"),
-        ("qwen2_5_vl", "an image-text model"),
+        ("florence2", "an image-text model"),
         ("t5", "no causal language model"),
     ],
 )
