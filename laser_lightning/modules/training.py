@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
 import lightning
 import torch
 from lightning.pytorch.strategies import Strategy
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
@@ -73,12 +72,21 @@ class TrainingModule(Part, lightning.LightningModule):
         self.parts.strategy = self.training_strategy
         if self.policy_settings.compile and self.training_strategy.shards_weights:
             raise UserError("policy.compile does not work under ZeRO-3, which gathers weights layer by layer.")
+        lora = self.policy_settings.lora
+        if lora is not None and lora.experts and self.training_strategy.shards_weights:
+            raise UserError(
+                "policy.lora.experts does not work under ZeRO-3, which gathers weights layer by layer: overlay "
+                "strategy/zero2, or set it to false."
+            )
         if not hasattr(self, "policy"):
             self.policy = Policy(self.policy_settings, self.tokenizer)
             refuse_quantised(self.policy.lm, self.policy_settings.path)
             mend_generation_config(self.policy.lm, self.policy_settings.path)
             with self.gathered_weights(self.policy):
+                self.policy.check_adapters()
                 self.policy.check_head()
+            if self.policy.adapters is not None:
+                rank_zero_info(str(self.policy.adapters))
         data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
         if isinstance(data, PromptDataModule):
             self.check_vocabulary(data)
@@ -314,7 +322,7 @@ class TrainingModule(Part, lightning.LightningModule):
             "vocabulary_size": config.vocab_size,
             "hidden_size": config.hidden_size,
             "number_of_layers": config.num_hidden_layers,
-            "lora": None if self.policy_settings.lora is None else asdict(self.policy_settings.lora),
+            "lora": None if self.policy_settings.lora is None else self.policy_settings.lora.fingerprint(),
         }
 
 
