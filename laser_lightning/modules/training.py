@@ -26,6 +26,7 @@ from laser_lightning.modules.optimization import (
     embedding_parameters,
 )
 from laser_lightning.old_settings import renewed_arguments
+from laser_lightning.policy.exports import check_exports
 from laser_lightning.policy.loading import mend_generation_config, refuse_quantised
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy, PolicySettings, load_tokenizer
 from laser_lightning.runs.checkpoints import read_checkpoint
@@ -128,7 +129,8 @@ class TrainingModule(Part, lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_fit_start(self) -> None:
-        """Create this rank's generator, on the policy's device."""
+        """Try the exports that come after training, and create this rank's generator, on the policy's device."""
+        check_exports(self.policy, self.tokenizer)
         self.generator = torch.Generator(self.device).manual_seed(self.seed * 100_003 + self.global_rank)
 
     def on_train_start(self) -> None:
@@ -275,6 +277,12 @@ class TrainingModule(Part, lightning.LightningModule):
             missing = sorted(self.saved_weights(self.state_dict()).keys() - checkpoint["state_dict"].keys())
             if missing:
                 raise UserError(f"The checkpoint lacks {len(missing)} of the model's tensors, such as {missing[0]}.")
+            unknown = sorted(k for k in checkpoint["state_dict"].keys() - self.state_dict().keys() if ".lora_" in k)
+            if unknown:
+                raise UserError(
+                    f"The checkpoint has {len(unknown)} tensors of adapters that the model has no place for, such as "
+                    f"{unknown[0]}: name the layers of its run in policy.lora.target_modules."
+                )
         self._restored_random_states = checkpoint["laser_random_states"] or None
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -104,7 +105,7 @@ def add_adapters(lm: PreTrainedModel, settings: LoRASettings) -> AdapterTargets:
     holder.lm = lm
     inject_adapter_in_model(config, holder, ADAPTER)
     config.target_modules, config.target_parameters = list(targets.layers), list(targets.experts) or None
-    lm.peft_config = {ADAPTER: config}
+    vars(lm)["peft_config"] = {ADAPTER: config}
     for parameter in lm.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -216,6 +217,20 @@ def _is_adapter(name: str) -> bool:
     return name.endswith((f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight"))
 
 
+def adapter_weights(lm: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the adapters, under peft's names in a file.
+
+    Args:
+        lm: the model with its adapters.
+        state: its whole weights, under the names of its state dict.
+    """
+    return {
+        f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": value
+        for name, value in state.items()
+        if _is_adapter(name)
+    }
+
+
 def save_adapter(lm: PreTrainedModel, state: Mapping[str, Tensor], directory: Path) -> None:
     """Write the adapters in peft's form: ``adapter_config.json`` and ``adapter_model.safetensors``.
 
@@ -226,24 +241,23 @@ def save_adapter(lm: PreTrainedModel, state: Mapping[str, Tensor], directory: Pa
     """
     from safetensors.torch import save_file
 
-    config = _portable(lm)
-    base = str(lm.name_or_path)
-    config.base_model_name_or_path = str(Path(base).resolve()) if Path(base).is_dir() else base
-    config.inference_mode = True
-    config.save_pretrained(directory)
-    weights = {
-        f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": value.detach().cpu().contiguous()
-        for name, value in state.items()
-        if _is_adapter(name)
-    }
+    adapter_config(lm).save_pretrained(directory)
+    weights = {name: value.detach().cpu().contiguous() for name, value in adapter_weights(lm, state).items()}
     save_file(weights, directory / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def _portable(lm: PreTrainedModel) -> Any:
-    """The adapters' config, by which peft finds the same weights again in a model without adapters."""
+def adapter_config(lm: PreTrainedModel) -> Any:
+    """The adapters' config, by which peft finds the same weights again in the model that was loaded.
+
+    Args:
+        lm: the model with its adapters.
+    """
     from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 
     config: Any = copy.copy(lm.peft_config[ADAPTER])
+    base = str(lm.name_or_path)
+    config.base_model_name_or_path = str(Path(base).resolve()) if Path(base).is_dir() else base
+    config.inference_mode = True
     layers, parameters = config.target_modules, list(config.target_parameters or [])
 
     def is_taken_for_experts(layer: str) -> bool:
@@ -286,7 +300,7 @@ def merge_adapter(lm: PreTrainedModel, directory: Path) -> PreTrainedModel:
         The plain model.
 
     Raises:
-        UserError: if peft is missing.
+        UserError: if peft is missing, or does not find the adapters' weights in the file.
     """
     try:
         from peft import PeftModel
@@ -294,4 +308,9 @@ def merge_adapter(lm: PreTrainedModel, directory: Path) -> PreTrainedModel:
         raise UserError(
             f"{directory} holds a LoRA adapter, which needs peft: pip install 'laser-lightning[lora]'."
         ) from error
-    return PeftModel.from_pretrained(lm, directory).merge_and_unload()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Found missing adapter keys")  # they would stay without effect
+        try:
+            return PeftModel.from_pretrained(lm, directory).merge_and_unload()
+        except UserWarning as warning:
+            raise UserError(f"The adapter in {directory} is not one of its base model: {warning}") from warning

@@ -17,7 +17,9 @@ _LINEAR = (nn.Linear, Conv1D)
 _HEAD = "that make the logits"
 _OF_ITS_OWN = "which compute more than a linear layer"
 _SHARED = "whose weight other layers share"
-_READ_PAST = "whose weight fused kernels read past the layer"
+_READ_PAST = "whose weight is read past the layer"
+_CHOOSES = "which choose tokens, without a gradient"
+_NO_TEXT = "which no text goes through"
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def _check_name(lm: PreTrainedModel, target: str, reasons: dict[str, str | None]
 def _linear_layers(lm: PreTrainedModel) -> dict[str, str | None]:
     """The names of all linear layers, and why one can have no adapter; None where it can."""
     modules = dict(lm.named_modules())
+    decoder = {id(module) for module in lm.get_decoder().modules()}
     holders = Counter(id(parameter) for _, parameter in lm.named_parameters(remove_duplicate=False))
     reasons: dict[str, str | None] = {}
     for name, module in modules.items():
@@ -121,6 +124,10 @@ def _linear_layers(lm: PreTrainedModel) -> dict[str, str | None]:
             reasons[name] = _OF_ITS_OWN
         elif holders[id(module.weight)] > 1:
             reasons[name] = _SHARED  # adapters of their own would make them differ: a checkpoint holds one weight
+        elif id(module) not in decoder:
+            reasons[name] = _NO_TEXT
+        elif "indexer" in type(modules[_parent(name)]).__name__.lower():
+            reasons[name] = _CHOOSES
         elif _is_read_past(modules[_parent(name)], _leaf(name)):
             reasons[name] = _READ_PAST
         else:
@@ -128,21 +135,23 @@ def _linear_layers(lm: PreTrainedModel) -> dict[str, str | None]:
     return reasons
 
 
-def _is_read_past(mixer: nn.Module, child: str) -> bool:
-    """Whether the code of a state-space layer takes a child's weight for itself, on some path, as kernels on GPUs do."""
-    if not any(isinstance(module, nn.Conv1d) for module in mixer.children()):
+def _is_read_past(parent: nn.Module, child: str) -> bool:
+    """Whether the code of a layer takes a child's weight for itself: never calls it, or not on every path.
+
+    The kernels of state-space layers do so on GPUs; without these the child is called, and nothing would be noticed.
+    """
+    source = "".join(_source(kind) for kind in type(parent).__mro__ if kind not in (nn.Module, object))
+    if not re.search(rf"\.{child}\.weight\b(?!\.(device|dtype|shape))", source):
         return False
-    read = re.compile(rf"\.{child}\.weight\b(?!\.(device|dtype|shape))")
-    for kind in type(mixer).__mro__:
-        if kind is nn.Module:
-            return False
-        try:
-            source = inspect.getsource(kind)
-        except (OSError, TypeError):  # made in an interpreter
-            continue
-        if read.search(source):
-            return True
-    return False
+    is_mixer = any(isinstance(module, nn.Conv1d) for module in parent.children())
+    return is_mixer or not re.search(rf"\.{child}\(", source)
+
+
+def _source(kind: type) -> str:
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):  # made in an interpreter
+        return ""
 
 
 def _fused_experts(lm: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
