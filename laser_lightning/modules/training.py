@@ -28,7 +28,8 @@ from laser_lightning.modules.optimization import (
 from laser_lightning.old_settings import renewed_arguments
 from laser_lightning.policy.exports import check_exports
 from laser_lightning.policy.loading import mend_generation_config, refuse_quantised
-from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy, PolicySettings, load_tokenizer
+from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy, PolicySettings, load_tokenizer, model_path
+from laser_lightning.policy.quantised import refuse_quantised_checkpoint
 from laser_lightning.runs.checkpoints import read_checkpoint
 from laser_lightning.runs.interruption import Interruption
 from laser_lightning.runs.random_state import random_state, restore_random_state
@@ -80,6 +81,8 @@ class TrainingModule(Part, lightning.LightningModule):
                 "strategy/zero2, or set it to false."
             )
         if not hasattr(self, "policy"):
+            chosen = self.policy_settings
+            refuse_quantised_checkpoint(chosen.path, model_path(chosen.path), chosen.trust_remote_code)
             self.policy = Policy(self.policy_settings, self.tokenizer)
             refuse_quantised(self.policy.lm, self.policy_settings.path)
             mend_generation_config(self.policy.lm, self.policy_settings.path)

@@ -16,7 +16,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils import logging
 
 from laser_lightning.errors import UserError
-from laser_lightning.policy.lora import adapter_config, adapter_weights, merged_weights
+from laser_lightning.policy.lora import ADAPTER, adapter_config, adapter_weights, merged_weights
 from laser_lightning.policy.model import Policy
 
 ADAPTER_EXPORT = "adapter export"
@@ -106,24 +106,27 @@ def _save_and_load(
         ("unexpected_keys", "would have, unknown to the model,"),
         ("mismatched_keys", "would have in another shape"),
     ):
-        if names := sorted(str(name) for name in found[key]):
+        if names := sorted(name if isinstance(name, str) else name[0] for name in found[key]):
             raise ValueError(f"it {what} {len(names)} tensors, such as {names[0]}")
     return plain
 
 
 def _load_adapter(lm: PreTrainedModel, state: dict[str, Tensor], plain: PreTrainedModel) -> None:
     """Find out whether peft finds the adapters again in the loaded model."""
-    from peft import get_peft_model, get_peft_model_state_dict
+    from peft import inject_adapter_in_model
     from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 
-    written = {name: value.shape for name, value in adapter_weights(lm, state).items()}
-    config = adapter_config(lm)
-    model = get_peft_model(plain, deepcopy(config), low_cpu_mem_usage=True)
-    wanted = {name: value.shape for name, value in get_peft_model_state_dict(model).items()}
-    read = convert_peft_adapter_state_dict_for_transformers(model, config, adapter_weights(lm, state))
-    if wrong := sorted(written.items() ^ wanted.items()) or sorted(written.keys() ^ read.keys()):
-        name = wrong[0] if isinstance(wrong[0], str) else wrong[0][0]
-        raise ValueError(f"peft finds {len(wrong)} other tensors when it is loaded, such as {name}")
+    config, weights = adapter_config(lm), adapter_weights(lm, state)
+    inject_adapter_in_model(deepcopy(config), plain, ADAPTER, low_cpu_mem_usage=True)
+    written = _shapes_of(weights)
+    wanted = _shapes_of(adapter_weights(plain, plain.state_dict()))
+    read = _shapes_of(convert_peft_adapter_state_dict_for_transformers(plain, config, weights, ADAPTER))
+    if wrong := sorted((written ^ wanted) | (read ^ wanted)):
+        raise ValueError(f"peft does not find all of its tensors again, such as {wrong[0][0]}")
+
+
+def _shapes_of(weights: dict[str, Tensor]) -> set[tuple[str, tuple[int, ...]]]:
+    return {(name, tuple(value.shape)) for name, value in weights.items()}
 
 
 def _shape_of(tensor: Tensor) -> Tensor:
@@ -133,9 +136,9 @@ def _shape_of(tensor: Tensor) -> Tensor:
 
 def _sentence(lm: PreTrainedModel, way: str, error: Exception) -> str:
     what = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
-    remedy = "take another model" if way == "export" else "name other layers in policy.lora.target_modules"
+    remedy = "take another model"
     if way == ADAPTER_EXPORT:
-        remedy = f"export the merged model, or {remedy}"
+        remedy = "export the merged model, or name other layers in policy.lora.target_modules"
     return f"The {way} of {type(lm).__name__} does not work ({what}): {remedy}."
 
 

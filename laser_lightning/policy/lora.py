@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from laser_lightning.errors import UserError
 from laser_lightning.policy.lora_targets import AdapterTargets, choose_targets
+from laser_lightning.policy.quantised import quantisation, remedy
 
 ADAPTER = "default"
 """peft's name of a model's only adapter."""
@@ -83,10 +84,10 @@ def add_adapters(lm: PreTrainedModel, settings: LoRASettings) -> AdapterTargets:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise UserError("policy.lora needs peft, which is missing: pip install 'laser-lightning[lora]'.") from error
-    if getattr(lm.config, "quantization_config", None) is not None:
+    if (method := quantisation(lm.config)) is not None:
         raise UserError(
-            "policy.path is a quantised model, and adapters are merged into float weights: take the model it was "
-            "quantised from."
+            f"policy.path is a quantised model ({method}), and adapters are merged into float weights: "
+            f"{remedy(method)}."
         )
     targets = choose_targets(lm, settings.target_modules, settings.experts)
     config = LoraConfig(
