@@ -112,7 +112,8 @@ def _check_name(lm: PreTrainedModel, target: str, reasons: dict[str, str | None]
 def _linear_layers(lm: PreTrainedModel) -> dict[str, str | None]:
     """The names of all linear layers, and why one can have no adapter; None where it can."""
     modules = dict(lm.named_modules())
-    decoder = {id(module) for module in lm.get_decoder().modules()}
+    has_other_parts = lm.config.get_text_config() is not lm.config  # towers for images, or sound
+    text = {id(module) for module in (lm.get_decoder() if has_other_parts else lm).modules()}
     holders = Counter(id(parameter) for _, parameter in lm.named_parameters(remove_duplicate=False))
     reasons: dict[str, str | None] = {}
     for name, module in modules.items():
@@ -124,7 +125,7 @@ def _linear_layers(lm: PreTrainedModel) -> dict[str, str | None]:
             reasons[name] = _OF_ITS_OWN
         elif holders[id(module.weight)] > 1:
             reasons[name] = _SHARED  # adapters of their own would make them differ: a checkpoint holds one weight
-        elif id(module) not in decoder:
+        elif id(module) not in text:
             reasons[name] = _NO_TEXT
         elif "indexer" in type(modules[_parent(name)]).__name__.lower():
             reasons[name] = _CHOOSES

@@ -74,7 +74,7 @@ HYBRIDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any], set[str]]] = {
         Zamba2Config,
         {"num_hidden_layers": 3, "layers_block_type": ["mamba", "hybrid", "hybrid"], "hybrid_layer_ids": [1, 2]}
         | {"n_mamba_heads": 4, "mamba_headdim": 16, "mamba_ngroups": 1, "mamba_d_state": 8, "num_mem_blocks": 1}
-        | {"attention_head_dim": 32, "attention_hidden_size": 64, "chunk_size": 8},
+        | {"attention_head_dim": 32, "attention_hidden_size": 64, "chunk_size": 8, "initializer_range": 0.1},
         {"out_proj", "q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj", "0", "1"},
     ),
 }
