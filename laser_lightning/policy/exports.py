@@ -98,9 +98,9 @@ def _save_and_load(
     tokenizer.save_pretrained(directory)
     config = type(lm.config).from_pretrained(directory)
     options: dict[str, Any] = {"dtype": lm.dtype, "device_map": "meta", "ignore_mismatched_sizes": True}
-    plain, found = type(lm).from_pretrained(
-        None, config=config, state_dict=revert_weight_conversion(lm, weights), output_loading_info=True, **options
-    )
+    state = revert_weight_conversion(lm, weights)
+    loaded: Any = type(lm).from_pretrained(None, config=config, state_dict=state, output_loading_info=True, **options)
+    plain, found = loaded
     for key, what in (
         ("missing_keys", "lacks"),
         ("unexpected_keys", "would have, unknown to the model,"),

@@ -182,4 +182,5 @@ def _leaf(name: str) -> str:
 
 
 def _ends(names: tuple[str, ...]) -> str:
-    return ", ".join(sorted({_leaf(name) for name in names}))
+    """The last parts of names that are no numbers."""
+    return ", ".join(sorted({_leaf(re.sub(r"(\.\d+)+$", "", name)) for name in names}))
