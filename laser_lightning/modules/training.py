@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -10,7 +9,7 @@ import lightning
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import Strategy
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
@@ -28,8 +27,10 @@ from laser_lightning.modules.optimization import (
     embedding_parameters,
 )
 from laser_lightning.old_settings import renewed_arguments
+from laser_lightning.policy.exports import check_exports
 from laser_lightning.policy.loading import mend_generation_config, refuse_quantised
-from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy, PolicySettings, load_tokenizer
+from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy, PolicySettings, load_tokenizer, model_path
+from laser_lightning.policy.quantised import refuse_quantised_checkpoint
 from laser_lightning.policy.structure import refuse_lookahead
 from laser_lightning.runs.checkpoints import read_checkpoint
 from laser_lightning.runs.interruption import Interruption
@@ -75,13 +76,24 @@ class TrainingModule(Part, lightning.LightningModule):
         self.parts.strategy = self.training_strategy
         if self.policy_settings.compile and self.training_strategy.shards_weights:
             raise UserError("policy.compile does not work under ZeRO-3, which gathers weights layer by layer.")
+        lora = self.policy_settings.lora
+        if lora is not None and lora.experts and self.training_strategy.shards_weights:
+            raise UserError(
+                "policy.lora.experts does not work under ZeRO-3, which gathers weights layer by layer: overlay "
+                "strategy/zero2, or set it to false."
+            )
         if not hasattr(self, "policy"):
+            chosen = self.policy_settings
+            refuse_quantised_checkpoint(chosen.path, model_path(chosen.path), chosen.trust_remote_code)
             self.policy = Policy(self.policy_settings, self.tokenizer)
             refuse_quantised(self.policy.lm, self.policy_settings.path)
             mend_generation_config(self.policy.lm, self.policy_settings.path)
             with self.gathered_weights(self.policy):
                 refuse_lookahead(self.policy.lm, self.policy.hidden_states)
+                self.policy.check_adapters()
                 self.policy.check_head()
+            if self.policy.adapters is not None:
+                rank_zero_info(str(self.policy.adapters))
         data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
         if isinstance(data, PromptDataModule):
             self.check_vocabulary(data)
@@ -123,7 +135,8 @@ class TrainingModule(Part, lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_fit_start(self) -> None:
-        """Create this rank's generator, on the policy's device."""
+        """Try the exports that come after training, and create this rank's generator, on the policy's device."""
+        check_exports(self.policy, self.tokenizer)
         self.generator = torch.Generator(self.device).manual_seed(self.seed * 100_003 + self.global_rank)
 
     def on_train_start(self) -> None:
@@ -301,6 +314,12 @@ class TrainingModule(Part, lightning.LightningModule):
             missing = sorted(self.saved_weights(self.state_dict()).keys() - checkpoint["state_dict"].keys())
             if missing:
                 raise UserError(f"The checkpoint lacks {len(missing)} of the model's tensors, such as {missing[0]}.")
+            unknown = sorted(k for k in checkpoint["state_dict"].keys() - self.state_dict().keys() if ".lora_" in k)
+            if unknown:
+                raise UserError(
+                    f"The checkpoint has {len(unknown)} tensors of adapters that the model has no place for, such as "
+                    f"{unknown[0]}: name the layers of its run in policy.lora.target_modules."
+                )
         self._restored_random_states = checkpoint["laser_random_states"] or None
 
     @classmethod
@@ -348,7 +367,7 @@ class TrainingModule(Part, lightning.LightningModule):
             "vocabulary_size": config.vocab_size,
             "hidden_size": config.hidden_size,
             "number_of_layers": config.num_hidden_layers,
-            "lora": None if self.policy_settings.lora is None else asdict(self.policy_settings.lora),
+            "lora": None if self.policy_settings.lora is None else self.policy_settings.lora.fingerprint(),
         }
 
 

@@ -22,6 +22,7 @@ from transformers import (
 from laser_lightning.errors import UserError
 from laser_lightning.policy.image_text import auto_class, say_text_alone
 from laser_lightning.policy.lora import LoRASettings
+from laser_lightning.policy.quantised import quantisation, remedy
 
 EMBEDDED = "embedded"
 
@@ -202,15 +203,11 @@ def refuse_quantised(lm: PreTrainedModel, name: str) -> None:
         lm: the model; one whose weights became floats on loading is welcome.
         name: its path, for the error.
     """
-    quantised = getattr(lm.config, "quantization_config", None)
-    if quantised is None:
-        return
-    fields = quantised if isinstance(quantised, dict) else quantised.to_dict()
-    method = str(getattr(fields.get("quant_method"), "value", fields.get("quant_method", "unknown method")))
-    raise UserError(
-        f"policy.path '{name}' is a quantised model ({method}), whose weights cannot be trained: take the model it was "
-        "quantised from."
-    )
+    method = quantisation(lm.config)
+    if method is not None:
+        raise UserError(
+            f"policy.path '{name}' is a quantised model ({method}), whose weights cannot be trained: {remedy(method)}."
+        )
 
 
 def mend_generation_config(lm: PreTrainedModel, name: str) -> None:

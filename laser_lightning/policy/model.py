@@ -21,7 +21,7 @@ from laser_lightning.policy.loading import (
     written_eos,
 )
 from laser_lightning.policy.logprobs import reward_token_log_probs, token_statistics
-from laser_lightning.policy.lora import adapters_off, add_adapters
+from laser_lightning.policy.lora import adapters_off, add_adapters, check_adapters
 from laser_lightning.policy.routers import experts_per_token, router_balance
 from laser_lightning.policy.structure import decoder_of, position_limit, refuse_long_rows
 from laser_lightning.records.batching import MicroBatch, Rollouts, length_mask, micro_batches
@@ -78,6 +78,7 @@ class Policy(nn.Module):
 
     Attributes:
         lm: the transformers model.
+        adapters: which of its weights have adapters; None without LoRA.
         eos_token_ids: sorted ids that end a response: those of the generation config, else the tokenizer's.
         pad_token_id: id that fills unused places; never used to tell what a place holds.
         packs: whether micro-batches are run as one row without padding.
@@ -92,8 +93,7 @@ class Policy(nn.Module):
                 "policy.lora adapts pretrained weights, and policy.random_init has none: drop one of the two."
             )
         self.lm: PreTrainedModel = load_weights(settings)
-        if settings.lora is not None:
-            add_adapters(self.lm, settings.lora)
+        self.adapters = None if settings.lora is None else add_adapters(self.lm, settings.lora)
         freeze_other_parts(self.lm)
         self.lm.train()  # from_pretrained leaves evaluation mode on
         if settings.gradient_checkpointing:
@@ -275,6 +275,11 @@ class Policy(nn.Module):
             if cap := getattr(config, name, None):
                 logits = torch.tanh(logits / cap) * cap
         return logits.float()
+
+    def check_adapters(self) -> None:
+        """Refuse a model that does not run with its adapters, or goes past some (see ``lora.check_adapters``)."""
+        if self.adapters is not None:
+            check_adapters(self.lm, torch.arange(4, device=self.device)[None] % self.vocabulary_size)
 
     @torch.no_grad()
     @torch.compiler.set_stance("force_eager")  # the probe's shapes are not worth compiling for

@@ -24,8 +24,11 @@ from transformers import (
 from laser_lightning.errors import UserError
 from laser_lightning.modules.supervised import SupervisedModule
 from laser_lightning.policy.character_tokenizer import character_tokenizer
+from laser_lightning.policy.exports import check_exports
 from laser_lightning.policy.loading import load_weights, mend_generation_config
+from laser_lightning.policy.lora import LoRASettings
 from laser_lightning.policy.model import FrozenPolicy, Policy, PolicySettings, load_tokenizer, written_eos
+from laser_lightning.policy.quantised import quantisation
 
 SaveModel = Callable[..., Path]
 TinyConfig = Callable[..., PretrainedConfig]
@@ -197,6 +200,29 @@ def test_weights_in_few_bits_are_not_trained(policy_dir: Path, monkeypatch: pyte
     with pytest.raises(UserError, match=r"is a quantised model \(bitsandbytes\), whose weights cannot be trained"):
         SupervisedModule(settings).configure_model()
     FrozenPolicy(settings, load_tokenizer(settings))  # a teacher may be
+
+
+@pytest.mark.parametrize("lora", [None, LoRASettings(rank=2)])
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "compressed-tensors", "of tomorrow"])
+def test_a_quantised_checkpoint_is_refused_before_its_package_is_asked_for(
+    tmp_path: Path, save_model: SaveModel, tiny_config: TinyConfig, method: str, lora: LoRASettings | None
+) -> None:
+    path = save_model(tmp_path / "quantised", tiny_config())
+    rewrite(path / "config.json", quantization_config={"quant_method": method, "bits": 4})
+    module = SupervisedModule(PolicySettings(path=str(path), lora=lora))
+    with pytest.raises(UserError, match=rf"is a quantised model \({method}\), whose weights cannot be trained"):
+        module.configure_model()
+
+
+def test_floats_that_are_marked_as_quantised_are_trained_and_lose_the_mark(
+    tmp_path: Path, save_model: SaveModel, tiny_config: TinyConfig
+) -> None:
+    path = save_model(tmp_path / "marked", tiny_config())
+    rewrite(path / "config.json", quantization_config={"quant_method": "mxfp4", "dequantize": True})
+    module = SupervisedModule(PolicySettings(path=str(path)))
+    module.configure_model()
+    assert quantisation(module.policy.lm.config) is None
+    check_exports(module.policy, module.tokenizer)
 
 
 def test_gradient_checkpointing_where_there_is_none_is_refused(tmp_path: Path, save_model: SaveModel) -> None:
