@@ -13,11 +13,12 @@ from laser_lightning.evaluation.evaluator import Evaluator
 from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.evaluation import EvaluationHooks
 from laser_lightning.modules.judging import Judging
+from laser_lightning.modules.mismatch_limit import MismatchLimit
 from laser_lightning.modules.optimization import OptimizerSettings
 from laser_lightning.modules.reward_log import FailingRewards, count_rewards
 from laser_lightning.modules.teacher import load_teacher
 from laser_lightning.modules.teaching import teach_curriculum
-from laser_lightning.modules.training_log import Mismatch, StepWarnings, TrainingLog, UpdateSums
+from laser_lightning.modules.training_log import PROGRESS_BAR, Mismatch, StepWarnings, TrainingLog, UpdateSums
 from laser_lightning.objective.advantages import Advantages, AdvantageSettings
 from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.losses import ClippedPolicyLoss, PolicyLoss, solution_weights
@@ -38,14 +39,6 @@ from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
 from laser_lightning.rollout.sampler import Sampler
 from laser_lightning.verifiers import Verifier, VerifierPool
 from laser_lightning.verifiers.settings import VerificationSettings
-
-PROGRESS_BAR = {
-    "reward": "train/reward",
-    "f1": "train/self_reward/f1",
-    "length": "train/response_length_tokens",
-    "tokens/s": "train/tokens_per_second",
-}
-"""Short names under which the progress bar shows the most telling metrics."""
 
 
 class LaSeRModule(EvaluationHooks):
@@ -134,6 +127,7 @@ class LaSeRModule(EvaluationHooks):
         self.last_rollout: Rollout | None = None
         self.judging = Judging(update.judging, self)
         self._failing = FailingRewards(verification.max_failing_steps)
+        self._mismatch = MismatchLimit(update.max_mismatch)
         self._warnings = StepWarnings(sampling.max_response_tokens, self_reward.token)
 
     @property
@@ -231,9 +225,11 @@ class LaSeRModule(EvaluationHooks):
         teach_curriculum(self.data, step, advantages.values, self.trainer.global_step, self.ranks)
         self.evaluator.teach_votes(step.sampled, self.verifier_pool, self.ranks)
         rewards = count_rewards(step.sampled, self.verifier, self.ranks)
-        self._log_step({**self.step_values(log, step, phase, advantages), **rewards.values(), **judged})
-        if failing := self._failing.count(rewards, self.verifier_pool.last_errors):
-            self.stop(failing)
+        values = {**self.step_values(log, step, phase, advantages), **rewards.values(), **judged}
+        self._log_step(values)
+        mismatched = self._mismatch.count(values, self.trainer.global_step)
+        if why := self._failing.count(rewards, self.verifier_pool.last_errors) or mismatched:
+            self.stop(why)
 
     def sample_groups(self, problems: list[Problem]) -> SampledStep:
         """What the step samples, and what of it is trained on.
@@ -382,16 +378,23 @@ class LaSeRModule(EvaluationHooks):
         return {name: value for name, value in kept.items() if not name.startswith(("reference.", "teacher."))}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the parts of the objective remember, and the solutions to replay."""
+        """Add what the parts of the objective remember, solutions to replay, and steps of a mismatch in a row."""
         super().on_save_checkpoint(checkpoint)
+        checkpoint["laser_mismatched_steps"] = self._mismatch.steps
         checkpoint["laser_objective_parts"] = self.objective_parts.state_dict()
         self.judging.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the parts of the objective go on from what they remember."""
+        """Let the parts of the objective go on from what they remember, and the count of mismatched steps."""
         super().on_load_checkpoint(checkpoint)
+        self._mismatch.steps = checkpoint.get("laser_mismatched_steps", 0)
         self.objective_parts.load_state_dict(checkpoint.get("laser_objective_parts", {}))
         self.judging.load(checkpoint)
+
+    def forget_position(self) -> None:
+        """Of the mismatched steps, too."""
+        super().forget_position()
+        self._mismatch.steps = 0
 
     def fingerprint(self) -> dict[str, object]:
         """The model's, and the tokens that carry its judgement."""

@@ -1,5 +1,6 @@
 """What the RL and the supervised module share: a policy, its optimizer, guarded steps, and exact resume."""
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -137,6 +138,13 @@ class TrainingModule(Part, lightning.LightningModule):
     def on_fit_start(self) -> None:
         """Try the exports that come after training, and create this rank's generator, on the policy's device."""
         check_exports(self.policy, self.tokenizer)
+        half = any(p.requires_grad and p.dtype == torch.float16 for p in self.parameters())
+        if half and self.training_strategy.gradient_scale is None:
+            rank_zero_warn(
+                "The weights are float16 and the loss is not scaled, so gradients below 6e-8 become 0, as most are "
+                "where a step has many tokens: set policy.dtype to float32 and trainer.precision to 16-mixed, which "
+                "scales, or to bf16-mixed."
+            )
         self.generator = torch.Generator(self.device).manual_seed(self.seed * 100_003 + self.global_rank)
 
     def on_train_start(self) -> None:
@@ -256,20 +264,38 @@ class TrainingModule(Part, lightning.LightningModule):
 
     def step_weights(self, optimizer: LightningOptimizer, loss: Tensor) -> float | None:
         """Clip the gradients and step, unless the loss or a gradient is not finite (see ``apply_gradients``)."""
-        norm, stepped = self.training_strategy.step_if_finite(optimizer, self.optimizer_settings.max_grad_norm)
+        strategy = self.training_strategy
+        scale = strategy.gradient_scale
+        norm, stepped = strategy.step_if_finite(optimizer, self.optimizer_settings.max_grad_norm)
         if not stepped:
-            total = self.trainer.strategy.reduce(loss, reduce_op="sum")
-            self.skip_step(f"the loss is {float(total):.4g} and the gradient norm {norm:.4g}")
+            total = float(self.trainer.strategy.reduce(loss, reduce_op="sum"))
+            self._skip_unstepped(total, norm, scale, strategy.gradient_scale)
             return None
         self.interruption.hold()
         self._skipped_in_a_row = 0
         return norm
 
-    def skip_step(self, reason: str) -> None:
-        """Count a step that changed nothing; stop the run after too many in a row, with a checkpoint."""
-        self._skipped_in_a_row += 1
+    def _skip_unstepped(self, loss: float, norm: float, scale: float | None, next_scale: float | None) -> None:
+        """Skip a step whose loss or gradient is not finite, the same on all ranks."""
+        # A loss scale begins too large on purpose, and is halved until it fits: 16 times from 65,536 to 1.
+        searches = scale is not None and next_scale is not None and next_scale < scale and scale > 1
+        if searches and math.isfinite(loss):
+            self.skip_step(f"gradients overflow float16 at a loss scale of {scale:g}, now {next_scale:g}", counts=False)
+        else:
+            self.skip_step(f"the loss is {loss:.4g} and the gradient norm {norm:.4g}")
+
+    def skip_step(self, reason: str, counts: bool = True) -> None:
+        """Tell of a step that changed nothing; stop the run after too many in a row, with a checkpoint.
+
+        Args:
+            reason: why, as a part of a sentence.
+            counts: whether it is one of those steps in a row.
+        """
         step = self.trainer.global_step
         rank_zero_warn(f"Optimizer step {step} is skipped and no weight changed: {reason}.")
+        if not counts:
+            return
+        self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= self.max_skipped_steps:
             self.stop(
                 f"{self._skipped_in_a_row} optimizer steps in a row were skipped (max_skipped_steps), "

@@ -35,6 +35,9 @@ class UpdateSettings:
         router_aux_loss: weight of the load-balancing loss of a mixture of experts, over the trained tokens of each
             solution (``RouterAuxLoss``); ``router_aux_loss_coef`` of the model's config is its usual value. 0 or null
             for none; with null a model whose config asks for it gets a warning.
+        max_mismatch: largest mean difference (nats) of the engine's log-probs of sampled tokens from the trainer's
+            (``train/mismatch/token_log_prob``), and a tenth of the largest one of the reward token's. A step above it
+            warns, and ten in a row stop the run; null for no limit.
     """
 
     micro_batch_tokens: int = 16_384
@@ -48,6 +51,7 @@ class UpdateSettings:
     terms: list[LossTerm] = field(default_factory=list)
     judging: JudgingSettings | None = None
     router_aux_loss: float | None = None
+    max_mismatch: float | None = 0.1
 
     def __post_init__(self) -> None:
         for name in ("micro_batch_tokens", "mini_batches", "epochs"):
@@ -57,6 +61,8 @@ class UpdateSettings:
             raise UserError("update.kl_coef and update.entropy_coef must be 0 or more.")
         if self.router_aux_loss is not None and self.router_aux_loss < 0:
             raise UserError("update.router_aux_loss must be 0 or more, or null.")
+        if self.max_mismatch is not None and not self.max_mismatch > 0:
+            raise UserError(f"update.max_mismatch is {self.max_mismatch}, and must be above 0, or null for no limit.")
         names = [term.name for term in self.all_terms]
         if twice := {name for name in names if names.count(name) > 1}:
             raise UserError(f"update.terms has the name '{twice.pop()}' twice, under which a term is logged.")
