@@ -12,7 +12,8 @@ FILE = Path(__file__).parents[1] / "expected.yaml"
 EVERY = "every version"
 HEADER = (
     "# What is not right of which type, with the sentence in which it is refused; whatever is not here is right.\n"
-    "# Written by `pytest -m models tests/models --update-expectations`; the ranges of transformers are set by hand.\n"
+    "# Written by `pytest -m models tests/models --update-expectations` for the range that holds the installed\n"
+    '# transformers. Where versions differ, put ranges here by hand ("<5.20": {} beside ">=5.20": {...}) before.\n'
 )
 
 Found = dict[str, dict[str, Outcome]]
@@ -55,7 +56,7 @@ def _read() -> dict[str, Found]:
     file = yaml.safe_load(FILE.read_text())
     return {
         name: {
-            model_type: {check: Outcome(**entry) for check, entry in checks.items()}
+            model_type: {check: Outcome(*next(iter(entry.items()))) for check, entry in checks.items()}
             for model_type, checks in part.items()
         }
         for name, part in file.items()
@@ -79,7 +80,7 @@ def _write(ranges: dict[str, Found]) -> None:
                 known = newest[model_type][check] if common else outcome
                 parts[place].setdefault(model_type, {})[check] = known
     plain = {
-        name: {t: {c: vars(o) for c, o in checks.items()} for t, checks in sorted(part.items())}
+        name: {t: {c: {o.kind: o.why} for c, o in checks.items()} for t, checks in sorted(part.items())}
         for name, part in parts.items()
     }
     FILE.write_text(HEADER + yaml.safe_dump(plain, sort_keys=False, width=120, allow_unicode=True))

@@ -39,9 +39,11 @@ def page(found: Found, types: list[str]) -> str:
     broken = {name: checks for name in tried if (checks := _broken(found, name))}
     works = [name for name in tried if name not in refused and name not in broken]
     no_pack = [name for name in works if _kind(found, name, "pack") == "refused"]
-    no_lora = {name: found[name]["lora"].why for name in works if _kind(found, name, "lora") == "refused"}
-    no_merge = {
-        name: found[name]["lora merged"].why for name in works if _kind(found, name, "lora merged") == "refused"
+    no_lora = {
+        name: outcome.why
+        for name in works
+        for check, outcome in found.get(name, {}).items()
+        if check.startswith("lora") and outcome.kind == "refused"
     }
     parts = [
         HEAD.format(version=VERSION.format(version=transformers.__version__)),
