@@ -35,6 +35,7 @@ PARTS = {
     "zero2": 90.0,
     "ddp": 90.0,
     "price": 90.0,
+    "head": 90.0,
     "compiled_engine": 120.0,
     "zero3": 90.0,
     "bf16_weights": 90.0,

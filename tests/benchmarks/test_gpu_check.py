@@ -42,7 +42,7 @@ def test_the_command_knows_all_parts(gpu_check: ModuleType, gpu_parts: ModuleTyp
     assert list(gpu_parts.MEASURES) == list(gpu_check.PARTS)
 
 
-@pytest.mark.parametrize("part", ["card", "step", "bf16_weights", "packing", "price"])
+@pytest.mark.parametrize("part", ["card", "step", "bf16_weights", "packing", "price", "head"])
 def test_a_part_runs_on_a_cpu(gpu_parts: ModuleType, work: Path, part: str) -> None:
     from gpu_step import Check
 
