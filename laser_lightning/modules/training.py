@@ -8,6 +8,7 @@ from typing import Any, NoReturn, Self
 
 import lightning
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -205,16 +206,47 @@ class TrainingModule(Part, lightning.LightningModule):
         """
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
+        norm = self.step_weights(optimizer, loss)
+        if norm is not None:
+            self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+            schedule = self.lr_schedulers()
+            assert not isinstance(schedule, list | None)
+            schedule.step()
+        return norm
+
+    def apply_uncounted(self, loss: Tensor, rate_factor: float) -> float | None:
+        """Take a step that ``trainer.global_step`` does not count and the schedule does not see.
+
+        It is a step of the same optimizer, with its states: under ZeRO there is room for one.
+
+        Args:
+            loss: as in ``apply_gradients``.
+            rate_factor: times the learning rate of the moment.
+
+        Returns:
+            As ``apply_gradients``.
+        """
+        wrapped = self.optimizers()
+        assert isinstance(wrapped, LightningOptimizer)
+        # Lightning counts the steps of its own wrapper alone.
+        optimizer = LightningOptimizer._to_lightning_optimizer(wrapped.optimizer, self.trainer.strategy)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * rate_factor
+        try:
+            return self.step_weights(optimizer, loss)
+        finally:
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+
+    def step_weights(self, optimizer: LightningOptimizer, loss: Tensor) -> float | None:
+        """Clip the gradients and step, unless the loss or a gradient is not finite (see ``apply_gradients``)."""
         norm, stepped = self.training_strategy.step_if_finite(optimizer, self.optimizer_settings.max_grad_norm)
         if not stepped:
             total = self.trainer.strategy.reduce(loss, reduce_op="sum")
             self.skip_step(f"the loss is {float(total):.4g} and the gradient norm {norm:.4g}")
             return None
         self.interruption.hold()
-        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
-        schedule = self.lr_schedulers()
-        assert not isinstance(schedule, list | None)
-        schedule.step()
         self._skipped_in_a_row = 0
         return norm
 
