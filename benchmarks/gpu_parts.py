@@ -115,6 +115,7 @@ def price(check: Check) -> Values:
         "score_costs": min(with_it) / min(without) - 1,
         "second_pass_costs": seconds / min(without),
         "largest_gap_of_log_z": float(gap.max()),
+        "mean_gap_of_log_z": float(gap.mean()),
         "finished": int(rollouts.finished.sum()),
         "tokens": int(rollouts.response_lengths.sum()),
     }

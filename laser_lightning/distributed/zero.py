@@ -145,6 +145,10 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         import deepspeed
 
         super().setup(trainer)
+        if self.zero_stage_3:
+            # DeepSpeed places the parameters that it shards, and leaves metrics and buffers on the CPU.
+            assert self.lightning_module is not None
+            self.lightning_module.to(self.root_device)
         # DeepSpeed makes this group of its own without the limit.
         _set_pg_timeout(self.collective_timeout, deepspeed.utils.groups._get_data_parallel_group())
         policy = getattr(self.lightning_module, "policy", None)

@@ -98,6 +98,9 @@ def _refuse_missing_directory(name: str, path: str) -> None:
 def load_weights(settings: PolicySettings) -> PreTrainedModel:
     """The causal LM, with pretrained or random weights, and without dropout: the policy that is trained is to be the
     one that was sampled from."""
+    # cuDNN's attention, which torch prefers on Hopper, makes a plan for each new shape, and here nearly all are new:
+    # every token of a rollout adds a column, and every micro-batch has a length of its own.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     path, dtype = model_path(settings.path), getattr(torch, settings.dtype)
     options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
     if settings.attention is not None:

@@ -64,6 +64,17 @@ def test_shares_are_of_the_peak(gpu_check: ModuleType) -> None:
     assert rows[2] == ["ddp", "failed", "3.0", *[""] * 7, "ValueError: a / b"]
 
 
+def test_a_part_that_is_faster_than_the_card_has_failed(gpu_check: ModuleType) -> None:
+    outcomes = [
+        gpu_check.Outcome("card", "ok", 1.0, {"tflops": 800.0}),
+        gpu_check.Outcome("step", "ok", 2.0, {"update_tflops": 800.0}),
+        gpu_check.Outcome("ddp", "ok", 2.0, {"rollout_tflops": 20.0, "update_tflops": 924.0}),
+    ]
+    gpu_check.refuse_impossible(outcomes)
+    assert [outcome.result for outcome in outcomes] == ["ok", "ok", "failed"]
+    assert outcomes[2].why == "924 TFLOP/s are more than the card's 800: the measurement is wrong"
+
+
 def test_a_part_that_takes_too_long_is_broken_off_and_the_rest_is_not_run(
     gpu_check: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
