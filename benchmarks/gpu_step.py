@@ -66,11 +66,16 @@ class Check:
 
 
 class MeasuredParts(StepParts):
-    """Keeps the most memory that each part of a step has held, in GB (see ``peak_memory``)."""
+    """Keeps the most memory that each part of a step has held, in GB (see ``peak_memory``).
 
-    def __init__(self, device: str) -> None:
+    Args:
+        device: ``cuda`` or ``cpu``.
+        before: GB that the process held already.
+    """
+
+    def __init__(self, device: str, before: float) -> None:
         super().__init__()
-        self.device = torch.device(device)
+        self.device, self.before = torch.device(device), before
         self.peaks: dict[str, float] = {}
 
     @contextmanager
@@ -80,7 +85,7 @@ class MeasuredParts(StepParts):
             torch.cuda.reset_peak_memory_stats()
         with super().__call__(name):
             yield
-        self.peaks[name] = max(self.peaks.get(name, 0.0), peak_memory(self.device))
+        self.peaks[name] = max(self.peaks.get(name, 0.0), peak_memory(self.device) - self.before)
 
 
 class CountedModule(TimedModule):
@@ -113,7 +118,8 @@ class Steps(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: TimedModule) -> None:  # type: ignore[override]
         """Weights, and what the strategy keeps beside them, are there."""
         device = pl_module.device
-        self.loaded = torch.cuda.memory_allocated() / 1e9 if device.type == "cuda" else peak_memory(device)
+        assert isinstance(pl_module.parts, MeasuredParts)
+        self.loaded = held_memory(device) - pl_module.parts.before
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: CountedModule, outputs: object, batch: object, batch_idx: int
@@ -143,6 +149,11 @@ class Steps(lightning.Callback):
         )
 
 
+def held_memory(device: torch.device) -> float:
+    """GB that the process holds of the device; of a CPU's memory, where the peak alone is looked at, 0."""
+    return torch.cuda.memory_allocated(device) / 1e9 if device.type == "cuda" else 0.0
+
+
 def model_work(model: Path) -> Work:
     """FLOPs of a model of which nothing but shapes is loaded."""
     with torch.device("meta"):
@@ -169,7 +180,7 @@ def build(case: Case, policy: PolicySettings, engine: RolloutEngine | None) -> C
         evaluation=EvaluationSettings(at_start=False, at_end=False),
         seed=0,
     )
-    module.parts = MeasuredParts(case.device)
+    module.parts = MeasuredParts(case.device, held_memory(torch.device(case.device)))
     return module
 
 

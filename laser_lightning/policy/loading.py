@@ -49,7 +49,7 @@ class PolicySettings:
         compile: run the forward and backward passes of the update through ``torch.compile``; the first ones then take a
             minute or more. Rollouts are not compiled. Tried on CPU only, and refused under ZeRO-3.
         liger: replace norms, rotary embeddings and MLPs by Liger kernels (needs CUDA, and ``pip install
-            laser-lightning[liger]``); never tried on CUDA by this project.
+            laser-lightning[liger]``).
         trust_remote_code: run model code that comes with the weights.
         lora: train adapters beside the frozen weights (needs the extra ``lora``); null trains all weights.
     """
