@@ -35,6 +35,7 @@ PARTS = {
     "zero2": 90.0,
     "ddp": 90.0,
     "price": 90.0,
+    "head": 90.0,
     "compiled_engine": 120.0,
     "zero3": 90.0,
     "bf16_weights": 90.0,
@@ -76,6 +77,7 @@ def check(options: argparse.Namespace, work: Path) -> list[Outcome]:
                 processes.of(following)  # imports in the meantime
             outcomes.append(process.measure(part, min(options.part_limit or PARTS[part], left)))
             processes.done(part)
+            refuse_impossible(outcomes)
             print(f"{part}: {outcomes[-1].result}, {outcomes[-1].seconds:.1f} s", flush=True)
             write(options.out, outcomes, processes)
         write(options.out, outcomes, processes)
@@ -94,9 +96,24 @@ def write(path: Path | None, outcomes: Sequence[Outcome], processes: Processes) 
     path.with_suffix(".log").write_text("\n".join(f"===== {part}\n{log[-20_000:]}" for part, log in logs.items()))
 
 
+def refuse_impossible(outcomes: Sequence[Outcome]) -> None:
+    """Let a part fail that claims to be faster than the card."""
+    peak = peak_of(outcomes)
+    for outcome in outcomes:
+        fastest = max((outcome.values.get(name, 0.0) for name in ("rollout_tflops", "update_tflops")), default=0.0)
+        if peak and outcome.result == "ok" and fastest > peak:
+            outcome.result = "failed"
+            outcome.why = f"{fastest:.0f} TFLOP/s are more than the card's {peak:.0f}: the measurement is wrong"
+
+
+def peak_of(outcomes: Sequence[Outcome]) -> float | None:
+    """TFLOP/s of the card, where the part ``card`` measured them."""
+    return next((outcome.values.get("tflops") for outcome in outcomes if outcome.part == "card"), None)
+
+
 def rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
-    """The cells of the table, with shares of the peak where the part ``card`` measured it."""
-    peak = next((o.values.get("tflops") for o in outcomes if o.part == "card"), None)
+    """The cells of the table."""
+    peak = peak_of(outcomes)
     return [cells(outcome, peak) for outcome in outcomes]
 
 

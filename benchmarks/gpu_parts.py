@@ -115,9 +115,52 @@ def price(check: Check) -> Values:
         "score_costs": min(with_it) / min(without) - 1,
         "second_pass_costs": seconds / min(without),
         "largest_gap_of_log_z": float(gap.max()),
+        "mean_gap_of_log_z": float(gap.mean()),
         "finished": int(rollouts.finished.sum()),
         "tokens": int(rollouts.response_lengths.sum()),
     }
+
+
+def head(check: Check) -> Values:
+    """Ways to compute the head's logits: milliseconds of 4,096 rows, and how far log pi(z) is from its float64 value.
+
+    Autocast rounds the logits themselves to bfloat16, in steps of 1/16 or 1/8 at the size of log pi(z).
+    """
+    rows, vocabulary, width = (64, 512, 64) if check.tiny else (4096, check.case.vocabulary, 896)
+    generator = torch.Generator(check.device).manual_seed(0)
+    hidden = torch.randn(rows, width, device=check.device, generator=generator)
+    weights = torch.randn(vocabulary, width, device=check.device, generator=generator) * 3 / width**0.5
+    weights[Z] = -hidden.mean(0)
+    half, half_weights = hidden.bfloat16(), weights.bfloat16()
+
+    def float32(precision: str) -> Tensor:
+        torch.set_float32_matmul_precision(precision)
+        logits = hidden @ weights.T
+        torch.set_float32_matmul_precision("highest")
+        return logits
+
+    def float32_sums() -> Tensor:
+        if check.device == "cpu":  # whose products have the type of their factors
+            return half.float() @ half_weights.float().T
+        return torch.ops.aten.mm.dtype(half, half_weights.T, torch.float32)
+
+    ways: dict[str, Callable[[], Tensor]] = {
+        "bfloat16": lambda: (half @ half_weights.T).float(),
+        "bfloat16_with_float32_sums": float32_sums,
+        "float32": lambda: float32("highest"),
+        "tf32": lambda: float32("high"),
+    }
+    exact = (hidden[:64].double() @ weights.double().T).log_softmax(-1)[:, Z]
+    values: Values = {}
+    for name, way in ways.items():
+        logits = way()
+        values[f"{name}_mean_gap_of_log_z"] = float((logits[:64].log_softmax(-1)[:, Z] - exact).abs().mean())
+        del logits
+        started = clock(hidden.device)
+        for _ in range(3):
+            way()
+        values[f"{name}_ms"] = (clock(hidden.device) - started) / 3 * 1e3
+    return values
 
 
 def compiled_engine(check: Check) -> Values:
@@ -331,6 +374,7 @@ MEASURES: dict[str, Callable[[Check], Values]] = {
     "zero2": partial(zero, stage=2),
     "ddp": lambda check: train(check, strategy=LaSeRDDPStrategy()),
     "price": price,
+    "head": head,
     "compiled_engine": compiled_engine,
     "zero3": partial(zero, stage=3),
     "bf16_weights": partial(train, precision="bf16-true", dtype="bfloat16"),

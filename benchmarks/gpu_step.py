@@ -11,9 +11,10 @@ from typing import Any
 
 import lightning
 import torch
-from common import LEARNING_RATE, REWARD_TOKEN_LOG_PROB, Case, ParityVerifier, TimedModule, peak_memory, write_model
+from common import REWARD_TOKEN_LOG_PROB, Case, ParityVerifier, TimedModule, peak_memory, write_model
 from lightning.pytorch.strategies import Strategy
 from machine_limit import Work
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from laser_lightning.data import PromptDataModule
@@ -24,6 +25,7 @@ from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.policy.character_tokenizer import REWARD_TOKEN
 from laser_lightning.policy.model import PolicySettings
+from laser_lightning.records.batching import MicroBatch, Rollouts
 from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
 from laser_lightning.verifiers.settings import VerificationSettings
 
@@ -64,11 +66,16 @@ class Check:
 
 
 class MeasuredParts(StepParts):
-    """Keeps the most memory that each part of a step has held, in GB (see ``peak_memory``)."""
+    """Keeps the most memory that each part of a step has held, in GB (see ``peak_memory``).
 
-    def __init__(self, device: str) -> None:
+    Args:
+        device: ``cuda`` or ``cpu``.
+        before: GB that the process held already.
+    """
+
+    def __init__(self, device: str, before: float) -> None:
         super().__init__()
-        self.device = torch.device(device)
+        self.device, self.before = torch.device(device), before
         self.peaks: dict[str, float] = {}
 
     @contextmanager
@@ -78,7 +85,22 @@ class MeasuredParts(StepParts):
             torch.cuda.reset_peak_memory_stats()
         with super().__call__(name):
             yield
-        self.peaks[name] = max(self.peaks.get(name, 0.0), peak_memory(self.device))
+        self.peaks[name] = max(self.peaks.get(name, 0.0), peak_memory(self.device) - self.before)
+
+
+class CountedModule(TimedModule):
+    """Remembers which solutions the update computed: groups without a signal need none.
+
+    Attributes:
+        trained: [M] numbers of those of the latest step.
+    """
+
+    trained: Tensor
+
+    def aligned_batches(self, rollouts: Rollouts, rows: Tensor) -> list[tuple[MicroBatch, float]]:
+        """Remember the rows."""
+        self.trained = rows
+        return super().aligned_batches(rollouts, rows)
 
 
 class Steps(lightning.Callback):
@@ -96,29 +118,40 @@ class Steps(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: TimedModule) -> None:  # type: ignore[override]
         """Weights, and what the strategy keeps beside them, are there."""
         device = pl_module.device
-        self.loaded = torch.cuda.memory_allocated() / 1e9 if device.type == "cuda" else peak_memory(device)
+        assert isinstance(pl_module.parts, MeasuredParts)
+        self.loaded = held_memory(device) - pl_module.parts.before
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: TimedModule, outputs: object, batch: object, batch_idx: int
+        self, trainer: lightning.Trainer, pl_module: CountedModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Count tokens and FLOPs, with the least that the work needs (see ``machine_limit``)."""
         assert pl_module.last_rollout is not None
         rollouts, seconds = pl_module.last_rollout.rollouts, pl_module.parts.seconds
         prompts = rollouts.prompt_lengths.repeat_interleave(rollouts.group_size).double()
         responses = rollouts.response_lengths.double()
-        lengths = prompts + responses
-        attended = float((lengths * (lengths + 1)).sum() / 2)
-        flops = self.work.flops(float(lengths.sum()), attended, float((responses + 1).sum()))
+
+        def forward_flops(rows: Tensor) -> float:
+            lengths = (prompts + responses)[rows]
+            attended = float((lengths * (lengths + 1)).sum() / 2)
+            return self.work.flops(float(lengths.sum()), attended, float((responses[rows] + 1).sum()))
+
         self.steps.append(
             {
                 "rollout_seconds": pl_module.rollout_seconds,
                 "update_seconds": pl_module.update_seconds,
                 "tokens": float(responses.sum()),
-                "forward_flops": flops,
+                "flops": forward_flops(torch.arange(len(responses), device=responses.device)),
+                "trained_tokens": float(responses[pl_module.trained].sum()),
+                "trained_flops": 3 * forward_flops(pl_module.trained),
                 "verification_seconds": seconds["verification"],
                 **{name: float(value) for name, value in trainer.callback_metrics.items()},
             }
         )
+
+
+def held_memory(device: torch.device) -> float:
+    """GB that the process holds of the device; of a CPU's memory, where the peak alone is looked at, 0."""
+    return torch.cuda.memory_allocated(device) / 1e9 if device.type == "cuda" else 0.0
 
 
 def model_work(model: Path) -> Work:
@@ -128,9 +161,13 @@ def model_work(model: Path) -> Work:
     return Work(SimpleNamespace(lm=lm))  # type: ignore[arg-type]
 
 
-def build(case: Case, policy: PolicySettings, engine: RolloutEngine | None) -> TimedModule:
-    """The whole of LaSeR, in the integrated phase from the first step on, with measured parts."""
-    module = TimedModule(
+def build(case: Case, policy: PolicySettings, engine: RolloutEngine | None) -> CountedModule:
+    """The whole of LaSeR, in the integrated phase from the first step on, with measured parts.
+
+    The learning rate is so small that all steps see the same policy: behind one AdamW step at 1e-6, in which all its
+    weights move at once, the random model repeats a token for ever.
+    """
+    module = CountedModule(
         policy=policy,
         self_reward=LastTokenSelfReward(REWARD_TOKEN, beta=0.2, reference=REWARD_TOKEN_LOG_PROB, loss_weight=0.5),
         verifier=ParityVerifier(),
@@ -138,12 +175,12 @@ def build(case: Case, policy: PolicySettings, engine: RolloutEngine | None) -> T
         sampling=Sampling(case.response_tokens),
         engine=engine or TransformersEngine(),
         update=UpdateSettings(micro_batch_tokens=case.micro_batch_tokens),
-        optimizer=OptimizerSettings(learning_rate=LEARNING_RATE),
+        optimizer=OptimizerSettings(learning_rate=1e-12),
         verification=VerificationSettings(workers=0),
         evaluation=EvaluationSettings(at_start=False, at_end=False),
         seed=0,
     )
-    module.parts = MeasuredParts(case.device)
+    module.parts = MeasuredParts(case.device, held_memory(torch.device(case.device)))
     return module
 
 
@@ -201,9 +238,11 @@ def step_values(measured: Steps, module: TimedModule) -> Values:
     assert isinstance(module.parts, MeasuredParts)
     values = {
         "rollout_tokens_per_second": median(lambda step: step["tokens"] / step["rollout_seconds"]),
-        "rollout_tflops": median(lambda step: step["forward_flops"] / step["rollout_seconds"] / 1e12),
-        "update_tokens_per_second": median(lambda step: step["tokens"] / step["update_seconds"]),
-        "update_tflops": median(lambda step: 3 * step["forward_flops"] / step["update_seconds"] / 1e12),
+        "rollout_tflops": median(lambda step: step["flops"] / step["rollout_seconds"] / 1e12),
+        "update_tokens_per_second": median(lambda step: step["trained_tokens"] / step["update_seconds"]),
+        "update_tflops": median(lambda step: step["trained_flops"] / step["update_seconds"] / 1e12),
+        "tokens": [step["tokens"] for step in measured.steps],
+        "trained_tokens": [step["trained_tokens"] for step in measured.steps],
         "rollout_seconds": median(lambda step: step["rollout_seconds"]),
         "update_seconds": median(lambda step: step["update_seconds"]),
         "warm_up_seconds": warm["rollout_seconds"] + warm["update_seconds"],

@@ -38,11 +38,11 @@ class Ranks:
         return 0 if self._strategy is None else int(self._strategy.global_rank)  # type: ignore[attr-defined]
 
     def sum(self, values: Tensor) -> Tensor:
-        """Add up tensors of one shape."""
+        """Add up tensors of one shape; the sum is on the rank's device."""
         if self._strategy is None:
             return values
         with self._together():
-            total = self._strategy.reduce(values, reduce_op="sum")
+            total = self._strategy.reduce(self._placed(values), reduce_op="sum")
         assert isinstance(total, Tensor)
         return total
 
@@ -54,12 +54,17 @@ class Ranks:
             return int(self._strategy.reduce(torch.tensor(number, device=self._strategy.root_device), reduce_op="max"))
 
     def stack(self, values: Tensor) -> Tensor:
-        """Stack tensors of one shape [...]: [ranks, ...]."""
+        """Stack tensors of one shape [...]: [ranks, ...], on the rank's device."""
         if self._strategy is None:
             return values[None]
         with self._together():
-            gathered = self._strategy.all_gather(values)
+            gathered = self._strategy.all_gather(self._placed(values))
         return gathered.view(self.count, *values.shape)
+
+    def _placed(self, values: Tensor) -> Tensor:
+        """The values on the rank's device: NCCL moves nothing that lies in host memory."""
+        assert self._strategy is not None
+        return values.to(self._strategy.root_device)
 
     def gather(self, value: Any) -> list[Any]:
         """Gather plain values and tensors, of any size on each rank: those of all ranks, in their order."""

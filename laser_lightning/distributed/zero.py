@@ -156,6 +156,10 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         if self.gradient_scale is not None:
             # At its smallest scale DeepSpeed would raise an error, and the module stops the run with a checkpoint.
             self.deepspeed_engine.optimizer.loss_scaler.raise_error_at_min_scale = False
+        if self.zero_stage_3:
+            # DeepSpeed places the parameters that it shards, and leaves metrics and buffers on the CPU.
+            assert self.lightning_module is not None
+            self.lightning_module.to(self.root_device)
         # DeepSpeed makes this group of its own without the limit.
         _set_pg_timeout(self.collective_timeout, deepspeed.utils.groups._get_data_parallel_group())
         policy = getattr(self.lightning_module, "policy", None)

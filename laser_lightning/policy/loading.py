@@ -49,7 +49,7 @@ class PolicySettings:
         compile: run the forward and backward passes of the update through ``torch.compile``; the first ones then take a
             minute or more. Rollouts are not compiled. Tried on CPU only, and refused under ZeRO-3.
         liger: replace norms, rotary embeddings and MLPs by Liger kernels (needs CUDA, and ``pip install
-            laser-lightning[liger]``); never tried on CUDA by this project.
+            laser-lightning[liger]``).
         trust_remote_code: run model code that comes with the weights.
         lora: train adapters beside the frozen weights (needs the extra ``lora``); null trains all weights.
     """
@@ -98,6 +98,9 @@ def _refuse_missing_directory(name: str, path: str) -> None:
 def load_weights(settings: PolicySettings) -> PreTrainedModel:
     """The causal LM, with pretrained or random weights, and without dropout: the policy that is trained is to be the
     one that was sampled from."""
+    # cuDNN's attention, which torch prefers on Hopper, makes a plan for each new shape, and here nearly all are new:
+    # every token of a rollout adds a column, and every micro-batch has a length of its own.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     path, dtype = model_path(settings.path), getattr(torch, settings.dtype)
     options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
     if settings.attention is not None:

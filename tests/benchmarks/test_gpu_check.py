@@ -42,7 +42,7 @@ def test_the_command_knows_all_parts(gpu_check: ModuleType, gpu_parts: ModuleTyp
     assert list(gpu_parts.MEASURES) == list(gpu_check.PARTS)
 
 
-@pytest.mark.parametrize("part", ["card", "step", "bf16_weights", "packing", "price"])
+@pytest.mark.parametrize("part", ["card", "step", "bf16_weights", "packing", "price", "head"])
 def test_a_part_runs_on_a_cpu(gpu_parts: ModuleType, work: Path, part: str) -> None:
     from gpu_step import Check
 
@@ -62,6 +62,17 @@ def test_shares_are_of_the_peak(gpu_check: ModuleType) -> None:
     rows = gpu_check.rows(outcomes)
     assert rows[1] == ["step", "ok", "2.0", "", "", "", "25.0%", "", "", "3.00", "first_loss 0.25"]
     assert rows[2] == ["ddp", "failed", "3.0", *[""] * 7, "ValueError: a / b"]
+
+
+def test_a_part_that_is_faster_than_the_card_has_failed(gpu_check: ModuleType) -> None:
+    outcomes = [
+        gpu_check.Outcome("card", "ok", 1.0, {"tflops": 800.0}),
+        gpu_check.Outcome("step", "ok", 2.0, {"update_tflops": 800.0}),
+        gpu_check.Outcome("ddp", "ok", 2.0, {"rollout_tflops": 20.0, "update_tflops": 924.0}),
+    ]
+    gpu_check.refuse_impossible(outcomes)
+    assert [outcome.result for outcome in outcomes] == ["ok", "ok", "failed"]
+    assert outcomes[2].why == "924 TFLOP/s are more than the card's 800: the measurement is wrong"
 
 
 def test_a_part_that_takes_too_long_is_broken_off_and_the_rest_is_not_run(

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import (
     DDPStrategy,
@@ -14,9 +15,10 @@ from lightning.pytorch.strategies import (
     Strategy,
     StrategyRegistry,
 )
-from torch import nn
+from torch import Tensor, nn
 
-from laser_lightning.distributed import strategies
+from laser_lightning.distributed import strategies, zero
+from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.distributed.strategies import (
     DirectSteps,
     LaSeRDDPStrategy,
@@ -27,6 +29,7 @@ from laser_lightning.distributed.strategies import (
 )
 from laser_lightning.distributed.watchdog import WatchedStrategy
 from laser_lightning.errors import UserError
+from laser_lightning.metrics import SelfVerification
 
 
 @pytest.mark.parametrize("strategy", [None, SingleDeviceStrategy("cpu")])
@@ -107,3 +110,46 @@ def test_names_of_version_0_1_are_the_same_methods() -> None:
     with strategies.gathered(None, None, layer), strategies.micro_step(SingleDeviceStrategy("cpu"), True):
         assert strategies.whole_weights(None, layer).keys() == {"weight", "bias"}
     assert {"laser_ddp", "laser_zero1", "laser_zero2", "laser_zero3"} <= set(StrategyRegistry.available_strategies())
+
+
+ELSEWHERE = torch.device("meta")  # stands for a GPU, which is not here
+
+
+@pytest.mark.parametrize(("stage", "place"), [(3, "meta"), (2, "cpu")])
+def test_zero3_places_what_deepspeed_does_not_shard(monkeypatch: pytest.MonkeyPatch, stage: int, place: str) -> None:
+    class Module(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.metrics = SelfVerification(threshold=0.5)
+            self.register_buffer("constant", torch.tensor(-16.0))
+
+    class Here(LaSeRDeepSpeedStrategy):
+        root_device = ELSEWHERE  # type: ignore[assignment]
+
+    strategy, module = Here(stage=stage), Module()
+    strategy._lightning_module = module
+    # DeepSpeed's own part, which moves the module at stages 1 and 2 alone.
+    monkeypatch.setattr(DeepSpeedStrategy, "setup", lambda self, trainer: None)
+    monkeypatch.setattr(zero, "_set_pg_timeout", lambda *_: None)
+    monkeypatch.setattr("deepspeed.utils.groups._get_data_parallel_group", lambda: None)
+    strategy.setup(None)  # type: ignore[arg-type]
+    assert (module.metrics.device.type, module.constant.device.type) == (place, place)
+
+
+def test_sums_and_stacks_travel_on_the_device_of_the_rank() -> None:
+    class Here(SingleDeviceStrategy):
+        """Refuses, as NCCL does, what lies elsewhere."""
+
+        world_size, global_rank = 1, 0
+
+        def reduce(self, tensor: Tensor, *args: object, **kwargs: object) -> Tensor:  # type: ignore[override]
+            assert tensor.device == ELSEWHERE
+            return tensor
+
+        def all_gather(self, tensor: Tensor, *args: object, **kwargs: object) -> Tensor:  # type: ignore[override]
+            assert tensor.device == ELSEWHERE
+            return tensor[None]
+
+    ranks, values = Ranks(Here(ELSEWHERE)), torch.ones(3)
+    assert ranks.sum(values).device == ELSEWHERE
+    assert ranks.stack(values).shape == (1, 3)

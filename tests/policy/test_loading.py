@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     Florence2Config,
@@ -296,3 +297,13 @@ def test_a_generation_config_without_a_remedy_is_refused(policy_dir: Path) -> No
     lm.generation_config.cache_implementation = "no_such"
     with pytest.raises(UserError, match=r"generation_config\.json of policy\.path 'x' cannot be saved, .*no_such"):
         mend_generation_config(lm, "x")
+
+
+def test_attention_does_without_plans_for_each_shape() -> None:
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    try:
+        load_weights(PolicySettings("embedded"))
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
