@@ -9,6 +9,7 @@ from typing import Any, NoReturn, Self
 import lightning
 import torch
 from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
@@ -29,6 +30,9 @@ from laser_lightning.modules.optimization import (
 from laser_lightning.old_settings import renewed_arguments
 from laser_lightning.policy.loading import mend_generation_config, refuse_quantised
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy, PolicySettings, load_tokenizer
+from laser_lightning.policy.precision import float32_by_default
+from laser_lightning.rollout.engine import RolloutEngine
+from laser_lightning.rollout.self_test import Finding, check_policy
 from laser_lightning.runs.checkpoints import read_checkpoint
 from laser_lightning.runs.interruption import Interruption
 from laser_lightning.runs.random_state import random_state, restore_random_state
@@ -77,8 +81,6 @@ class TrainingModule(Part, lightning.LightningModule):
             self.policy = Policy(self.policy_settings, self.tokenizer)
             refuse_quantised(self.policy.lm, self.policy_settings.path)
             mend_generation_config(self.policy.lm, self.policy_settings.path)
-            with self.gathered_weights(self.policy):
-                self.policy.check_head()
         data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
         if isinstance(data, PromptDataModule):
             self.check_vocabulary(data)
@@ -122,6 +124,31 @@ class TrainingModule(Part, lightning.LightningModule):
     def on_fit_start(self) -> None:
         """Create this rank's generator, on the policy's device."""
         self.generator = torch.Generator(self.device).manual_seed(self.seed * 100_003 + self.global_rank)
+        self.check_policy()
+
+    def on_validation_start(self) -> None:
+        """Try the policy before an evaluation that stands alone."""
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            self.check_policy()
+
+    @property
+    def rollout_engine(self) -> RolloutEngine | None:
+        """What draws solutions; None where nothing is sampled."""
+        return None
+
+    def check_policy(self) -> list[Finding]:
+        """Compare every way in which log-probs are about to come about with a plain pass, on a small random batch.
+
+        It runs when a stage of the trainer begins, where weights, precision and processes are those of the steps, and
+        changes no random state.
+
+        Raises:
+            UserError: with cause and remedy, if something is wrong.
+        """
+        trains = self.trainer.state.fn == TrainerFn.FITTING
+        precision = self.trainer.precision_plugin.forward_context()
+        with precision, float32_by_default(), self.parts("self_test"), self.gathered_weights(self.policy):
+            return check_policy(self.policy, self.rollout_engine, self.ranks, trains)
 
     def on_train_start(self) -> None:
         """Continue the random streams of a resumed run."""
