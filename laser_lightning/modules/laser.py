@@ -12,6 +12,7 @@ from laser_lightning.errors import UserError
 from laser_lightning.evaluation.evaluator import Evaluator
 from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.evaluation import EvaluationHooks
+from laser_lightning.modules.mismatch import MismatchLimit
 from laser_lightning.modules.optimization import OptimizerSettings
 from laser_lightning.modules.reward_log import FailingRewards, count_rewards
 from laser_lightning.modules.teacher import load_teacher
@@ -130,6 +131,7 @@ class LaSeRModule(EvaluationHooks):
         self.teacher: FrozenPolicy | None = None
         self.last_rollout: Rollout | None = None
         self._failing = FailingRewards(verification.max_failing_steps)
+        self._mismatch = MismatchLimit(update.max_mismatch)
         self._warnings = StepWarnings(sampling.max_response_tokens, self_reward.token)
 
     @property
@@ -224,8 +226,10 @@ class LaSeRModule(EvaluationHooks):
         self.objective_parts.learn(step.trained, context)
         teach_curriculum(self.data, step, advantages.values, self.trainer.global_step, self.ranks)
         rewards = count_rewards(step.sampled, self.verifier, self.ranks)
-        self._log_step({**self.step_values(log, step, phase, advantages), **rewards.values()})
-        if failing := self._failing.count(rewards, self.verifier_pool.last_errors):
+        values = {**self.step_values(log, step, phase, advantages), **rewards.values()}
+        self._log_step(values)
+        failing = self._failing.count(rewards, self.verifier_pool.last_errors)
+        if failing := failing or self._mismatch.count(values, self.trainer.global_step):
             self.stop(failing)
 
     def sample_groups(self, problems: list[Problem]) -> SampledStep:

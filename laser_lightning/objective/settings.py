@@ -29,6 +29,8 @@ class UpdateSettings:
         importance: makes up for the mismatch between the engine's log-probs and the trainer's by weights of the policy
             loss; null for no such weights.
         terms: further terms of the loss, each with its own weight.
+        max_mismatch: warn where the engine's log-probs differ from the trainer's by more than this on average (nats,
+            ``train/mismatch/token_log_prob``), and stop after ten such steps in a row; null for no limit.
     """
 
     micro_batch_tokens: int = 16_384
@@ -40,6 +42,7 @@ class UpdateSettings:
     entropy_coef: float = 0.0
     importance: ImportanceCorrection | None = None
     terms: list[LossTerm] = field(default_factory=list)
+    max_mismatch: float | None = 0.1
 
     def __post_init__(self) -> None:
         for name in ("micro_batch_tokens", "mini_batches", "epochs"):
@@ -47,6 +50,8 @@ class UpdateSettings:
                 raise UserError(f"update.{name} is {getattr(self, name)}, and must be at least 1.")
         if self.kl_coef < 0 or self.entropy_coef < 0:
             raise UserError("update.kl_coef and update.entropy_coef must be 0 or more.")
+        if self.max_mismatch is not None and not self.max_mismatch > 0:
+            raise UserError(f"update.max_mismatch is {self.max_mismatch}, and must be above 0, or null for no limit.")
         names = [term.name for term in self.terms]
         if twice := {name for name in names if names.count(name) > 1}:
             raise UserError(f"update.terms has the name '{twice.pop()}' twice, under which a term is logged.")
