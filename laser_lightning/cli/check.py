@@ -91,6 +91,8 @@ def read_asked(args: Sequence[str]) -> "Asked":
     Raises:
         UserError: if a key or a value is wrong, or no model is named.
     """
+    if any(arg.startswith("--print_config") for arg in args):
+        raise UserError("check has no --print_config: `fit` prints the config that it uses.")
     configs, rest = split_configs(args)
     old, rest = old_options(rest)
     config = load_configs(configs, DEFAULT_CLASSES, old)
@@ -136,14 +138,10 @@ def _used_config(text: str) -> str:
 def _used_options(args: Sequence[str]) -> list[str]:
     """The options that are used here, each as one word."""
     words: list[str] = []
-    rest = iter(args)
-    for arg in rest:
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
         name, equals, value = arg.partition("=")
-        value = value if equals else next(rest, "")
         key = name.removeprefix("--").replace("model.init_args.", "model.", 1)
-        if (
-            key.startswith(("model.policy", "model.engine"))
-            or key.removeprefix("trainer.").split(".")[0] in TRAINER_KEYS
-        ):
-            words.append(f"--{key}={value}")
+        of_trainer = key.startswith("trainer.") and key.split(".")[1] in TRAINER_KEYS
+        if name.startswith("--") and (of_trainer or key.startswith(("model.policy", "model.engine"))):
+            words.append(f"--{key}={value if equals else following}")
     return words

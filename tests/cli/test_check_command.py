@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from transformers import Gemma3TextConfig, JetMoeConfig, PretrainedConfig, Qwen3MoeConfig
 
+from laser_lightning.cli.check import read_asked
 from laser_lightning.cli.command_line import main
+from laser_lightning.errors import UserError
+from laser_lightning.rollout import TransformersEngine
 
 SaveModel = Callable[..., Path]
 TinyConfig = Callable[..., PretrainedConfig]
@@ -104,6 +107,27 @@ def test_a_mistake_in_the_config(option: list[str], said: str, capsys: pytest.Ca
     assert error.startswith("laser-lightning: error: ")
     assert said in error
     assert len(error.splitlines()) == 1
+
+
+def test_options_of_fit_may_stay(tmp_path: Path) -> None:
+    given = [
+        "--data.prompts_per_step",
+        "8",
+        "--trainer.max_steps=3",
+        "--run_dir",
+        str(tmp_path),
+        "--model.group_size=4",
+    ]
+    asked = read_asked(
+        [*given, "--model.init_args.policy.path", "x", "--trainer.devices", "2", "--model.engine.compile=true"]
+    )
+    assert (asked.policy.path, asked.trainer["devices"]) == ("x", 2)
+    assert isinstance(asked.engine, TransformersEngine)
+    assert asked.engine.compile
+    assert asked.trainer["strategy"] == "auto"
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(UserError, match="check has no --print_config"):
+        read_asked(["--print_config", "--model.policy.path", "x"])
 
 
 def test_help_is_there_at_once(capsys: pytest.CaptureFixture[str]) -> None:

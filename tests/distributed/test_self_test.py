@@ -30,6 +30,12 @@ class Telling(LaSeRModule):
         return found
 """
 
+STRATEGY = {
+    "zero3": ["--config", "strategy/zero3", "--config", "run.yaml"],
+    # Another class of strategies leaves the options of the one before behind.
+    "ddp": ["--config", "strategy/zero3", "--config", "run.yaml", "--config", "strategy/ddp"],
+}
+
 
 @pytest.fixture
 def overlays(experiment: Path) -> Path:
@@ -39,19 +45,17 @@ def overlays(experiment: Path) -> Path:
     return experiment
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "zero3"])
+@pytest.mark.parametrize("strategy", STRATEGY)
 def test_what_is_wrong_in_one_process_refuses_the_run_in_all(
     overlays: Path, command: Callable[..., str], strategy: str
 ) -> None:
-    configs = ["--config", "run.yaml", "--config", f"strategy/{strategy}", "--config", "WrongOnOne.yaml"]
-    output = command(overlays, "fit", *configs, "--run_dir", "wrong", succeeds=False)
-    assert output.count("In the pass of the update Qwen2ForCausalLM has other log-probs") == 2
-    assert "Traceback" not in output.split("torch.distributed.elastic")[0]
+    output = command(overlays, "fit", *STRATEGY[strategy], "--config", "WrongOnOne.yaml", succeeds=False)
+    assert output.count("laser-lightning: error: In the pass of the update Qwen2ForCausalLM has other log-probs") == 2
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("strategy", STRATEGY)
 def test_both_processes_find_the_same(overlays: Path, command: Callable[..., str], strategy: str) -> None:
-    configs = ["--config", "run.yaml", "--config", f"strategy/{strategy}", "--config", "Telling.yaml"]
-    output = command(overlays, "fit", *configs, "--trainer.max_steps", "2", "--run_dir", "right")
+    options = ["--config", "Telling.yaml", "--trainer.max_steps", "2"]
+    output = command(overlays, "fit", *STRATEGY[strategy], *options)
     ways = "['evaluation mode', 'causality', 'head', 'training mode', 'decode', 'refill', 'update']"
     assert output.count(f"found {ways} True") == 2

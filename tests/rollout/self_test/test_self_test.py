@@ -1,6 +1,7 @@
 """The self-test passes models that are right, and names what is wrong with others."""
 
 import random
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +120,12 @@ def test_nothing_is_left_behind(make_policy: MakePolicy) -> None:
     assert (policy.lm.training, policy.packs, policy.eos_token_ids) == (True, False, ends)
     assert all(torch.equal(one, other) for one, other in zip(policy.parameters(), weights, strict=True))
     assert all(parameter.grad is None for parameter in policy.parameters())
+
+
+def test_it_takes_no_time(make_policy: MakePolicy) -> None:
+    policy, began = make_policy(EMBEDDED), time.process_time()
+    assert check_policy(policy, TransformersEngine())
+    assert time.process_time() - began < 3.0  # seconds, of which it takes some tenths
 
 
 # ------------------------------------------------------------- models that are wrong
