@@ -41,7 +41,11 @@ SIZES = {  # parameters without embeddings and head: (layers, width, width of th
     "1M": (5, 128, 352),
     "5M": (6, 256, 704),
     "20M": (6, 512, 1408),
+    "360M": (24, 896, 4864),  # as Qwen2.5-0.5B
 }
+KEY_VALUE_HEADS = {"360M": 2}
+"""Of the sizes that have fewer of them than query heads."""
+
 CHARACTERS = string.digits + string.ascii_letters + "+*=-;#.,:!?()/"
 LEARNING_RATE = 1e-6
 REWARD_TOKEN_LOG_PROB = -16.0
@@ -124,7 +128,7 @@ def write_model(case: Case, directory: Path) -> Path:
         intermediate_size=mlp_width,
         num_hidden_layers=layers,
         num_attention_heads=width // 64,
-        num_key_value_heads=width // 64,
+        num_key_value_heads=KEY_VALUE_HEADS.get(case.size, width // 64),
         max_position_embeddings=4096,
         tie_word_embeddings=False,
         pad_token_id=0,
@@ -132,10 +136,12 @@ def write_model(case: Case, directory: Path) -> Path:
         bos_token_id=None,
     )
     torch.manual_seed(0)
-    model, tokenizer = Qwen2ForCausalLM(config).eval(), tokenizer_of_size(case.vocabulary)
+    with torch.device(case.device):  # hundreds of millions of random numbers take a CPU long
+        model, tokenizer = Qwen2ForCausalLM(config).eval(), tokenizer_of_size(case.vocabulary)
     embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     embeddings[:, 0], head[:, 0], head[:4] = 1.0, 0.0, 0.0
-    hidden = model.get_decoder()(torch.randint(4, case.vocabulary, (8, 32))).last_hidden_state.flatten(0, 1)
+    states = model.get_decoder()(torch.randint(4, case.vocabulary, (8, 32)).to(model.device))
+    hidden = states.last_hidden_state.flatten(0, 1)
     others = float((hidden @ head[4:].T).logsumexp(dim=-1).mean())
     p = case.end_probability
     log_odds = {0: NEVER, 1: math.log(p / (1 - p)) if p else NEVER, 2: NEVER, 3: REWARD_TOKEN_LOG_PROB}

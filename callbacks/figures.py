@@ -11,8 +11,10 @@ from matplotlib.image import imsave
 from torch import Tensor
 
 from laser_lightning.callbacks.base import RunCallback, file_name, fits, values_by_set
+from laser_lightning.callbacks.curve_plots import vote_figure
 from laser_lightning.callbacks.plots import render, self_reward_figure, training_figure
 from laser_lightning.callbacks.publish import publish_figure
+from laser_lightning.callbacks.results import EvaluationResult, evaluation_result, write_curves
 from laser_lightning.data.module import data_module
 from laser_lightning.errors import UserError
 
@@ -30,7 +32,9 @@ class SelfRewardFigures(RunCallback):
     """Draws how well the self-reward tells correct from incorrect solutions, and the training curves.
 
     Into ``<run>/figures`` go ``<set>_self_reward.png`` (distributions for correct and incorrect solutions, over all and
-    within problems, ROC, reliability) and, in ``fit``, ``training.png``. The latest replaces the one before;
+    within problems, ROC, reliability), ``<set>_votes.png`` (accuracy of majority, weighted vote and best of k against
+    the number of solutions and against their tokens), the numbers of that one in ``votes.csv``, and, in ``fit``,
+    ``training.png``. The latest replaces the one before;
     TensorBoard, W&B and MLflow keep them all.
     The curves are saved in checkpoints, so those of a resumed run are whole; an evaluation behind the checkpoint's
     last step is taken from the run's ``metrics.csv``.
@@ -48,6 +52,7 @@ class SelfRewardFigures(RunCallback):
         self.evaluations: dict[str, Series] = {}
         self.phases: dict[str, int] = {}
         self._latest: dict[str, tuple[int, Tensor, Tensor, Tensor]] = {}
+        self._votes: EvaluationResult | None = None
 
     @property
     def directory(self) -> Path:
@@ -105,11 +110,15 @@ class SelfRewardFigures(RunCallback):
         """Take the scores, which the module forgets right after this hook, and draw them."""
         if trainer.sanity_checking:
             return
-        module = self.needs_laser_module(pl_module, "figures")
+        module, step = self.needs_laser_module(pl_module, "figures"), self.step(trainer)
+        sets, costs = {}, {}
         for name in data_module(trainer, type(self).__name__).evaluation_problems:
-            groups = module.evaluator.metrics_of(name).sample_groups()
-            columns = (groups.self_rewards.cpu(), groups.correct.cpu(), groups.problem.cpu())
-            self._latest[name] = (self.step(trainer), *columns)
+            metrics = module.evaluator.metrics_of(name)
+            groups = sets[name] = metrics.sample_groups()
+            costs[name] = {f"response/{key}": float(value) for key, value in metrics.responses.compute().items()}
+            self._latest[name] = (step, groups.self_rewards.cpu(), groups.correct.cpu(), groups.problem.cpu())
+        if trainer.is_global_zero:
+            self._votes = evaluation_result(_stage(trainer), step, costs, sets, module.evaluator.votes)
         if self.every_validation or not fits(trainer):
             self._draw_self_rewards(trainer)
 
@@ -133,6 +142,17 @@ class SelfRewardFigures(RunCallback):
             for name, (step, scores, correct, problem) in self._latest.items():
                 figure = self_reward_figure(name, step, scores, correct, problem)
                 self._publish(trainer, figure, f"{file_name(name)}_self_reward", step)
+            self._draw_votes(trainer)
+
+    def _draw_votes(self, trainer: Trainer) -> None:
+        """Of sets with several solutions to a problem: one has no vote."""
+        if self._votes is None:
+            return
+        for name, one in self._votes.sets.items():
+            if any(len(points) > 1 for points in one.curves.values()):
+                figure = vote_figure(name, self._votes.step, one.curves, one.tokens_per_solution)
+                self._publish(trainer, figure, f"{file_name(name)}_votes", self._votes.step)
+        write_curves(self.directory / "votes.csv", self._votes)
 
     def _draw_training(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
@@ -145,6 +165,10 @@ class SelfRewardFigures(RunCallback):
         self.directory.mkdir(parents=True, exist_ok=True)
         imsave(self.directory / f"{name}.png", image)
         publish_figure(trainer, f"figures/{name}", image, step)
+
+
+def _stage(trainer: Trainer) -> str:
+    return "test" if trainer.testing else "val"
 
 
 def logged_evaluations(directory: Path, sets: Iterable[str]) -> dict[str, Series]:

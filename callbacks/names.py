@@ -37,6 +37,7 @@ ROWS = (
     "self_verification/incorrect",
     "reward",
     "response/length_tokens",
+    "response/judging_tokens",
     "response/truncation_rate",
     "response/tokens",
     "seconds",

@@ -24,7 +24,6 @@ from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD
 
 Points = Sequence[tuple[int, float]]
 Series = Mapping[str, Points]
-Intervals = Mapping[int, tuple[float, float, float]]
 
 # Of the palette of Okabe and Ito, which people with any colour vision tell apart.
 BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
@@ -34,8 +33,9 @@ OF_VOTES: dict[str, tuple[str, Style]] = {
     "maj": ("majority", (VERMILLION, "s", "--")),
     "weighted_maj": ("weighted majority", (GREEN, "^", "-.")),
     "best_of": ("best of k", (PURPLE, "v", ":")),
+    "best_rule": ("weighted vote (best rule)", (BLUE, "o", "-")),
 }
-"""Labels and styles (colour, marker, line) of the votes that are always there."""
+"""Labels and styles (colour, marker, line) of the votes that are always there, and of the best rule."""
 OF_OTHER_VOTES: Sequence[Style] = ((ORANGE, "D", "--"), (SKY, "P", "-."), (BLUE, "X", ":"), (GREY, "*", "-"))
 SCORE_LIMITS = (-1.0, 2.0)
 HISTOGRAM_BINS = 60
@@ -58,7 +58,7 @@ def self_reward_figure(name: str, step: int, scores: Tensor, correct: Tensor, pr
         correct: [N] bool.
         problem: [N] int64, number of each solution's problem, from 0.
     """
-    figure = _figure(18, 4.6)
+    figure = blank_figure(18, 4.6)
     figure.suptitle(f"{name}: self-rewards of {len(scores):,} solutions at step {step}", fontsize=13)
     distribution, within, roc, reliability = figure.subplots(1, 4)
     _draw_distribution(distribution, scores, correct)
@@ -86,15 +86,15 @@ def training_figure(
     panels = 3 + len(evaluations) + sum(bool(curves) for curves in judged.values())
     columns = 2 if panels <= 4 else 3
     rows = -(-panels // columns)
-    figure = _figure(5.2 * columns, 3.5 * rows)
+    figure = blank_figure(5.2 * columns, 3.5 * rows)
     figure.suptitle(f"Training up to step {step}", fontsize=13)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for unused in axes[panels:]:
         unused.set_axis_off()
     reward, verification, length = axes[:3]
-    _decorate(reward, "Reward in training", STEPS, "mean verifier reward")
+    decorate(reward, "Reward in training", STEPS, "mean verifier reward")
     _draw_curves(reward, {"reward": training.get("train/reward", [])}, "no training step yet")
-    _decorate(verification, "Self-verification in training", STEPS, "F1, AUROC")
+    decorate(verification, "Self-verification in training", STEPS, "F1, AUROC")
     _draw_curves(
         verification,
         {
@@ -105,44 +105,20 @@ def training_figure(
         "no training step yet",
     )
     verification.set_ylim(-0.03, 1.03)
-    _decorate(length, "Response length in training", STEPS, "mean response length (tokens)")
+    decorate(length, "Response length in training", STEPS, "mean response length (tokens)")
     _draw_curves(length, {"length": training.get("train/response_length_tokens", [])}, "no training step yet")
     free = iter(axes[3:])
     for name, series in evaluations.items():
         panel = next(free)
-        _decorate(panel, f"Evaluation on {name}", STEPS, "share of problems solved")
+        decorate(panel, f"Evaluation on {name}", STEPS, "share of problems solved")
         _draw_evaluation(panel, series)
         if judged[name]:
             panel = next(free)
-            _decorate(panel, f"Self-verification on {name}", STEPS, "F1, AUROC")
+            decorate(panel, f"Self-verification on {name}", STEPS, "F1, AUROC")
             _draw_curves(panel, judged[name], "no evaluation yet", marked=True)
             panel.set_ylim(-0.03, 1.03)
     for panel in axes[:panels]:
         _mark_phases(panel, phases or {}, step)
-    return figure
-
-
-def evaluation_figure(stage: str, step: int, curves: Mapping[str, Mapping[str, Intervals]]) -> Figure:
-    """Accuracy against the number of solutions k, a panel per set, with bootstrap intervals shaded.
-
-    Args:
-        stage: ``val`` or ``test``, for the title.
-        step: optimizer steps behind the weights, for the title.
-        curves: by panel and name (pass, and those of the vote rules), at each k the value and its interval.
-    """
-    columns = min(len(curves), 2 if len(curves) <= 4 else 3)
-    rows = -(-len(curves) // columns)
-    figure = _figure(5.2 * columns, 4.4 * rows)
-    figure.suptitle(f"{stage} at step {step}: accuracy against k, 95% intervals", fontsize=13)
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for unused in axes[len(curves) :]:
-        unused.set_axis_off()
-    for panel, (name, own) in zip(axes, curves.items(), strict=False):
-        _decorate(panel, name, "solutions per problem, k", "share of problems solved")
-        _draw_intervals(panel, own)
-    labels = next((panel.get_legend_handles_labels() for panel in axes if panel.lines), None)
-    if labels is not None:  # below the panels, which intervals fill
-        figure.legend(*labels, loc="outside lower center", ncols=4, fontsize=9)
     return figure
 
 
@@ -153,11 +129,13 @@ def render(figure: Figure) -> NDArray[np.uint8]:
     return np.asarray(canvas.buffer_rgba()).copy()
 
 
-def _figure(width: float, height: float) -> Figure:
+def blank_figure(width: float, height: float) -> Figure:
+    """A figure of so many inches."""
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def _decorate(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+def decorate(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    """Give a panel its texts and its grid."""
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
@@ -168,7 +146,8 @@ def _decorate(axes: Axes, title: str, x_label: str, y_label: str) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _say(axes: Axes, text: str) -> None:
+def say(axes: Axes, text: str) -> None:
+    """Write into a panel why it is empty."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=11)
 
 
@@ -177,9 +156,9 @@ def _draw_distribution(axes: Axes, scores: Tensor, correct: Tensor) -> None:
     right, wrong = says_correct[correct].float().mean(), (~says_correct[~correct]).float().mean()
     f1 = float(harmonic_mean(right.nan_to_num(0), wrong.nan_to_num(0)))
     title = f"Distribution, F1 {f1:.3f}" if len(scores) else "Distribution"
-    _decorate(axes, title, "self-reward (target: 0 incorrect, 1 correct)", "share of the class (%)")
+    decorate(axes, title, "self-reward (target: 0 incorrect, 1 correct)", "share of the class (%)")
     if not len(scores):
-        return _say(axes, "no solutions")
+        return say(axes, "no solutions")
     low = float(np.clip(scores.min().item(), SCORE_LIMITS[0], 0))
     high = float(np.clip(scores.max().item(), 1, SCORE_LIMITS[1]))
     outside = int(((scores < low) | (scores > high)).sum())
@@ -206,9 +185,9 @@ def _draw_within_problems(axes: Axes, scores: Tensor, correct: Tensor, problem: 
     counts = pair_counts(problem, scores, correct, int(problem.max()) + 1 if len(problem) else 0)
     value, problems = float(counts.auroc()), int(counts.mixed_problems())
     title = f"Within problems, AUROC {value:.3f}" if problems else "Within problems, AUROC undefined"
-    _decorate(axes, title, "self-reward - mean of its problem", "share of the class (%)")
+    decorate(axes, title, "self-reward - mean of its problem", "share of the class (%)")
     if not problems:
-        return _say(axes, "no problem with correct\nand incorrect solutions")
+        return say(axes, "no problem with correct\nand incorrect solutions")
     centred, correct = centred_scores(scores.clamp(*SCORE_LIMITS), correct, problem)
     reach = max(float(centred.abs().max()), 0.1)
     edges = np.linspace(-reach, reach, HISTOGRAM_BINS + 1)
@@ -227,12 +206,12 @@ def _draw_roc(axes: Axes, scores: Tensor, correct: Tensor) -> None:
     value = float(auroc(scores, correct))
     known = np.isfinite(value)
     title = f"ROC, AUROC {value:.3f}" if known else "ROC, AUROC undefined"
-    _decorate(axes, title, "share of incorrect solutions passed", "share of correct solutions passed")
+    decorate(axes, title, "share of incorrect solutions passed", "share of correct solutions passed")
     _unit_square(axes)
     if not len(scores):
-        return _say(axes, "no solutions")
+        return say(axes, "no solutions")
     if not known:
-        return _say(axes, f"no {'incorrect' if correct.all() else 'correct'} solutions")
+        return say(axes, f"no {'incorrect' if correct.all() else 'correct'} solutions")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="chance")
     axes.plot(*roc_curve(scores.numpy(), correct.numpy()), color=BLUE, linewidth=1.8, label="self-reward")
     above = scores > CORRECT_THRESHOLD
@@ -252,10 +231,10 @@ def _draw_roc(axes: Axes, scores: Tensor, correct: Tensor) -> None:
 def _draw_reliability(axes: Axes, scores: Tensor, correct: Tensor) -> None:
     error = float(expected_calibration_error(scores, correct))
     title = f"Reliability, ECE {error:.3f}" if len(scores) else "Reliability"
-    _decorate(axes, title, "self-reward, clamped to [0, 1]", "share of correct solutions")
+    decorate(axes, title, "self-reward, clamped to [0, 1]", "share of correct solutions")
     _unit_square(axes)
     if not len(scores):
-        return _say(axes, "no solutions")
+        return say(axes, "no solutions")
     curve = reliability_curve(scores, correct)
     bins = len(curve.solutions)
     centres = (np.arange(bins) + 0.5) / bins
@@ -296,7 +275,7 @@ def _draw_curves(axes: Axes, curves: Series, if_empty: str, marked: bool = False
     """Noisy curves: each step faintly, their trailing mean on top; or a few points, which are marked."""
     curves = {label: points for label, points in curves.items() if points}
     if not curves:
-        return _say(axes, if_empty)
+        return say(axes, if_empty)
     for (label, points), color, line in zip(curves.items(), (BLUE, VERMILLION, GREEN), ("-", "--", "-."), strict=False):
         steps, values = (np.array(column, dtype=float) for column in zip(*points, strict=True))
         smooth = len(steps) > 2 * MEAN_OF_STEPS and not marked
@@ -326,7 +305,7 @@ def _draw_curves(axes: Axes, curves: Series, if_empty: str, marked: bool = False
 def _draw_evaluation(axes: Axes, series: Series) -> None:
     shown = [name for name in row_order(series) if series[name] and _is_vote(name)]
     rules = [name.partition("@")[0] for name in shown]
-    styles = {name: style for name, _, style in _styles(rules)}
+    styles = {name: style for name, _, style in styles_of(rules)}
     for name, rule in (("pass@1", ""), *zip(shown, rules, strict=True)):
         if series.get(name):
             color, marker, line = styles.get(rule, (BLUE, "o", "-"))
@@ -340,31 +319,10 @@ def _draw_evaluation(axes: Axes, series: Series) -> None:
                 label=name.replace("_", " "),
             )
     if not axes.lines:
-        return _say(axes, "no evaluation yet")
+        return say(axes, "no evaluation yet")
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.25 * (high - low))  # room for the legend
     axes.legend(fontsize=8.5, loc="upper center", ncols=2)
-
-
-def _draw_intervals(axes: Axes, curves: Mapping[str, Intervals]) -> None:
-    if not any(len(points) > 1 for points in curves.values()):
-        return _say(axes, "one solution per problem:\nnothing to choose from")
-    styles: list[tuple[str, str, tuple]] = [
-        *_styles([name for name in curves if name != "pass"]),
-        ("pass", "pass@k", (GREY, None, (0, (1, 3)))),
-    ]
-    for name, label, (color, marker, line) in styles:
-        points = sorted(curves[name])
-        value, low, high = zip(*(curves[name][k] for k in points), strict=True)
-        axes.plot(points, value, color=color, marker=marker, linestyle=line, markersize=5, linewidth=1.6, label=label)
-        if name != "pass":
-            # The intervals overlap, since they are of the same problems: their edges tell them apart.
-            axes.fill_between(points, low, high, color=color, alpha=0.06, linewidth=0)
-            for edge in (low, high):
-                axes.plot(points, edge, color=color, linestyle=line, linewidth=0.8, alpha=0.5)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(points, [str(k) for k in points], minor=False)
-    axes.minorticks_off()
 
 
 def _is_vote(metric: str) -> bool:
@@ -372,7 +330,7 @@ def _is_vote(metric: str) -> bool:
     return "@" in metric and "/" not in metric and not metric.startswith("pass@")
 
 
-def _styles(rules: Sequence[str]) -> Iterator[tuple[str, str, Style]]:
+def styles_of(rules: Sequence[str]) -> Iterator[tuple[str, str, Style]]:
     """Name, label and style of each rule."""
     others = cycle(OF_OTHER_VOTES)
     for name in dict.fromkeys(rules):

@@ -83,7 +83,7 @@ class Predictions(RunCallback):
         """Refuse a module without solutions, and begin a file for each set."""
         module = self.needs_laser_module(pl_module, "predictions")
         rank = f".rank{trainer.global_rank}" if trainer.world_size > 1 else ""
-        columns = schema(module.evaluator.settings.votes)
+        columns = schema(module.evaluator.votes)
         for dataset in data_module(trainer, type(self).__name__).evaluation_problems:
             path = self.run_directory / self.filename / f"{dataset}{rank}.{self.format}"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ class Predictions(RunCallback):
         module = self.needs_laser_module(pl_module, "predictions")
         assert module.last_rollout is not None
         self._writers[batch[0].dataset].write(
-            list(records(module.last_rollout, module.verifier_pool, module.evaluator.settings.votes))
+            list(records(module.last_rollout, module.verifier_pool, module.evaluator.votes))
         )
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from laser_lightning.callbacks.base import RunCallback, fits, show, values_by_set
+from laser_lightning.callbacks.curve_plots import evaluation_figure
 from laser_lightning.callbacks.names import number
-from laser_lightning.callbacks.plots import evaluation_figure, render
+from laser_lightning.callbacks.plots import render
 from laser_lightning.callbacks.publish import publish_figure
 from laser_lightning.callbacks.results import (
     EvaluationResult,
@@ -28,7 +29,14 @@ DPI = 150
 VERIFICATION = ("f1", "accuracy_on_correct", "accuracy_on_incorrect", "auroc", "ece", "correct", "incorrect")
 WITHIN_PROBLEMS = ("auroc_within", "auroc_within_mean", "mixed_problems", "brier")
 BY_KIND = ("pass@1", *(f"self_verification/{name}" for name in WITHIN_PROBLEMS))
-COSTS = ("reward", "response/truncation_rate", "response/length_tokens", "response/tokens", "seconds")
+COSTS = (
+    "reward",
+    "response/truncation_rate",
+    "response/length_tokens",
+    "response/judging_tokens",
+    "response/tokens",
+    "seconds",
+)
 BROKEN = {  # names too long for one line
     "weighted_maj": "weighted_\nmaj",
     "best_of": "best_of\n",
@@ -36,6 +44,7 @@ BROKEN = {  # names too long for one line
     "accuracy_on_incorrect": "accuracy_on\n_incorrect",
     "response/truncation_rate": "truncation\n_rate",
     "response/length_tokens": "length\n_tokens",
+    "response/judging_tokens": "judging\n_tokens",
     "response/tokens": "tokens",
 }
 COLUMNS_OF_VOTES = 4  # those that 80 columns hold beside the others
@@ -46,9 +55,11 @@ class EvaluationReport(RunCallback):
     """Reports what ``validate`` or ``test`` measured: every metric of every set and their average over sets.
 
     Tables are printed, and ``<run>/evaluation`` gets ``<stage>.csv`` (a row per set), ``<stage>_curves.csv`` and
-    ``<stage>_curves.png`` (pass@k and all votes at k = 1, 2, 4, ... up to the samples, see ``metrics.problem_curves``)
-    and ``<stage>.json`` (all of it), where the stage is ``val`` or ``test``. Means over problems have 95% intervals of
-    the bootstrap over problems. During ``fit`` nothing is done: the run's summary shows its evaluations.
+    ``<stage>_curves.png`` (pass@k and all votes at k = 1, 2, 4, ... up to the samples, see ``metrics.problem_curves``),
+    ``<stage>_tokens.png`` (the same against the tokens of k solutions, their judgement included for votes that look at
+    scores: equal compute) and ``<stage>.json`` (all of it), where the stage is ``val`` or ``test``. Means over problems
+    have 95% intervals of the bootstrap over problems. During ``fit`` nothing is done: the run's summary shows its
+    evaluations.
     """
 
     def __init__(self) -> None:
@@ -71,7 +82,7 @@ class EvaluationReport(RunCallback):
             module = self.needs_laser_module(pl_module, "report")
             names = module.data.evaluation_problems
             self._groups = {name: module.evaluator.metrics_of(name).sample_groups() for name in names}
-            self._votes = module.evaluator.settings.votes
+            self._votes = module.evaluator.votes
 
     on_test_epoch_end = on_validation_epoch_end
 
@@ -94,12 +105,20 @@ class EvaluationReport(RunCallback):
         write_table(self.directory / f"{stage}.csv", result)
         write_json(self.directory / f"{stage}.json", result)
         write_curves(self.directory / f"{stage}_curves.csv", result)
-        figure = evaluation_figure(stage, result.step, {name: one.curves for name, one in result.rows()})
-        figure.set_dpi(DPI)
-        image = render(figure)
-        imsave(self.directory / f"{stage}_curves.png", image)
-        publish_figure(trainer, f"figures/{stage}_curves", image, result.step)
-        show(*tables(result), "", f"evaluation: {self.directory}")
+        curves = {name: one.curves for name, one in result.rows()}
+        costs = {name: one.tokens_per_solution for name, one in result.rows()}
+        figures = {
+            "curves": evaluation_figure(stage, result.step, curves),
+            "tokens": evaluation_figure(stage, result.step, curves, costs),
+        }
+        for name, figure in figures.items():
+            figure.set_dpi(DPI)
+            image = render(figure)
+            imsave(self.directory / f"{stage}_{name}.png", image)
+            publish_figure(trainer, f"figures/{stage}_{name}", image, result.step)
+        decided = [(rule.name, rule.settled()) for rule in self._votes]
+        lines = [f"{name} votes by {rule.name}" for name, rule in decided if rule.name != name]
+        show(*tables(result), "", *lines, f"evaluation: {self.directory}")
 
 
 def tables(result: EvaluationResult) -> list[Table]:

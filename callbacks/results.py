@@ -2,8 +2,9 @@
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -36,6 +37,8 @@ class SetResult:
         values: value of each metric, by the name that follows ``<stage>/<set>/``.
         intervals: lower and upper end for those of them that are means over problems.
         curves: of pass@k and of each vote rule, by its name, the estimate at each k.
+        tokens_per_solution: of each curve, the mean tokens that one more solution costs: its length, and for rules that
+            look at scores its judgement, so that k solutions cost k (length + judging tokens). NaN where not known.
     """
 
     problems: int | None
@@ -43,6 +46,11 @@ class SetResult:
     values: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     curves: dict[str, dict[int, Estimate]]
+    tokens_per_solution: dict[str, float] = field(default_factory=dict)
+
+    def cost(self, curve: str) -> float:
+        """Tokens of one more solution on a curve; NaN where not known."""
+        return self.tokens_per_solution.get(curve, math.nan)
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ def evaluation_result(
         votes: rules beside those that are always there.
     """
     means = {name: _Means.of(name, groups[name], votes) for name in values}
-    curves = ["pass", *(rule.name for rule in (*FIXED_RULES, *votes))]
+    curves = {"pass": False} | {rule.name: rule.settled().uses_scores for rule in (*FIXED_RULES, *votes)}
     sets = {}
     for name, own in values.items():
         sizes = set(groups[name].sizes.tolist())
@@ -119,7 +127,7 @@ class _Means:
         return {name: Estimate(*row) for name, row in zip(self.names, rows, strict=True)}
 
 
-def _average(sets: list[SetResult], means: list[_Means], curves: list[str]) -> SetResult:
+def _average(sets: list[SetResult], means: list[_Means], curves: Mapping[str, bool]) -> SetResult:
     shared = [name for name in means[0].names if all(name in other.names for other in means)]
     parts = [one.select(shared) for one in means]
     mean = _Means(
@@ -134,16 +142,19 @@ def _average(sets: list[SetResult], means: list[_Means], curves: list[str]) -> S
 
 
 def _set_result(
-    problems: int | None, samples: int | None, values: dict[str, float], means: _Means, names: list[str]
+    problems: int | None, samples: int | None, values: dict[str, float], means: _Means, judged: Mapping[str, bool]
 ) -> SetResult:
+    """The results of a set with curves of these names, each with whether its choice looks at scores."""
     estimates = means.estimates()
-    curves: dict[str, dict[int, Estimate]] = {name: {} for name in names}
+    curves: dict[str, dict[int, Estimate]] = {name: {} for name in judged}
     for name, estimate in estimates.items():
         curve, _, k = name.partition("@")
         if k:
             curves[curve][int(k)] = estimate
     intervals = {name: (estimates[name].low, estimates[name].high) for name in values if name in estimates}
-    return SetResult(problems, samples, values, intervals, curves)
+    length, judging = (values.get(f"response/{name}", math.nan) for name in ("length_tokens", "judging_tokens"))
+    costs = {name: length + judging if uses_scores else length for name, uses_scores in judged.items()}
+    return SetResult(problems, samples, values, intervals, curves, costs)
 
 
 # ------------------------------------------------------------------------ files
@@ -171,19 +182,19 @@ def write_table(path: Path, result: EvaluationResult) -> None:
 
 
 def write_curves(path: Path, result: EvaluationResult) -> None:
-    """A CSV file with a row per set, curve and k.
+    """A CSV file with a row per set, curve and k, with the tokens that k solutions to a problem cost.
 
     Args:
         path: of the file.
         result: what to write; cells of undefined values are empty.
     """
     rows = [
-        {"set": dataset, "metric": name, "k": k, **estimate._asdict()}
+        {"set": dataset, "metric": name, "k": k, "tokens": k * one.cost(name), **estimate._asdict()}
         for dataset, one in result.rows()
         for name, curve in one.curves.items()
         for k, estimate in curve.items()
     ]
-    _write_csv(path, ["set", "metric", "k", *Estimate._fields], rows)
+    _write_csv(path, ["set", "metric", "k", "tokens", *Estimate._fields], rows)
 
 
 def write_json(path: Path, result: EvaluationResult) -> None:
@@ -219,7 +230,9 @@ def _plain(result: SetResult) -> dict[str, Any]:
         "intervals": {name: [finite(low), finite(high)] for name, (low, high) in result.intervals.items()},
         "curves": {
             name: [
-                {"k": k} | {key: finite(value) for key, value in at_k._asdict().items()} for k, at_k in curve.items()
+                {"k": k, "tokens": finite(k * result.cost(name))}
+                | {key: finite(value) for key, value in at_k._asdict().items()}
+                for k, at_k in curve.items()
             ]
             for name, curve in result.curves.items()
         },

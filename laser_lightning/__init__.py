@@ -13,7 +13,7 @@ from laser_lightning.moved import OldPlaces
 if TYPE_CHECKING:
     from laser_lightning.data import PromptDataModule
     from laser_lightning.inference.scorer import LaSeRScorer
-    from laser_lightning.metrics.votes import Candidates, VoteRule
+    from laser_lightning.metrics.votes import AdditiveRule, Candidates, VoteRule
     from laser_lightning.modules.laser import LaSeRModule
     from laser_lightning.modules.rise import RISEModule
     from laser_lightning.modules.supervised import SupervisedModule
@@ -25,14 +25,23 @@ if TYPE_CHECKING:
         GroupRelative,
         LeaveOneOut,
         SelfRewardMixing,
+        TrustWeightedMixing,
     )
     from laser_lightning.objective.context import StepContext
+    from laser_lightning.objective.judging import JudgingSettings, KLHold, PolicyHold, SampledCrossEntropy
     from laser_lightning.objective.losses import ImportanceCorrection, KLDivergence, KLEstimate, TruncatedImportance
     from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
     from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
     from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision
     from laser_lightning.objective.self_reward.target import SelfRewardTarget, VerifierTarget
-    from laser_lightning.objective.self_reward.weights import ClassBalancedWeights, EqualWeights, SelfRewardWeights
+    from laser_lightning.objective.self_reward.two_token import TwoTokenSelfReward
+    from laser_lightning.objective.self_reward.weights import (
+        ClassBalancedWeights,
+        EqualWeights,
+        GroupBalancedWeights,
+        MixedGroupWeights,
+        SelfRewardWeights,
+    )
     from laser_lightning.objective.self_reward.yes_no import YesNoSelfReward
     from laser_lightning.objective.shaping import OverlongPenalty, RewardShaper
     from laser_lightning.objective.term import LossTerm
@@ -42,6 +51,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "AdditiveRule": "laser_lightning.metrics.votes",
     "LaSeRModule": "laser_lightning.modules.laser",
     "RISEModule": "laser_lightning.modules.rise",
     "SupervisedModule": "laser_lightning.modules.supervised",
@@ -51,10 +61,13 @@ _EXPORTS = {
     "VerifierTarget": "laser_lightning.objective.self_reward.target",
     "ClassBalancedWeights": "laser_lightning.objective.self_reward.weights",
     "EqualWeights": "laser_lightning.objective.self_reward.weights",
+    "GroupBalancedWeights": "laser_lightning.objective.self_reward.weights",
+    "MixedGroupWeights": "laser_lightning.objective.self_reward.weights",
     "SelfRewardTarget": "laser_lightning.objective.self_reward.target",
     "SelfRewardWeights": "laser_lightning.objective.self_reward.weights",
     "StepSolutions": "laser_lightning.objective.self_reward.solutions",
     "Supervision": "laser_lightning.objective.self_reward.solutions",
+    "TwoTokenSelfReward": "laser_lightning.objective.self_reward.two_token",
     "YesNoSelfReward": "laser_lightning.objective.self_reward.yes_no",
     "LaSeRScorer": "laser_lightning.inference.scorer",
     "MuonWithAdamW": "laser_lightning.policy.muon",
@@ -66,6 +79,7 @@ _EXPORTS = {
     "GroupRelative": "laser_lightning.objective.advantages",
     "LeaveOneOut": "laser_lightning.objective.advantages",
     "SelfRewardMixing": "laser_lightning.objective.advantages",
+    "TrustWeightedMixing": "laser_lightning.objective.advantages",
     "RewardShaper": "laser_lightning.objective.shaping",
     "OverlongPenalty": "laser_lightning.objective.shaping",
     "ImportanceCorrection": "laser_lightning.objective.losses",
@@ -73,6 +87,10 @@ _EXPORTS = {
     "KLDivergence": "laser_lightning.objective.losses",
     "KLEstimate": "laser_lightning.objective.losses",
     "LossTerm": "laser_lightning.objective.term",
+    "JudgingSettings": "laser_lightning.objective.judging",
+    "KLHold": "laser_lightning.objective.judging",
+    "PolicyHold": "laser_lightning.objective.judging",
+    "SampledCrossEntropy": "laser_lightning.objective.judging",
     "StepContext": "laser_lightning.objective.context",
     "Advantages": "laser_lightning.objective.advantages",
     "Candidates": "laser_lightning.metrics.votes",
@@ -80,6 +98,7 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "AdditiveRule",
     "AdvantageEstimator",
     "AdvantageMixing",
     "Advantages",
@@ -87,22 +106,28 @@ __all__ = [
     "Candidates",
     "ClassBalancedWeights",
     "EqualWeights",
+    "GroupBalancedWeights",
     "GroupRelative",
     "ImportanceCorrection",
+    "JudgingSettings",
     "KLDivergence",
     "KLEstimate",
+    "KLHold",
     "LaSeRModule",
     "LaSeRScorer",
     "LastTokenSelfReward",
     "LeaveOneOut",
     "LossTerm",
+    "MixedGroupWeights",
     "MuonWithAdamW",
     "OverlongPenalty",
+    "PolicyHold",
     "PromptDataModule",
     "RISEModule",
     "Readings",
     "RewardShaper",
     "Rollouts",
+    "SampledCrossEntropy",
     "SelfRewardHead",
     "SelfRewardMixing",
     "SelfRewardTarget",
@@ -112,6 +137,8 @@ __all__ = [
     "SupervisedModule",
     "Supervision",
     "TruncatedImportance",
+    "TrustWeightedMixing",
+    "TwoTokenSelfReward",
     "VerifierTarget",
     "VoteRule",
     "YesNoSelfReward",

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from laser_lightning.cli.compare_votes import draw_votes, read_curves, votes_table
 from laser_lightning.errors import UserError
 
 METRICS = {
@@ -312,18 +313,27 @@ def command(args: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="laser-lightning compare",
         description="Puts the last evaluations of runs beside each other: values, differences to the first run with "
-        "standard errors paired by problem (where both have a log of solutions), and a figure.",
+        "standard errors paired by problem (where both have a log of solutions), votes with their tokens, and figures.",
         allow_abbrev=False,
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory of a run, such as runs/version_0")
     parser.add_argument(
-        "--figure", type=Path, default=Path("compare.png"), help="figure to write; default: compare.png"
+        "--figure",
+        type=Path,
+        default=Path("compare.png"),
+        help="figure to write; default: compare.png; that of the votes gets _votes behind its name",
     )
     given = parser.parse_args(args)
     if len(given.runs) < 2:
         raise UserError("compare needs two runs or more.")
     tables = compare([read_run(directory) for directory in given.runs])
+    curves = {str(directory): read_curves(directory) for directory in given.runs}
     for name, rows in tables.items():
         print(f"{table(name, rows)}\n")
+        if (votes := votes_table(name, curves)) is not None:
+            print(f"{votes}\n")
     draw(tables, given.figure)
     print(f"Differences are to {given.runs[0]}, with standard errors over problems. Figure: {given.figure}")
+    of_votes = given.figure.with_name(f"{given.figure.stem}_votes{given.figure.suffix}")
+    if draw_votes(curves, of_votes):
+        print(f"Votes against samples and tokens: {of_votes}")

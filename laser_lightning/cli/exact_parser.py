@@ -58,4 +58,4 @@ def _configured(value: Any) -> Any:
         return {field.name: _configured(getattr(value, field.name)) for field in fields(value) if field.init}
     if isinstance(value, dict):
         return {key: _configured(item) for key, item in value.items()}
-    return [_configured(item) for item in value] if isinstance(value, list) else value
+    return [_configured(item) for item in value] if isinstance(value, (list, tuple)) else value

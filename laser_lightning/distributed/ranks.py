@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -60,3 +60,11 @@ class Ranks:
         with self._together():
             gathered = self._strategy.all_gather(values)
         return gathered.view(self.count, *values.shape)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Gather plain values and tensors, of any size on each rank: those of all ranks, in their order."""
+        if self.count == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.count
+        torch.distributed.all_gather_object(gathered, value)
+        return gathered

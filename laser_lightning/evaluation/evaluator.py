@@ -3,15 +3,20 @@
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from laser_lightning.data.problem import Problem
+from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.errors import UserError
 from laser_lightning.evaluation.kept_rounds import KeptRounds
 from laser_lightning.evaluation.metrics import EvaluationMetrics, MetricsOfSets
 from laser_lightning.evaluation.settings import EvaluationSettings
+from laser_lightning.evaluation.training_votes import gather_groups
+from laser_lightning.metrics.answers import Compare
 from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout import Sampling
 from laser_lightning.verifiers import VerifierPool
@@ -30,6 +35,7 @@ class Evaluator(nn.Module):
 
     Attributes:
         metrics: the metrics of each set, by its name, from ``prepare`` on.
+        votes: the rules of ``settings.votes``; what they learn from training is this run's own.
         kept: the solutions of this evaluation on disk; None where none are kept.
     """
 
@@ -40,6 +46,7 @@ class Evaluator(nn.Module):
         self.settings, self.seed = settings, seed
         self.sampling = settings.sampling or sampling
         self.metrics = MetricsOfSets()
+        self.votes = deepcopy(settings.votes)
         self.kept: KeptRounds | None = None
 
     def prepare(
@@ -60,9 +67,7 @@ class Evaluator(nn.Module):
         """
         self.metrics = MetricsOfSets()
         for name in sets:
-            self.metrics[name] = EvaluationMetrics(
-                self.samples_of(name), kinds(name), reward_names, self.settings.votes
-            )
+            self.metrics[name] = EvaluationMetrics(self.samples_of(name), kinds(name), reward_names, self.votes)
         unknown = set(self.settings.samples_per_set) - set(sets)
         if unknown and sets:
             raise UserError(f"evaluation.samples_per_set names {sorted(unknown)}, which no data set has as its key.")
@@ -111,8 +116,30 @@ class Evaluator(nn.Module):
             rollout: the solutions.
             pool: says which answers are equivalent, and vote together.
         """
-        compare = None if pool.verifier.canonical_decides else pool.equivalent
-        self.metrics_of(rollout.problems[0].dataset).update(rollout, compare)
+        self.metrics_of(rollout.problems[0].dataset).update(rollout, _compare(pool))
+
+    def teach_votes(self, rollout: Rollout, pool: VerifierPool, ranks: Ranks) -> None:
+        """Let the vote rules that learn take a training round into account; all ranks call together.
+
+        Args:
+            rollout: the round, as it was sampled.
+            pool: as in ``count``.
+            ranks: whose solutions are gathered.
+        """
+        learning = [rule for rule in self.votes if rule.learns]
+        if learning:
+            groups = gather_groups(rollout, _compare(pool), ranks)
+            for rule in learning:
+                rule.learn(groups)
+
+    def votes_state(self) -> dict[str, dict[str, Any]]:
+        """What vote rules remember, by their names; those without memory are left out."""
+        return {rule.name: state for rule in self.votes if (state := rule.state_dict())}
+
+    def load_votes_state(self, states: Mapping[str, dict[str, Any]]) -> None:
+        """Let vote rules go on from what they remember; those that are not among the states begin anew."""
+        for rule in self.votes:
+            rule.load_state_dict(states.get(rule.name, {}))
 
     def compute(self) -> dict[str, Tensor]:
         """The values of all sets, by ``<set>/<metric>``; counting starts anew."""
@@ -122,3 +149,8 @@ class Evaluator(nn.Module):
             values |= {f"{name}/{key}": value.float() for key, value in metrics.compute().items()}
             metrics.reset()
         return values
+
+
+def _compare(pool: VerifierPool) -> Compare | None:
+    """The verifier's equivalence of answers, where canonical texts do not decide."""
+    return None if pool.verifier.canonical_decides else pool.equivalent

@@ -87,6 +87,7 @@ class KeptRounds:
             column("self_reward"),
             seconds=kept.seconds,
             scores=column("scores") if solutions[0].scores else None,
+            judging_tokens=None if solutions[0].judging_tokens is None else column("judging_tokens").long(),
         )
 
     def put(self, dataset: str, rollout: Rollout | None) -> None:
@@ -115,6 +116,7 @@ def _solutions(rollout: Rollout) -> list[KeptSolution]:
     prompts = [prompt_fingerprint(problem.prompt_ids) for problem in rollout.problems]
     references = [[None]] * len(rollouts) if rollout.references is None else rollout.references.tolist()
     scores: list[list[float]] = [[]] * len(rollouts) if rollout.scores is None else rollout.scores.tolist()
+    judging = [None] * len(rollouts) if rollout.judging_tokens is None else rollout.judging_tokens.tolist()
     columns = (
         rollout.texts,
         rollouts.responses(),
@@ -144,6 +146,7 @@ def _solutions(rollout: Rollout) -> list[KeptSolution]:
             further,
             of_reference,
             scores[row],
+            judging[row],
         )
         for row, (
             text,

@@ -27,6 +27,34 @@ from laser_lightning.metrics.votes import FIXED_RULES
 from laser_lightning.records.rollout import Rollout
 
 
+def solution_columns(rollout: Rollout, compare: Compare | None) -> dict[str, Tensor]:
+    """A round's solutions as metrics over problems take them (see ``GroupMetric.update``).
+
+    Args:
+        rollout: P problems with G solutions each, N = P * G.
+        compare: the verifier's equivalence of answers, which decides who votes together; None if answers with
+            different canonical texts are never equivalent.
+
+    Returns:
+        Columns [N] by their names, and ``scores`` [N, S] where the solutions have several.
+    """
+    size, device = rollout.rollouts.group_size, rollout.rewards.device
+    indices = torch.tensor([problem.index for problem in rollout.problems], device=device)
+    answers = [verification.answer for verification in rollout.verifications]
+    groups = [answers[start : start + size] for start in range(0, len(answers), size)]
+    if compare is not None:
+        groups = representatives(groups, compare, [problem.verifier for problem in rollout.problems])
+    columns = {
+        "problem_ids": indices.repeat_interleave(size),
+        "sample_indices": torch.arange(size, device=device).repeat(len(indices)),
+        "rewards": rollout.rewards,
+        "answer_ids": answer_ids([answer for group in groups for answer in group]).to(device),
+        "self_rewards": rollout.self_rewards,
+        "finished": rollout.rollouts.finished,
+    }
+    return columns if rollout.scores is None else columns | {"scores": rollout.scores}
+
+
 class EvaluationMetrics(nn.Module):
     """The metrics of one named set, with k solutions per problem.
 
@@ -64,21 +92,7 @@ class EvaluationMetrics(nn.Module):
                 different canonical texts are never equivalent.
         """
         size, device = rollout.rollouts.group_size, rollout.rewards.device
-        indices = torch.tensor([problem.index for problem in rollout.problems], device=device)
-        answers = [verification.answer for verification in rollout.verifications]
-        groups = [answers[start : start + size] for start in range(0, len(answers), size)]
-        if compare is not None:
-            groups = representatives(groups, compare, [problem.verifier for problem in rollout.problems])
-        columns = {
-            "problem_ids": indices.repeat_interleave(size),
-            "sample_indices": torch.arange(size, device=device).repeat(len(indices)),
-            "rewards": rollout.rewards,
-            "answer_ids": answer_ids([answer for group in groups for answer in group]).to(device),
-            "self_rewards": rollout.self_rewards,
-            "finished": rollout.rollouts.finished,
-        }
-        if rollout.scores is not None:
-            columns["scores"] = rollout.scores
+        columns = solution_columns(rollout, compare)
         self.groups.update(**columns)
         for name, metric in self._of_rewards().items():
             # Only the rows that the function was asked about, in a MixedVerifier; 0 where it failed.
@@ -87,7 +101,7 @@ class EvaluationMetrics(nn.Module):
             asked = ~column.isnan()
             metric.update(**{key: value[asked] for key, value in (columns | {"rewards": column}).items()})
         self.self_verification.update(rollout.self_rewards, rollout.rewards)
-        self.responses.update(rollout.rollouts.response_lengths, rollout.rollouts.finished)
+        self.responses.update(rollout.rollouts.response_lengths, rollout.rollouts.finished, rollout.judging_tokens)
         self.wall_time.update(rollout.seconds)
         kinds = None
         if self.by_kind is not None and self.brier_by_kind is not None:

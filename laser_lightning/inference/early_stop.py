@@ -1,27 +1,28 @@
-"""When more solutions to a problem need not be drawn: the weighted vote is decided, or nearly so."""
+"""When more solutions to a problem need not be drawn: their vote is decided, or nearly so."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from laser_lightning.errors import UserError
+from laser_lightning.inference.vote import candidates_of
+from laser_lightning.metrics.votes import AdditiveRule, VoteRule, WeightedMajority
 from laser_lightning.metrics.votes.candidates import ONE_VOTE
-from laser_lightning.metrics.votes.weighted_majority import score_votes
+from laser_lightning.metrics.votes.log_odds import probability
 
 StopReason = Literal["certain", "confidence"]
 
 
 @dataclass(frozen=True)
 class EarlyStop:
-    """When to stop drawing solutions to a problem. Its weighted vote is looked at after each batch of them.
+    """When to stop drawing solutions to a problem. Its vote, weighted or by a rule, is looked at after each batch.
 
     Args:
         batch: solutions of each problem that are drawn between two looks.
-        confidence: stop when the leading answer is ahead with this probability (see ``lead_probability``), above 0.5
-            and below 1; null never stops for it. The answer may be another one than that of all solutions.
+        confidence: stop when the leading answer is ahead with this probability (see ``lead_probability``, and for rules
+            that sum log-odds ``odds_probability``), above 0.5 and below 1; null never stops for it. The answer may be
+            another one than that of all solutions.
         certain: stop when the solutions still to come cannot change the answer (see ``is_certain``).
     """
 
@@ -37,58 +38,93 @@ class EarlyStop:
         if self.confidence is None and not self.certain:
             raise UserError("stop has no rule: set stop.confidence or stop.certain, or give no `stop` at all.")
 
-    def reason(self, answers: Sequence[str | None], self_rewards: Sequence[float], remaining: int) -> StopReason | None:
+    def reason(
+        self,
+        answers: Sequence[str | None],
+        self_rewards: Sequence[float],
+        remaining: int,
+        rule: AdditiveRule = WeightedMajority(),
+    ) -> StopReason | None:
         """Why to stop now; None to go on.
 
         Args:
             answers: of the N solutions drawn so far, in their order, equal ones written alike; None for no answer.
-            self_rewards: N self-rewards, which count as in the weighted vote: clamped to [0, 1].
+            self_rewards: N self-rewards.
             remaining: solutions that may still be drawn, at least 1.
+            rule: whose vote is looked at.
         """
-        votes = answer_votes(answers, self_rewards)
-        if self.certain and is_certain(votes, remaining):
+        votes = answer_votes(answers, self_rewards, rule)
+        if self.certain and is_certain(votes, remaining, rule.least, rule.most):
             return "certain"
-        if self.confidence is not None and lead_probability(votes) >= self.confidence:
+        probable = lead_probability if rule.unit == "votes" else odds_probability
+        if self.confidence is not None and probable(votes) >= self.confidence:
             return "confidence"
         return None
 
 
-def answer_votes(answers: Sequence[str | None], self_rewards: Sequence[float]) -> list[int]:
-    """The votes of each distinct answer, as the weighted vote counts them; of the answer that appeared first, first.
+def stopping_rule(rule: VoteRule | None) -> AdditiveRule:
+    """The rule whose vote an early stop looks at: the given one as it decides now, and the weighted vote for None.
+
+    Raises:
+        UserError: if its vote is no sum over solutions.
+    """
+    settled = WeightedMajority() if rule is None else rule.settled()
+    if isinstance(settled, AdditiveRule):
+        return settled
+    assert rule is not None
+    by = "" if settled is rule else f", which decides by {type(settled).__name__},"
+    raise UserError(
+        f"stop looks at votes that add up over solutions, and the rule '{rule.name}'{by} chooses by no such sum: draw "
+        "all solutions, with stop=None, or give it an AdditiveRule such as LogOddsVote."
+    )
+
+
+def answer_votes(
+    answers: Sequence[str | None], self_rewards: Sequence[float], rule: AdditiveRule = WeightedMajority()
+) -> list[int]:
+    """The votes of each distinct answer, as a rule counts them; of the answer that appeared first, first.
 
     Args:
         answers: of N solutions, equal ones written alike; None for no answer, which has no vote.
         self_rewards: N self-rewards.
+        rule: says what each solution adds.
 
     Returns:
         One integer for each distinct answer, in units of 1 / ``ONE_VOTE``.
     """
-    scores = torch.tensor(self_rewards, dtype=torch.float32)
     votes: dict[str, int] = {}
-    for answer, vote in zip(answers, score_votes(scores).tolist(), strict=True):
+    of_solutions = rule.votes(candidates_of(answers, self_rewards)).tolist()
+    for answer, vote in zip(answers, of_solutions, strict=True):
         if answer is not None:
             votes[answer] = votes.get(answer, 0) + vote
     return list(votes.values())
 
 
-def is_certain(votes: Sequence[int], remaining: int) -> bool:
-    """Whether no further solutions can change the winner of the weighted vote.
+def is_certain(votes: Sequence[int], remaining: int, least: float = 0.0, most: float = 1.0) -> bool:
+    """Whether no further solutions can change the winner of the vote.
 
-    A solution adds at most one whole vote, to a known answer or to a new one, and of tied answers the first wins. So
-    an answer with V votes has won when each other one has at most V - ``remaining`` (less than that, if it appeared
-    earlier), and ``remaining`` itself is at most V. This is exact: otherwise some further solutions do change the
-    winner. Nothing is certain while all votes are 0, since then any vote at all decides.
+    A solution adds between ``least`` and ``most`` to one answer, a known or a new one, and of tied answers the first
+    wins. So the leader's distance to a known answer shrinks by at most r max(``most``, -``least``) over r solutions;
+    its distance to a new answer, which takes one solution to appear, by at most what r solutions add to that one, or
+    what one adds and the others take from the leader. The answer has won when it keeps ahead of all, or level with
+    those that appeared after it. This is exact: otherwise some further solutions do change the winner. Where votes are
+    never negative, nothing is certain while all are 0, since then any vote at all decides.
 
     Args:
         votes: of each answer, as from ``answer_votes``.
         remaining: solutions still to come, at least 1.
+        least: the least that a solution adds, in whole votes or nats.
+        most: the most that it adds.
     """
-    most = max(votes, default=0)
-    if most == 0:
+    highest = max(votes, default=0)
+    if not votes or (least >= 0 and highest == 0):
         return False
-    leader, gain = votes.index(most), remaining * ONE_VOTE
-    earlier, later = votes[:leader], [*votes[leader + 1 :], 0]
-    return all(vote + gain < most for vote in earlier) and all(vote + gain <= most for vote in later)
+    leader = votes.index(highest)
+    gain, loss = round(most * ONE_VOTE), max(round(-least * ONE_VOTE), 0)
+    of_known, of_new = remaining * max(gain, loss), gain + (remaining - 1) * max(gain, loss)
+    earlier, later = votes[:leader], votes[leader + 1 :]
+    ahead = all(vote + of_known < highest for vote in earlier) and all(vote + of_known <= highest for vote in later)
+    return ahead and of_new <= highest
 
 
 def lead_probability(votes: Sequence[int]) -> float:
@@ -106,13 +142,30 @@ def lead_probability(votes: Sequence[int]) -> float:
     somewhat more often than the probability says.
 
     Args:
-        votes: of each answer, as from ``answer_votes``.
+        votes: of each answer, as from ``answer_votes``, none negative.
 
     Returns:
         At least 0.5, up to rounding; 0.5 without any votes.
     """
     first, second = sorted([0, 0, *votes])[:-3:-1]
     return 1 - _half_beta(first / ONE_VOTE + 1, second / ONE_VOTE + 1)
+
+
+def odds_probability(votes: Sequence[int]) -> float:
+    """The probability that the leading answer is right rather than the runner-up, by sums of log-odds.
+
+    With sums L_1 and L_2 of independent evidence that each is right, the odds of the first against the second are
+    exp(L_1 - L_2). An answer that has not appeared has no evidence for or against it, and stands at 0: it is the
+    runner-up where all others stand lower. Solutions of one model err together, so this is too sure of itself.
+
+    Args:
+        votes: of each answer, as from ``answer_votes``, in nats times ``ONE_VOTE``.
+
+    Returns:
+        Below 0.5 where the leader has evidence against it; 0.5 without any votes.
+    """
+    first, second = sorted(votes)[:-3:-1] if len(votes) > 1 else (max(votes, default=0), 0)
+    return probability((first - max(second, 0)) / ONE_VOTE)
 
 
 def _half_beta(a: float, b: float) -> float:

@@ -14,6 +14,7 @@ from laser_lightning.inference.early_stop import EarlyStop
 from laser_lightning.inference.solve import Solution, Solved, solve
 from laser_lightning.inference.vote import Vote, vote
 from laser_lightning.metrics.votes import VoteRule
+from laser_lightning.metrics.votes.saved import load_rules
 from laser_lightning.objective.self_reward.head import Readings
 from laser_lightning.objective.self_reward.settings import SelfRewardSettings
 from laser_lightning.objective.self_reward.solutions import zero_if_truncated
@@ -50,6 +51,10 @@ class LaSeRScorer:
         seed: seed of all sampling. Each ``generate`` goes on where the last one stopped.
         micro_batch_tokens: most tokens (padding included) of a forward pass of ``score``; a sequence that is longer
             raises it. Bounds memory, and changes no result.
+
+    Attributes:
+        rules: the vote rules of the run's ``evaluation.votes``, as they were behind its training, by their names; for
+            ``vote`` and ``solve``. None by default.
     """
 
     def __init__(
@@ -67,10 +72,12 @@ class LaSeRScorer:
         self.policy, self.tokenizer, self.settings, self.reference = policy, tokenizer, settings, reference
         self.policy.requires_grad_(False).eval()
         self.self_reward = settings.self_reward().to(policy.device)
+        self.self_reward.bind(tokenizer, policy.eos_token_ids)
         self.engine = TransformersEngine() if engine is None else engine
         self.engine.weights_changed()
         self.generator = torch.Generator(policy.device).manual_seed(seed)
         self.micro_batch_tokens = micro_batch_tokens
+        self.rules: dict[str, VoteRule] = {}
 
     @classmethod
     def from_pretrained(
@@ -101,7 +108,7 @@ class LaSeRScorer:
 
         Raises:
             UserError: if the export or its reference cannot be loaded, is not of a model with self-rewards, lacks the
-                reward token, or ``reference`` is missing or superfluous.
+                reward token, has a vote rule that cannot be imported, or ``reference`` is missing or superfluous.
         """
         path = Path(directory).expanduser()
         if not path.is_dir():
@@ -125,7 +132,9 @@ class LaSeRScorer:
         frozen = None
         if reference is not None:
             frozen = _load_reference(replace(settings, path=str(reference)), self_reward, place)
-        return cls(policy.to(place), tokenizer, self_reward, engine, frozen, seed, micro_batch_tokens)
+        scorer = cls(policy.to(place), tokenizer, self_reward, engine, frozen, seed, micro_batch_tokens)
+        scorer.rules = load_rules(path)
+        return scorer
 
     # ----------------------------------------------------------------- solutions
 
@@ -158,7 +167,7 @@ class LaSeRScorer:
         sampling: Sampling | None = None,
         rule: VoteRule | None = None,
     ) -> list[Solved]:
-        """Draw solutions until their weighted vote is decided, and let them vote.
+        """Draw solutions until their vote is decided, and let them vote.
 
         Each round draws ``stop.batch`` solutions of all problems that are still open together, and so goes on with the
         seed as that many calls of ``generate`` would. What stops a problem looks at its own solutions alone.
@@ -167,12 +176,13 @@ class LaSeRScorer:
             prompts: P prompts, as in ``generate``.
             n: most solutions of a problem.
             verifier: as in ``vote``.
-            stop: when not to draw all ``n``. By default when the others cannot change the weighted vote, so that its
+            stop: when not to draw all ``n``. By default when the others cannot change the vote of ``rule``, so that its
                 answer is the one that all ``n`` would give. (It may be spelt differently, if ``verifier`` knows
                 several spellings; equivalence is taken to be transitive.) None draws all ``n`` at once: the same as
                 ``generate`` and ``vote``.
             sampling: as in ``generate``.
-            rule: as in ``vote``. It needs ``stop=None``, since ``stop`` looks at the weighted vote.
+            rule: as in ``vote``; ``stop`` looks at its vote, and at the weighted vote without one. An
+                ``AdditiveRule``, or one that settles on such a rule; another needs ``stop=None``.
 
         Returns:
             P results.
@@ -202,7 +212,9 @@ class LaSeRScorer:
         """``n`` solutions to each prompt."""
         if not prompts:
             return []
-        rollouts = self.engine.generate(self.policy, prompts, n, sampling, (self.settings.token_id,), self.generator)
+        rollouts = self.engine.generate(
+            self.policy, prompts, n, sampling, self.self_reward.score_token_ids, self.generator
+        )
         texts = self.tokenizer.batch_decode(rollouts.responses(), skip_special_tokens=True)
         solutions = self._solutions(rollouts, texts)
         return [solutions[start : start + n] for start in range(0, len(solutions), n)]
@@ -240,7 +252,7 @@ class LaSeRScorer:
         for row, (prompt, response) in enumerate(zip(encoded, ids, strict=True)):
             self._check_length(row, len(prompt), len(response), f"a response of {len(response)}")
         rollouts = self._rollouts(encoded, ids)
-        log_probs = self.policy.scores_of(rollouts, (self.settings.token_id,), self.micro_batch_tokens)
+        log_probs = self.policy.scores_of(rollouts, self.self_reward.score_token_ids, self.micro_batch_tokens)
         rollouts.reward_token_log_probs = log_probs.where(rollouts.finished[:, None], torch.nan)
         decoded = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         texts = [given if isinstance(given, str) else text for given, text in zip(responses, decoded, strict=True)]
@@ -261,8 +273,8 @@ class LaSeRScorer:
                 which takes the last ``\boxed{}``. A verifier runs in this process without a time limit; a
                 ``VerifierPool`` has one, and a solution on which it fails has no answer.
             verifier_name: which of a ``MixedVerifier``'s verifiers judges the problem; None for its default.
-            rule: a vote rule of your own, or of ``laser_lightning.metrics.votes``, which gives ``Vote.chosen`` beside
-                the three answers that are always given.
+            rule: a vote rule of ``rules``, of your own, or of ``laser_lightning.metrics.votes``, which gives
+                ``Vote.chosen`` beside the three answers that are always given.
 
         Raises:
             UserError: if there is no solution, or no verifier of this name.
@@ -281,7 +293,7 @@ class LaSeRScorer:
     def _solutions(self, rollouts: Rollouts, texts: list[str]) -> list[Solution]:
         references = None
         if self.reference is not None:
-            references = self.reference.scores_of(rollouts, (self.settings.token_id,), self.micro_batch_tokens)
+            references = self.reference.scores_of(rollouts, self.self_reward.score_token_ids, self.micro_batch_tokens)
         scores = self.self_reward.score(Readings(rollouts.reward_token_log_probs, references=references))
         self_rewards = zero_if_truncated(scores, rollouts.finished)
         verdicts = (self_rewards > self.settings.threshold) & rollouts.finished
@@ -362,7 +374,7 @@ def _check_reference(path: Path, settings: SelfRewardSettings, reference: str | 
             "started from: pass its directory or hub name as `reference`."
         )
     if not settings.needs_reference and reference is not None:
-        has = "a reference constant" if settings.no_token is None else "a probability for a score"
+        has = "a probability for a score" if settings.beta is None else "a reference constant"
         raise UserError(f"{path} has {has}, so its scores take no reference model: leave `reference` out.")
 
 

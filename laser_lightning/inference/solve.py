@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from laser_lightning.errors import UserError
-from laser_lightning.inference.early_stop import EarlyStop, StopReason
+from laser_lightning.inference.early_stop import EarlyStop, StopReason, stopping_rule
 from laser_lightning.inference.vote import Vote, alike, count
 from laser_lightning.metrics.votes import VoteRule, WeightedMajority
 from laser_lightning.verifiers import VerifierPool
@@ -17,8 +16,8 @@ class Solution(NamedTuple):
         text: the response, without special tokens where the model wrote it.
         token_ids: its tokens, ``<eos>`` included.
         finished: whether it ends in ``<eos>``; one that does not was cut at the length limit (truncated).
-        reward_token_log_prob: log pi(z_c given x, y), in nats, at temperature 1; NaN if truncated. Of z_yes if the
-            model was trained with ``YesNoSelfReward``.
+        reward_token_log_prob: log pi(z_c given x, y), in nats, at temperature 1; NaN if truncated. Of the
+            first token of a self-reward that reads others.
         self_reward: r_s = beta * (log pi(z_c given x, y) - c_ref), or pi(z_yes given x, y): about 1 for "correct" and
             0 for "incorrect"; 0 if truncated.
         verdict: whether the model takes it for correct: r_s above the export's threshold; False if truncated.
@@ -61,19 +60,15 @@ def solve(
         n: most solutions of a problem.
         stop: when not to draw all ``n``; None draws them in one round.
         pool: finds the answers, and says which are equivalent.
-        rule: gives ``Vote.chosen``.
+        rule: gives ``Vote.chosen``; ``stop`` looks at its vote, and at the weighted vote without one.
 
     Returns:
         P results.
 
     Raises:
-        UserError: if ``stop``, which looks at the weighted vote, is given with a rule that chooses in another way.
+        UserError: if ``stop`` is given with a rule whose vote is no sum over solutions.
     """
-    if stop is not None and rule is not None and type(rule) is not WeightedMajority:
-        raise UserError(
-            f"stop looks at the weighted vote, which may be decided before that of the rule '{rule.name}' is: draw all "
-            "solutions, with stop=None."
-        )
+    watched = stopping_rule(rule) if stop is not None else WeightedMajority()
     solutions: list[list[Solution]] = [[] for _ in range(problems)]
     answers: list[list[str | None]] = [[] for _ in range(problems)]
     stopped: list[StopReason | None] = [None] * problems
@@ -88,7 +83,7 @@ def solve(
             answers[row] += found[place * batch : (place + 1) * batch]
         if stop is not None and drawn < n:
             for row, same in zip(undecided, alike([answers[row] for row in undecided], pool), strict=True):
-                stopped[row] = stop.reason(same, [s.self_reward for s in solutions[row]], n - drawn)
+                stopped[row] = stop.reason(same, [s.self_reward for s in solutions[row]], n - drawn, watched)
             undecided = [row for row in undecided if stopped[row] is None]
     votes = [
         count(same, [s.self_reward for s in group], rule, [s.finished for s in group])

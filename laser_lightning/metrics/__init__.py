@@ -19,25 +19,43 @@ from laser_lightning.metrics.pass_at_k import PassAt1, PassAt1ByKind, PassAtK
 from laser_lightning.metrics.responses import ResponseStatistics
 from laser_lightning.metrics.reward import MeanReward
 from laser_lightning.metrics.self_verification import SelfVerification
-from laser_lightning.metrics.votes import BestScored, Candidates, Majority, VoteRule, WeightedMajority
+from laser_lightning.metrics.votes import (
+    AdditiveRule,
+    BestRule,
+    BestScored,
+    CalibratedVote,
+    Candidates,
+    LogOddsVote,
+    Majority,
+    MeanScoreVote,
+    PessimisticVote,
+    VoteRule,
+    WeightedMajority,
+)
 from laser_lightning.metrics.voting import BestOfK, MajorityVote, VoteAccuracy, WeightedMajorityVote
 from laser_lightning.metrics.wall_time import WallTime
 from laser_lightning.metrics.within_problems import PairCounts, WithinProblems, pair_counts
 
 __all__ = [
+    "AdditiveRule",
     "BestOfK",
+    "BestRule",
     "BestScored",
     "BrierByKind",
+    "CalibratedVote",
     "Candidates",
     "ExactMetric",
     "GroupMetric",
+    "LogOddsVote",
     "Majority",
     "MajorityVote",
     "MeanReward",
+    "MeanScoreVote",
     "PairCounts",
     "PassAt1",
     "PassAt1ByKind",
     "PassAtK",
+    "PessimisticVote",
     "ReliabilityCurve",
     "ResponseStatistics",
     "SampleGroups",

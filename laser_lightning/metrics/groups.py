@@ -130,6 +130,15 @@ class SampleGroups:
         numbers = torch.arange(len(owner), device=owner.device)
         return self._regrouped(numbers, torch.full_like(numbers, k), block[rows], rows), owner
 
+    def select(self, problems: Bool[Tensor, " P"]) -> "SampleGroups":
+        """The solutions of some problems alone.
+
+        Args:
+            problems: [P] which.
+        """
+        numbers, rows = problems.cumsum(0) - 1, problems[self.problem]
+        return self._regrouped(self.problem_ids[problems], self.sizes[problems], numbers[self.problem[rows]], rows)
+
     def _positions(self) -> Tensor:
         starts = self.sizes.cumsum(0) - self.sizes
         return torch.arange(len(self.problem), device=self.problem.device) - starts[self.problem]

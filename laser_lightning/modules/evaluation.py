@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
@@ -66,14 +67,16 @@ class EvaluationHooks(TrainingModule):
         return None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add which step was evaluated last."""
+        """Add which step was evaluated last, and what vote rules have learned."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["laser_last_evaluated_step"] = self._last_evaluated_step
+        checkpoint["laser_votes"] = self.evaluator.votes_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore which step was evaluated last."""
+        """Restore which step was evaluated last, and what vote rules have learned."""
         super().on_load_checkpoint(checkpoint)
         self._last_evaluated_step = checkpoint["laser_last_evaluated_step"]
+        self.evaluator.load_votes_state(checkpoint.get("laser_votes", {}))
         self._loaded_step = checkpoint["global_step"]
 
     def forget_position(self) -> None:
@@ -111,8 +114,15 @@ class EvaluationHooks(TrainingModule):
             run_validation(self.trainer)
 
     def on_validation_start(self) -> None:
-        """Try the policy, and look for kept solutions of this evaluation, if it stands alone."""
+        """Try the policy, look for kept solutions, and say which vote rules learned nothing, if it stands alone."""
         super().on_validation_start()
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            for rule in self.evaluator.votes:
+                if rule.lacks is not None:
+                    rank_zero_warn(
+                        f"The vote rule '{rule.name}' {rule.lacks}: load a checkpoint of a run with the rule in "
+                        "model.evaluation.votes, or read its values as those of a rule that knows nothing."
+                    )
         directory = kept_directory(self.trainer)
         keeps = self.evaluator.settings.keep and directory is not None
         self.evaluator.kept = self._open_kept(directory) if keeps and directory is not None else None

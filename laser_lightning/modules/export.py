@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from laser_lightning.errors import UserError
+from laser_lightning.metrics.votes.saved import VOTES_FILE, save_rules
 from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.model_card import write_card
 from laser_lightning.modules.training import TrainingModule
@@ -54,6 +55,11 @@ def write_export(
     if isinstance(module, LaSeRModule) and module.judges_by_score:
         settings = SelfRewardSettings.of(module.self_reward, step)
         settings.save(partial)
+        if left_out := save_rules(module.evaluator.votes, partial):
+            rank_zero_warn(
+                f"{directory.name}/{VOTES_FILE} is without the vote rules {', '.join(left_out)}: an argument of theirs "
+                "has no plain form, such as a number, a text or a list."
+            )
         if settings.needs_reference:
             rank_zero_warn(
                 f"self_reward.reference is exact, so {directory.name}/{SETTINGS_FILE} has no reference constant: "

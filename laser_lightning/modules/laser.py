@@ -12,6 +12,7 @@ from laser_lightning.errors import UserError
 from laser_lightning.evaluation.evaluator import Evaluator
 from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.evaluation import EvaluationHooks
+from laser_lightning.modules.judging import Judging
 from laser_lightning.modules.mismatch import MismatchLimit
 from laser_lightning.modules.optimization import OptimizerSettings
 from laser_lightning.modules.reward_log import FailingRewards, count_rewards
@@ -130,6 +131,7 @@ class LaSeRModule(EvaluationHooks):
         self.reference: FrozenPolicy | AdaptersOff | None = None
         self.teacher: FrozenPolicy | None = None
         self.last_rollout: Rollout | None = None
+        self.judging = None if update.judging is None else Judging(update.judging, self)
         self._failing = FailingRewards(verification.max_failing_steps)
         self._mismatch = MismatchLimit(update.max_mismatch)
         self._warnings = StepWarnings(sampling.max_response_tokens, self_reward.token)
@@ -223,14 +225,16 @@ class LaSeRModule(EvaluationHooks):
             with self.parts("update"):
                 targets = self.targets(step.trained, rows, advantages, phase, context)
                 self.update_policy(step.trained.rollouts, rows, targets, log)
+        judged = {} if self.judging is None else self.judging.replay(step.sampled, phase)
         self.objective_parts.learn(step.trained, context)
         teach_curriculum(self.data, step, advantages.values, self.trainer.global_step, self.ranks)
+        self.evaluator.teach_votes(step.sampled, self.verifier_pool, self.ranks)
         rewards = count_rewards(step.sampled, self.verifier, self.ranks)
-        values = {**self.step_values(log, step, phase, advantages), **rewards.values()}
+        values = {**self.step_values(log, step, phase, advantages), **rewards.values(), **judged}
         self._log_step(values)
         failing = self._failing.count(rewards, self.verifier_pool.last_errors)
-        if failing := failing or self._mismatch.count(values, self.trainer.global_step):
-            self.stop(failing)
+        if why := failing or self._mismatch.count(values, self.trainer.global_step):
+            self.stop(why)
 
     def sample_groups(self, problems: list[Problem]) -> SampledStep:
         """What the step samples, and what of it is trained on.
@@ -378,14 +382,18 @@ class LaSeRModule(EvaluationHooks):
         return {name: value for name, value in kept.items() if not name.startswith(("reference.", "teacher."))}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the parts of the objective remember."""
+        """Add what the parts of the objective remember, and the solutions to replay."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["laser_objective_parts"] = self.objective_parts.state_dict()
+        if self.judging is not None:
+            checkpoint["laser_judging"] = self.judging.saved()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the parts of the objective go on from what they remember."""
         super().on_load_checkpoint(checkpoint)
         self.objective_parts.load_state_dict(checkpoint.get("laser_objective_parts", {}))
+        if self.judging is not None:
+            self.judging.load(checkpoint.get("laser_judging"))
 
     def fingerprint(self) -> dict[str, object]:
         """The model's, and the tokens that carry its judgement."""

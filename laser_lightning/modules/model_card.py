@@ -109,6 +109,9 @@ def _self_reward(settings: SelfRewardSettings) -> str:
     if settings.no_token is not None:
         what = "the probability of a token behind the response's `<eos>`"
         rows.append(f"token that says incorrect: `{settings.no_token}`")
+    elif settings.low_token is not None:
+        what = "sigmoid(log pi(z_high) - log pi(z_low)), of two tokens read behind the response's `<eos>`"
+        rows = [f"z_high: `{settings.token}`, id {settings.token_id}", f"z_low: `{settings.low_token}`"]
     else:
         what = "beta * (log pi(z_c) - c_ref), where z_c is the token below, read behind the response's `<eos>`"
         constant = settings.reference_constant
@@ -125,8 +128,11 @@ def _use(settings: SelfRewardSettings, base: str, adapter: bool, eos: str) -> st
     def loaded(place: str) -> str:
         return f'AutoModelForCausalLM.from_pretrained("{place}", dtype=torch.float32)'
 
+    def log_probs(model: str) -> str:
+        return f"{model}(ids).logits[0, -1].float().log_softmax(-1)"
+
     def log_prob(model: str) -> str:
-        return f"{model}(ids).logits[0, -1].float().log_softmax(-1)[{settings.token_id}]"
+        return f"{log_probs(model)}[{settings.token_id}]"
 
     imports = "from transformers import AutoModelForCausalLM, AutoTokenizer"
     models = f"model = {loaded('.')}"
@@ -136,6 +142,9 @@ def _use(settings: SelfRewardSettings, base: str, adapter: bool, eos: str) -> st
     option, score = "", f"{settings.beta} * (log_prob - ({settings.reference_constant}))"
     if settings.no_token is not None:
         score = "log_prob.exp()"
+    elif settings.low_token is not None:
+        low = f"log_probs[tokenizer.convert_tokens_to_ids({settings.low_token!r})]"
+        score = f"(log_prob - {low}).sigmoid()"
     elif settings.needs_reference:
         models += f"\nreference = {loaded(base)}"
         option, score = f', reference="{base}"', f"{settings.beta} * (log_prob - {log_prob('reference')})"
@@ -166,7 +175,8 @@ prompt_ids = tokenizer(prompt).input_ids
 response_ids = tokenizer(response, add_special_tokens=False).input_ids  # better: the ids that the model wrote
 ids = torch.tensor([prompt_ids + response_ids + [{eos}]])
 with torch.no_grad():
-    log_prob = {log_prob("model")}
+    log_probs = {log_probs("model")}
+    log_prob = log_probs[{settings.token_id}]
     self_reward = {score}
 ```
 

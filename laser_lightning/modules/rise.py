@@ -108,6 +108,10 @@ class RISEModule(LaSeRModule):
         sampling_rounds: int = 1,
         teacher: PolicySettings | None = None,
     ) -> None:
+        if update.judging is not None:
+            raise UserError(
+                "update.judging trains self-rewards, and RISE, which verifies by generation, has none: leave it out."
+            )
         super().__init__(
             policy=policy,
             self_reward=self_reward,
@@ -226,6 +230,15 @@ class RISEModule(LaSeRModule):
             self._generate([], sampling, generator)
         return rollout
 
+    def _solutions_of(self, problems: list[Problem], batch_idx: int, dataloader_idx: int) -> Rollout | None:
+        """The solutions of a batch; of those that version 0.1 kept the mean verdict is all that is known."""
+        rollout = super()._solutions_of(problems, batch_idx, dataloader_idx)
+        if rollout is not None and rollout.judging_tokens is None:
+            rollout.judging_tokens = torch.full_like(rollout.rollouts.response_lengths, -1)
+            if (samples := self.verification_prompts.samples) > 1:
+                rollout.scores = rollout.self_rewards[:, None].expand(-1, samples)
+        return rollout
+
     def judgement_settings(self) -> dict[str, Any]:
         """How it is asked."""
         asked = asdict(self.verification_prompts)
@@ -254,6 +267,9 @@ class RISEModule(LaSeRModule):
         verdicts = [self.verification_prompts.verdict(text) for text in texts]
         found_correct = torch.tensor([float(verdict is True) for verdict in verdicts], device=self.device)
         rollout.self_rewards = zero_if_truncated(found_correct.view(-1, samples).mean(dim=1), rollout.rollouts.finished)
+        rollout.judging_tokens = rollouts.response_lengths.view(-1, samples).sum(dim=1)
+        if samples > 1:
+            rollout.scores = found_correct.view(-1, samples) * rollout.rollouts.finished[:, None]
         correct = (rollout.rewards > CORRECT_THRESHOLD).repeat_interleave(samples).tolist()
         rewards = [float(verdict == truth) for verdict, truth in zip(verdicts, correct, strict=True)]
         answers = [None if verdict is None else str(verdict) for verdict in verdicts]

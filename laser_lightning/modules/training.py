@@ -6,10 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-import lightning
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import Strategy
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
@@ -27,18 +26,16 @@ from laser_lightning.modules.optimization import (
     build_schedule,
     embedding_parameters,
 )
+from laser_lightning.modules.self_tested import SelfTested
 from laser_lightning.old_settings import renewed_arguments
 from laser_lightning.policy.loading import mend_generation_config, refuse_quantised
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy, PolicySettings, load_tokenizer
-from laser_lightning.policy.precision import float32_by_default
-from laser_lightning.rollout.engine import RolloutEngine
-from laser_lightning.rollout.self_test import Finding, check_policy
 from laser_lightning.runs.checkpoints import read_checkpoint
 from laser_lightning.runs.interruption import Interruption
 from laser_lightning.runs.random_state import random_state, restore_random_state
 
 
-class TrainingModule(Part, lightning.LightningModule):
+class TrainingModule(Part, SelfTested):
     """A LightningModule that trains a causal LM with manual optimization.
 
     Args:
@@ -122,33 +119,9 @@ class TrainingModule(Part, lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_fit_start(self) -> None:
-        """Create this rank's generator, on the policy's device."""
+        """Create this rank's generator, on the policy's device, and try the policy."""
         self.generator = torch.Generator(self.device).manual_seed(self.seed * 100_003 + self.global_rank)
-        self.check_policy()
-
-    def on_validation_start(self) -> None:
-        """Try the policy before an evaluation that stands alone."""
-        if self.trainer.state.fn != TrainerFn.FITTING:
-            self.check_policy()
-
-    @property
-    def rollout_engine(self) -> RolloutEngine | None:
-        """What draws solutions; None where nothing is sampled."""
-        return None
-
-    def check_policy(self) -> list[Finding]:
-        """Compare every way in which log-probs are about to come about with a plain pass, on a small random batch.
-
-        It runs when a stage of the trainer begins, where weights, precision and processes are those of the steps, and
-        changes no random state.
-
-        Raises:
-            UserError: with cause and remedy, if something is wrong.
-        """
-        trains = self.trainer.state.fn == TrainerFn.FITTING
-        precision = self.trainer.precision_plugin.forward_context()
-        with precision, float32_by_default(), self.parts("self_test"), self.gathered_weights(self.policy):
-            return check_policy(self.policy, self.rollout_engine, self.ranks, trains)
+        super().on_fit_start()
 
     def on_train_start(self) -> None:
         """Continue the random streams of a resumed run."""
@@ -232,16 +205,47 @@ class TrainingModule(Part, lightning.LightningModule):
         """
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
+        norm = self.step_weights(optimizer, loss)
+        if norm is not None:
+            self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+            schedule = self.lr_schedulers()
+            assert not isinstance(schedule, list | None)
+            schedule.step()
+        return norm
+
+    def apply_uncounted(self, loss: Tensor, rate_factor: float) -> float | None:
+        """Take a step that ``trainer.global_step`` does not count and the schedule does not see.
+
+        It is a step of the same optimizer, with its states: under ZeRO there is room for one.
+
+        Args:
+            loss: as in ``apply_gradients``.
+            rate_factor: times the learning rate of the moment.
+
+        Returns:
+            As ``apply_gradients``.
+        """
+        wrapped = self.optimizers()
+        assert isinstance(wrapped, LightningOptimizer)
+        # Lightning counts the steps of its own wrapper alone.
+        optimizer = LightningOptimizer._to_lightning_optimizer(wrapped.optimizer, self.trainer.strategy)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * rate_factor
+        try:
+            return self.step_weights(optimizer, loss)
+        finally:
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+
+    def step_weights(self, optimizer: LightningOptimizer, loss: Tensor) -> float | None:
+        """Clip the gradients and step, unless the loss or a gradient is not finite (see ``apply_gradients``)."""
         norm, stepped = self.training_strategy.step_if_finite(optimizer, self.optimizer_settings.max_grad_norm)
         if not stepped:
             total = self.trainer.strategy.reduce(loss, reduce_op="sum")
             self.skip_step(f"the loss is {float(total):.4g} and the gradient norm {norm:.4g}")
             return None
         self.interruption.hold()
-        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
-        schedule = self.lr_schedulers()
-        assert not isinstance(schedule, list | None)
-        schedule.step()
         self._skipped_in_a_row = 0
         return norm
 

@@ -94,15 +94,7 @@ class Objective:
         self_reward_loss = kl = entropy = nothing
 
         if self.self_reward.loss_weight > 0:
-            rows = batch.rows
-            self_reward_loss = self.self_reward.loss(
-                Readings(
-                    outputs.reward_token_log_probs,
-                    outputs.hidden if self.self_reward.reads_hidden else None,
-                    None if targets.references is None else targets.references[rows],
-                ),
-                Supervision(targets.self_reward_targets[rows], targets.self_reward_weights[rows]),
-            )
+            self_reward_loss = self.self_reward_loss(outputs, batch, targets)
             loss = loss + self.self_reward.loss_weight * self_reward_loss
         if self.settings.kl_coef > 0 and tokens.reference_log_probs is not None:
             kl = weighted_sum(self.settings.kl(outputs.log_probs, tokens.reference_log_probs), mask, weights)
@@ -124,6 +116,20 @@ class Objective:
             capped,
             weighted,
             torch.stack([share.detach() for share in extra]) if extra else nothing.new_zeros(0),
+        )
+
+    def self_reward_loss(self, outputs: PolicyOutputs, batch: MicroBatch, targets: Targets) -> Float[Tensor, ""]:
+        """The share of the self-rewarding loss, before its weight (see ``__call__``)."""
+        rows = batch.rows
+        supervision = Supervision(targets.self_reward_targets[rows], targets.self_reward_weights[rows])
+        return self.self_reward.loss(self.readings(outputs, batch, targets), supervision)
+
+    def readings(self, outputs: PolicyOutputs, batch: MicroBatch, targets: Targets) -> Readings:
+        """What the policy says behind the solutions of a micro-batch."""
+        return Readings(
+            outputs.reward_token_log_probs,
+            outputs.hidden if self.self_reward.reads_hidden else None,
+            None if targets.references is None else targets.references[batch.rows],
         )
 
     def _tokens(self, outputs: PolicyOutputs, batch: MicroBatch, targets: Targets) -> PolicyTokens:

@@ -30,5 +30,5 @@ def number_sentences(token_ids: Int[Tensor, "B R"], ends: Bool[Tensor, " V"]) ->
         token_ids: [B, R] int64.
         ends: [V] bool of ``sentence_ends``.
     """
-    is_end = ends[token_ids].long()
+    is_end = ends.to(token_ids.device)[token_ids].long()
     return is_end.cumsum(dim=1) - is_end

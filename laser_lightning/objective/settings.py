@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from laser_lightning.arguments import takes_old_fields
 from laser_lightning.errors import UserError
+from laser_lightning.objective.judging.settings import JudgingSettings
 from laser_lightning.objective.losses.aggregation import Aggregation
 from laser_lightning.objective.losses.importance import ImportanceCorrection
 from laser_lightning.objective.losses.kl import KLDivergence, KLEstimate
@@ -29,6 +30,7 @@ class UpdateSettings:
         importance: makes up for the mismatch between the engine's log-probs and the trainer's by weights of the policy
             loss; null for no such weights.
         terms: further terms of the loss, each with its own weight.
+        judging: updates of the self-reward alone behind each round, by replay of earlier ones; null for none.
         max_mismatch: warn where the engine's log-probs differ from the trainer's by more than this on average (nats,
             ``train/mismatch/token_log_prob``), and stop after ten such steps in a row; null for no limit.
     """
@@ -42,6 +44,7 @@ class UpdateSettings:
     entropy_coef: float = 0.0
     importance: ImportanceCorrection | None = None
     terms: list[LossTerm] = field(default_factory=list)
+    judging: JudgingSettings | None = None
     max_mismatch: float | None = 0.1
 
     def __post_init__(self) -> None:
@@ -65,4 +68,5 @@ class UpdateSettings:
         """The parts that are in use, by their keys below ``model``."""
         kl = {"update.kl": self.kl} if self.kl_coef > 0 else {}
         importance = {} if self.importance is None else {"update.importance": self.importance}
-        return kl | importance | {f"update.terms.{number}": term for number, term in enumerate(self.terms)}
+        terms = {f"update.terms.{number}": term for number, term in enumerate(self.terms)}
+        return kl | importance | terms | ({} if self.judging is None else self.judging.parts())

@@ -31,6 +31,8 @@ class Rollout:
         seconds: wall time of sampling and judging, on this rank; 0 where it was not measured.
         scores: [N, S] float32 all scores of each solution, NaN for absent ones, where it was judged several times and
             ``self_rewards`` is what they come to; None where that is the only one.
+        judging_tokens: [N] int64 tokens that the model wrote to judge each solution, -1 where that is not known; None
+            where it judges by the score behind ``<eos>``, for which it writes none.
     """
 
     problems: Sequence[Problem]
@@ -43,6 +45,7 @@ class Rollout:
     reference_log_probs: Float[Tensor, "N R"] | None = None
     seconds: float = 0.0
     scores: Float[Tensor, "N S"] | None = None
+    judging_tokens: Int[Tensor, " N"] | None = None
 
     def problem_of(self, row: int) -> Problem:
         """The problem that solution ``row`` answers."""
@@ -84,6 +87,7 @@ class Rollout:
             self.self_rewards[rows],
             None if self.reference_log_probs is None else self.reference_log_probs[rows],
             scores=None if self.scores is None else self.scores[rows],
+            judging_tokens=None if self.judging_tokens is None else self.judging_tokens[rows],
         )
 
     def ungrouped(self) -> "Rollout":
@@ -130,4 +134,5 @@ def concat_rollouts(first: Rollout, second: Rollout) -> Rollout:
         both(first.reference_log_probs, second.reference_log_probs),
         first.seconds + second.seconds,
         both(first.scores, second.scores),
+        both(first.judging_tokens, second.judging_tokens),
     )

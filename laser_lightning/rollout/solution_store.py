@@ -26,6 +26,7 @@ _OPTIONAL = {  # only written where there are several of them
     "further_log_probs": "further_log_probs",
     "further_reference_log_probs": "further_reference_log_probs",
     "scores": "scores",
+    "judging_tokens": "judging_tokens",
 }
 _FLOATS = ("reward_token_log_prob", "reference_log_prob", "reward", "self_reward")
 _LISTS = ("further_log_probs", "further_reference_log_probs", "scores")
@@ -53,6 +54,7 @@ class KeptSolution:
         further_log_probs: log-probs of the other tokens that the score is made of. Empty for a single one.
         further_reference_log_probs: the same under an exact reference.
         scores: all of several scores, NaN for absent ones. Empty, and not written, where r_s is the only one.
+        judging_tokens: tokens that the model wrote to judge it. None, and not written, where it judges by a score.
     """
 
     index: int
@@ -72,6 +74,7 @@ class KeptSolution:
     further_log_probs: list[float] = field(default_factory=list)
     further_reference_log_probs: list[float] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
+    judging_tokens: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Verifiers: judges of final answers, and the pool of processes that runs them safely."""
 
+from laser_lightning.verifiers.arithmetic import ArithmeticVerifier
 from laser_lightning.verifiers.base import Decision, Explanation, Submission, Verification, Verifier
 from laser_lightning.verifiers.exact import ExactVerifier
 from laser_lightning.verifiers.function import FunctionVerifier
@@ -12,6 +13,7 @@ from laser_lightning.verifiers.python import PythonVerifier
 from laser_lightning.verifiers.weighted import WeightedReward, WeightedRewards
 
 __all__ = [
+    "ArithmeticVerifier",
     "Decision",
     "ExactVerifier",
     "Explanation",

@@ -278,8 +278,8 @@ def test_settings_and_tokenizer_must_agree(tmp_path: Path, policy_tokenizer: Pre
     with pytest.raises(UserError, match="has the id 3, but the tokenizer gives it the id 1"):
         SelfRewardSettings.load(tmp_path, words(**{"a": 0, REWARD_TOKEN: 1}))
     values = json.loads((tmp_path / "self_reward.json").read_text())
-    (tmp_path / "self_reward.json").write_text(json.dumps(values | {"format_version": 3}))
-    with pytest.raises(UserError, match="format version 3"):
+    (tmp_path / "self_reward.json").write_text(json.dumps(values | {"format_version": 4}))
+    with pytest.raises(UserError, match="format version 4"):
         SelfRewardSettings.load(tmp_path)
 
 

@@ -60,13 +60,18 @@ def test_a_run_draws_its_figures(make_run: Callable[..., Any], tmp_path: Path, d
     assert {"maj@4", "weighted_maj@4"} <= set(evaluations["sums"])
 
     folder = tmp_path / "run" / "figures"
-    assert sorted(path.name for path in folder.iterdir()) == ["sums_self_reward.png", "training.png"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "sums_self_reward.png",
+        "sums_votes.png",
+        "training.png",
+        "votes.csv",
+    ]
     height, width, _ = imread(folder / "sums_self_reward.png").shape
     # 4.6 and 18 inches at 50 dpi; matplotlib 3.9 cuts off where later ones round
     assert height in (229, 230)
     assert width == 900
     events = EventAccumulator(str(tmp_path / "run"), size_guidance={"images": 0}).Reload()
-    assert sorted(events.Tags()["images"]) == ["figures/sums_self_reward", "figures/training"]
+    assert sorted(events.Tags()["images"]) == ["figures/sums_self_reward", "figures/sums_votes", "figures/training"]
     assert [image.step for image in events.Images("figures/sums_self_reward")] == [0, 1, 2]
 
 
@@ -85,7 +90,7 @@ def test_only_at_the_end(make_run: Callable[..., Any], tmp_path: Path, drawn: Dr
     make_run(SelfRewardFigures(every_validation=False, dpi=30), max_steps=2).fit()
     assert [(name, step) for name, step, *_ in drawn.self_rewards] == [("sums", 2)]
     assert [step for step, *_ in drawn.training] == [2]
-    assert len(list((tmp_path / "run" / "figures").iterdir())) == 2
+    assert len(list((tmp_path / "run" / "figures").iterdir())) == 4
 
 
 def test_the_curves_of_a_resumed_run_are_whole(make_run: Callable[..., Any], tmp_path: Path) -> None:
@@ -141,7 +146,8 @@ def test_a_stand_alone_evaluation_draws_no_training(make_run: Callable[..., Any]
     run.validate(tmp_path / "last.ckpt")
     run.test()
     assert [(name, step) for name, step, *_ in drawn.self_rewards] == [("sums", 1), ("sums", 0)]
-    assert [path.name for path in (tmp_path / "run/figures").iterdir()] == ["sums_self_reward.png"]
+    found = sorted(path.name for path in (tmp_path / "run/figures").iterdir())
+    assert found == ["sums_self_reward.png", "sums_votes.png", "votes.csv"]
 
 
 def test_a_sanity_check_draws_nothing(make_run: Callable[..., Any], drawn: Drawn) -> None:

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 
 from laser_lightning.callbacks.plots import (
     HISTOGRAM_BINS,
-    evaluation_figure,
     render,
     self_reward_figure,
     training_figure,
@@ -191,24 +190,3 @@ def test_a_phase_that_a_run_begins_with_has_no_mark() -> None:
 def test_training_figure_before_the_first_step() -> None:
     found = panels(training_figure(0, {}, {}))
     assert ["no training step yet" in texts(axes) for axes in found.values()] == [True] * 3
-
-
-def test_accuracy_against_k() -> None:
-    curve = {1: (0.5, 0.4, 0.6), 2: (0.6, 0.5, 0.7), 5: (0.7, 0.6, 0.8)}
-    names = ("pass", "maj", "weighted_maj", "best_of")
-    single: dict[str, dict[int, tuple[float, float, float]]] = {name: {1: (0.5, 0.4, 0.6)} for name in names}
-    empty: dict[str, dict[int, tuple[float, float, float]]] = {name: {} for name in names}
-    figure = evaluation_figure("test", 7, {"a": dict.fromkeys(names, curve), "b": single, "c": empty})
-    assert figure.get_suptitle().startswith("test at step 7")
-    shown = panels(figure)
-    assert shown.keys() == {"a", "b", "c"}
-    for label in ("majority", "weighted majority", "best of k", "pass@k"):
-        assert line(shown["a"], label) == ([1, 2, 5], [0.5, 0.6, 0.7])
-    assert shown["a"].get_xscale() == "log"
-    assert [text.get_text() for text in shown["a"].get_xticklabels()] == ["1", "2", "5"]
-    assert len(shown["a"].collections) == 3  # the shaded intervals
-    own = panels(evaluation_figure("test", 7, {"a": dict.fromkeys((*names, "own_rule"), curve)}))["a"]
-    assert line(own, "own rule") == ([1, 2, 5], [0.5, 0.6, 0.7])
-    assert len(own.collections) == 4
-    assert "one solution per problem" in texts(shown["b"])
-    assert "one solution per problem" in texts(shown["c"])

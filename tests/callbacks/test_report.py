@@ -16,6 +16,7 @@ from laser_lightning.callbacks.report import tables
 from laser_lightning.callbacks.results import Estimate, EvaluationResult, SetResult
 from laser_lightning.errors import UserError
 from laser_lightning.evaluation.settings import EvaluationSettings
+from laser_lightning.metrics.votes import BestRule, Majority, MeanScoreVote
 from laser_lightning.modules.supervised import SupervisedModule
 from laser_lightning.policy.model import PolicySettings
 
@@ -40,6 +41,7 @@ def test_files_hold_what_was_logged(
         f"{stage}.json",
         f"{stage}_curves.csv",
         f"{stage}_curves.png",
+        f"{stage}_tokens.png",
     ]
 
     prefix = f"{stage}/sums/"
@@ -52,6 +54,7 @@ def test_files_hold_what_was_logged(
     assert logged["seconds"] > 0
     # Solutions of 4, 5, 3 and 4 tokens to 3 problems: 48. Two of four are right, and both answer 2, against 3.
     assert (logged["response/tokens"], logged["reward"], logged["maj@4"]) == (48, 0.5, 1.0)
+    assert logged["response/judging_tokens"] == 0.75  # of four one is truncated, and has no score
 
     content = json.loads((folder / f"{stage}.json").read_text())
     assert (content["stage"], content["step"]) == (stage, 1)
@@ -61,6 +64,8 @@ def test_files_hold_what_was_logged(
         last = content["sets"]["sums"]["curves"][name][-1]
         assert last["k"] == 4
         assert last["value"] == pytest.approx(logged[f"{name}@4"])
+        # Four solutions of 4 tokens, and three scores, which majority and pass@k do not look at.
+        assert last["tokens"] == (16.0 if name in ("pass", "maj") else 19.0)
     assert imread(folder / f"{stage}_curves.png").ndim == 3
 
     assert f"{stage} at step 1" in shown
@@ -96,19 +101,24 @@ def test_votes_by_rules_of_the_users(
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "metrics")
     from vote_rules import MeanOfScores  # type: ignore[import-not-found]
 
-    rules = [MeanOfScores("own"), MeanOfScores("other")]
+    rules = [MeanOfScores("own"), MeanOfScores("other"), BestRule([Majority(), MeanScoreVote()])]
     run = make_run(EvaluationReport(), evaluation=EvaluationSettings(samples=4, votes=rules))
     run.validate()
     # Answers 2, 3, 2 and none, with the scores 1, 0, 0.8 and 0.
     assert run.trainer.callback_metrics["val/sums/own@4"] == 1
     shown = capsys.readouterr().out
-    assert [line.split() for line in shown.splitlines() if "own@k" in line] == [["set", "own@k", "other@k"]]
-    assert row_of(shown, "sums", 1) == ["sums", "1.000", "1.000"]
+    assert [line.split() for line in shown.splitlines() if "own@k" in line] == [
+        ["set", "own@k", "other@k", "best_rule@k"]
+    ]
+    assert row_of(shown, "sums", 1) == ["sums", "1.000", "1.000", "1.000"]
+    assert "best_rule votes by maj" in shown.splitlines()
     with (tmp_path / "run/evaluation/val.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (row["own@4"], row["own@4_low"], row["other@4"]) == ("1.0", "1.0", "1.0")
     curves = json.loads((tmp_path / "run/evaluation/val.json").read_text())["sets"]["sums"]["curves"]
     assert [point["k"] for point in curves["own"]] == [1, 2, 4]
+    # Four solutions of 4 tokens, and three scores; those the majority does not look at.
+    assert [curves[name][-1]["tokens"] for name in ("own", "best_rule")] == [19.0, 16.0]
 
 
 def test_other_modules_are_refused(make_run: Callable[..., Any], policy_dir: Path) -> None:

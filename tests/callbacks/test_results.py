@@ -41,7 +41,15 @@ def result() -> EvaluationResult:
         7,
         {
             "two": {"seconds": 3.0, "maj@2": 0.5, "pass@1": 0.5, "reward": 0.5, "self_verification/auroc": NAN},
-            "four": {"seconds": 5.0, "maj@4": 1.0, "pass@1": 0.75, "reward": 0.75, "self_verification/auroc": 0.9},
+            "four": {
+                "seconds": 5.0,
+                "maj@4": 1.0,
+                "pass@1": 0.75,
+                "reward": 0.75,
+                "self_verification/auroc": 0.9,
+                "response/length_tokens": 20.0,
+                "response/judging_tokens": 3.0,
+            },
         },
         {"two": groups_of([[1, 1], [0, 1], [0, 0]]), "four": groups_of([[1, 0, 1, 1], [1, 1, 1, 0]])},
     )
@@ -151,5 +159,18 @@ def test_files_hold_the_same(result: EvaluationResult, tmp_path: Path) -> None:
     with (tmp_path / "curves.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 * (2 + 3 + 2)
-    four = [{name: float(row[name]) for name in ("k", "value", "low", "high")} for row in rows if row["set"] == "four"]
+    columns = ("k", "tokens", "value", "low", "high")
+    four = [{name: float(row[name]) for name in columns} for row in rows if row["set"] == "four"]
     assert four == [point for curve in content["sets"]["four"]["curves"].values() for point in curve]
+    # Not all of a set's tokens are known.
+    assert {row["tokens"] for row in rows if row["set"] == "two"} == {""}
+    assert content["sets"]["two"]["curves"]["maj"][0]["tokens"] is None
+
+
+def test_costs_by_hand(result: EvaluationResult) -> None:
+    # A solution has 20 tokens, and 3 more judge it, which majority and pass@k do not need: S (1 + lambda V), with
+    # lambda V = 3 / 20.
+    four = result.sets["four"]
+    assert four.tokens_per_solution == {"pass": 20.0, "maj": 20.0, "weighted_maj": 23.0, "best_of": 23.0}
+    assert math.isnan(four.cost("unknown"))
+    assert math.isnan(result.sets["two"].cost("maj"))

@@ -80,6 +80,7 @@ def test_runs_are_put_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFi
     assert lines[3] == f"| {other} | 0.625 (+0.250 ± 0.144) | {judged} | 4.0 (+0.0 ± 0.0) |"
     assert lines[4] == f"| {third} | 0.250 | 0.500 | - | - | 8.0 |"
     assert figure.read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "figure_votes.png").exists()  # none has curves
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ def test_a_baseline_trains(name: str, tmp_path: Path, tiny_run: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     options = ["--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--calibration=null", "--export=null"]
-    if name != "supervised":  # which has no reference
+    if name not in ("supervised", "two_token"):  # which have no reference
         options.append("--model.self_reward.init_args.reference=-5")
     options += [
         "--model.verification.workers=0",
@@ -29,7 +29,8 @@ def test_a_baseline_trains(name: str, tmp_path: Path, tiny_run: Path, monkeypatc
     ]
     assert main(["fit", "--config=run.yaml", f"--config=baselines/{name}", *options]) == 0
     row = next(row for row in csv.DictReader(Path("run/metrics.csv").read_text().splitlines()) if row["train/loss"])
-    assert (float(row["train/self_reward_loss"]) > 0.0) == (name in ("supervised", "without_mixing"))
+    trains_the_score = name in ("supervised", "two_token", "without_mixing", "trust_weighted_mixing")
+    assert (float(row["train/self_reward_loss"]) > 0.0) == trains_the_score
     assert float(row["train/gradient_norm"]) > 0.0
     # What the overlay sets is what the run was made with.
     wanted = yaml.safe_load((Path(__file__).parents[2] / "configs" / "baselines" / f"{name}.yaml").read_text())

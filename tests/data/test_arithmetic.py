@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from laser_lightning.data.arithmetic import DEFAULT_KINDS, ArithmeticSource, Split, split_of, worked_addition
+from laser_lightning.data.arithmetic import DEFAULT_KINDS, ArithmeticSource, Split, worked_addition
+from laser_lightning.data.arithmetic.additions import Addition
+from laser_lightning.data.arithmetic.exercise import TwoNumbers
+from laser_lightning.data.arithmetic.products import Product
 from laser_lightning.errors import UserError
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -117,19 +120,19 @@ def test_no_problem_is_in_two_splits() -> None:
         assert not drawn[first] & drawn[second]  # type: ignore[index]
 
 
-@pytest.mark.parametrize("operator", ["+", "*"])
-def test_a_commuted_problem_stays_in_its_split(operator: str) -> None:
+@pytest.mark.parametrize("kind", [Addition, Product])
+def test_a_commuted_problem_stays_in_its_split(kind: type[TwoNumbers]) -> None:
     shares: Counter[str] = Counter()
     for left, right in product(range(60), range(60)):
-        assert split_of(operator, left, right) == split_of(operator, right, left)
-        shares[split_of(operator, left, right)] += 1
+        assert kind(left, right).split == kind(right, left).split
+        shares[kind(left, right).split] += 1
     assert shares["train"] / 3600 == pytest.approx(0.8, abs=0.03)
     assert shares["val"] / 3600 == pytest.approx(0.1, abs=0.03)
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_evaluation_problems_are_distinct_and_all_are_found(split: Split) -> None:
-    expected = {f"{a}+{b}" for a, b in product(range(10), repeat=2) if split_of("+", a, b) == split}
+    expected = {f"{a}+{b}" for a, b in product(range(10), repeat=2) if Addition(a, b).split == split}
     rows = load(split=split, size=len(expected), kinds={"add1": 1})
     assert {row["problem"] for row in rows} == expected
     with pytest.raises(UserError, match=rf"Only {len(expected)} distinct '{split}' .*size is {len(expected) + 1}"):
@@ -171,7 +174,24 @@ def test_shares_need_not_add_up_to_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["sub2", "add", "add12", "mul2", "mul222", "add0", "mul20", "addx", "add-", "Add1", "", "add²"]
+    "kind",
+    [
+        "sub2",
+        "add",
+        "add12",
+        "mul2",
+        "mul222",
+        "add0",
+        "mul20",
+        "addx",
+        "add-",
+        "Add1",
+        "",
+        "add²",
+        "count1",
+        "count33",
+        "solve",
+    ],
 )
 def test_a_bad_kind_is_refused(kind: str) -> None:
     with pytest.raises(UserError, match=f"kinds has '{kind}', which is not a kind"):
@@ -190,6 +210,11 @@ def test_an_empty_source_is_refused(fields: dict[str, Any]) -> None:
         ({"kinds": {"add1": -1.0, "add2": 2.0}}, "add1"),
         ({"solution_noise": -0.1}, "solution_noise"),
         ({"solution_noise": 10}, "solution_noise"),
+        ({"kinds": {"add1": 1, "count3": 1}, "solution_noise": {"add1": 0.1, "count3": 2.0}}, "solution_noise"),
+        (
+            {"kinds": {"add1": 1, "count3": 1}, "solution_noise": {"add1": 0.1}},
+            "solution_noise has the kinds add1, and",
+        ),
     ],
 )
 def test_numbers_out_of_range_are_refused(fields: dict[str, Any], named: str) -> None:

@@ -272,7 +272,7 @@ def steps(spec: dict[str, Any]) -> Any:
         verifier=FirstTokenVerifier(),
         group_size=GROUP,
         sampling=Sampling(max_response_tokens=12),
-        engine=DealtEngine(spec["kinds"], spec.get("fails", ())),
+        engine=PromptEngine() if "judging" in spec else DealtEngine(spec["kinds"], spec.get("fails", ())),
         advantage=AdvantageSettings(
             BatchNormalized() if spec.get("batch_normalized") else GroupRelative(), SelfRewardMixing(tau=0.3)
         ),
@@ -281,6 +281,7 @@ def steps(spec: dict[str, Any]) -> Any:
             epochs=spec.get("epochs", 1),
             importance=TruncatedImportance(spec["importance"]) if "importance" in spec else None,
             terms=[NearTeacher()] if spec.get("teacher") else [],
+            judging=made_from(spec.get("judging")),
         ),
         teacher=PolicySettings(path=spec["policy"]) if spec.get("teacher") else None,
         # A large eps: AdamW must not amplify rounding.

@@ -222,6 +222,17 @@ def test_a_kl_divergence(tmp_path: Path) -> None:
     assert float(second["train/kl"]) > 1e-4
 
 
+def test_a_hold_of_the_policy(tmp_path: Path) -> None:
+    judging = ["--model.update.judging.updates=3", "--model.update.judging.learning_rate=1e-3"]
+    hold = ["--model.update.judging.hold=my_hold.HoldFalling", "--model.update.judging.hold.slack=0"]
+    fit("my_hold.py", *judging, *hold, directory=tmp_path)
+    for row in steps(tmp_path / "run"):
+        assert float(row["train/judging/updates"]) == 3
+        # 0 in the first of the three updates, in which the policy is the one of before them.
+        assert float(row["train/judging/hold"]) > 1e-4
+        assert float(row["train/old_log_probs_pass_seconds"]) > 0
+
+
 def test_a_self_reward_head(tmp_path: Path) -> None:
     # From the first step on, so that the loss is that of solutions of which the log knows the score.
     options = ["--model.self_reward=my_head.HingeSelfReward", "--model.self_reward.margin=1.5"]

@@ -5,10 +5,18 @@ import math
 import random
 
 import pytest
+from torch import Tensor
 
 from laser_lightning.errors import UserError
-from laser_lightning.inference.early_stop import EarlyStop, answer_votes, is_certain, lead_probability
+from laser_lightning.inference.early_stop import (
+    EarlyStop,
+    answer_votes,
+    is_certain,
+    lead_probability,
+    odds_probability,
+)
 from laser_lightning.inference.vote import count
+from laser_lightning.metrics.votes import AdditiveRule, CalibratedVote, Candidates, LogOddsVote, Majority
 from laser_lightning.metrics.voting import ONE_VOTE
 
 Answers = list[str | None]
@@ -135,3 +143,73 @@ def test_settings_that_are_refused() -> None:
             EarlyStop(confidence=confidence)
     with pytest.raises(UserError, match=r"stop has no rule: set stop\.confidence or stop\.certain"):
         EarlyStop(certain=False)
+
+
+class Between(AdditiveRule):
+    """Adds the score to its answer, between two bounds."""
+
+    name = "between"
+
+    def __init__(self, least: float, most: float) -> None:
+        self.least, self.most = least, most
+
+    def votes(self, candidates: Candidates) -> Tensor:
+        return (candidates.self_rewards.double().clamp(self.least, self.most) * ONE_VOTE).long()
+
+
+@pytest.mark.parametrize(("least", "most"), [(-1.0, 1.0), (-2.0, 0.5), (-0.5, 2.0), (0.0, 1.0)])
+def test_certain_is_exact_where_votes_may_be_negative(least: float, most: float) -> None:
+    rule, rng = Between(least, most), random.Random(2)
+    ends = list(itertools.product(["a", "b", "new"], [least, most]))
+    seen = {True: 0, False: 0}
+
+    def chosen(answers: Answers, scores: list[float]) -> str | None:
+        totals: dict[str | None, float] = {}
+        for answer, score in zip(answers, scores, strict=True):
+            totals[answer] = totals.get(answer, 0.0) + min(max(score, least), most)
+        return max(totals, key=totals.__getitem__)
+
+    for _ in range(200):
+        answers: Answers = rng.choices(["a", "b"], [4, 1], k=rng.randint(1, 6))
+        scores = rng.choices([least, least / 2, most / 2, most, most], k=len(answers))
+        remaining = rng.randint(1, 3)
+        now = chosen(answers, scores)
+        kept = all(
+            chosen([*answers, *(end[0] for end in more)], [*scores, *(end[1] for end in more)]) == now
+            for more in itertools.product(ends, repeat=remaining)
+        )
+        votes = answer_votes(answers, scores, rule)
+        if any(votes) or least < 0:  # without any votes all that have an answer count one
+            assert is_certain(votes, remaining, least, most) == kept, (answers, scores, remaining)
+            seen[kept] += 1
+    assert min(seen.values()) > 5
+
+
+def test_log_odds_by_hand() -> None:
+    def probability(*votes: float) -> float:
+        return odds_probability([round(vote * ONE_VOTE) for vote in votes])
+
+    # exp(ln 3) to 1; the second best counts, and an answer that nobody gave stands at 0.
+    assert probability(math.log(3)) == pytest.approx(0.75)
+    assert probability(2.0, math.log(3) + 2.0, 1.0) == pytest.approx(0.75)
+    assert probability(math.log(3), -5.0) == pytest.approx(0.75)
+    assert probability(-math.log(3)) == probability(-7.0, -math.log(3)) == pytest.approx(0.25)
+    assert probability() == 0.5
+    assert probability(900.0) == 1.0
+
+
+def test_reasons_by_a_rule() -> None:
+    # logit(0.9) = 2.197 each: 4.394 for 1. Plain votes: 1 - 2^-3 = 0.875; as evidence: 1 / (1 + exp(-4.394)) = 0.988.
+    answers: Answers = ["1", "1"]
+    stop = EarlyStop(confidence=0.89)
+    assert stop.reason(answers, [0.9, 0.9], 6) is None
+    assert stop.reason(answers, [0.9, 0.9], 6, Majority()) is None
+    assert stop.reason(answers, [0.9, 0.9], 6, LogOddsVote()) == "confidence"
+    assert stop.reason(answers, [0.9, 0.9], 1, LogOddsVote()) == "certain"  # 4 are less than 4.394
+    assert stop.reason(answers, [0.9, 0.9], 2, Majority()) == "certain"
+    # A solution can add or take at most ln 3, by the ends of the curve: not 4, and two of three are enough.
+    rule = CalibratedVote(curve=[(0.0, 0.25), (1.0, 0.75)])
+    assert (rule.least, rule.most) == pytest.approx((-math.log(3), math.log(3)))
+    assert stop.reason(answers, [1.0, 1.0], 2, rule) == "certain"
+    assert stop.reason(answers, [1.0, 1.0], 3, rule) == "confidence"  # 9 to 1
+    assert EarlyStop().reason(answers, [1.0, 1.0], 3, rule) is None

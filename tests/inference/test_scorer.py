@@ -18,6 +18,8 @@ from laser_lightning.errors import UserError
 from laser_lightning.inference.early_stop import EarlyStop
 from laser_lightning.inference.scorer import LaSeRScorer, Solution
 from laser_lightning.metrics import BestScored
+from laser_lightning.metrics.votes import BestRule, CalibratedVote, LogOddsVote
+from laser_lightning.metrics.votes.saved import save_rules
 from laser_lightning.objective.self_reward.settings import SelfRewardSettings
 from laser_lightning.policy.lora import LoRASettings, merged_weights, save_adapter
 from laser_lightning.policy.model import Policy
@@ -247,6 +249,18 @@ def test_votes(scorer_of: Callable[..., LaSeRScorer]) -> None:
     assert by_rule == found._replace(chosen="5", chosen_index=2)
     with pytest.raises(UserError, match="needs at least one solution"):
         scorer_of().vote([])
+
+
+def test_an_export_brings_the_rules_of_its_run(export: Path) -> None:
+    assert LaSeRScorer.from_pretrained(export).rules == {}
+    learned = BestRule([CalibratedVote(curve=[(0.0, 0.25), (1.0, 0.75)])])
+    save_rules([learned, LogOddsVote(2.0)], export)
+    scorer = LaSeRScorer.from_pretrained(export)
+    assert list(scorer.rules) == ["best_rule", "log_odds"]
+    sampling = Sampling(max_response_tokens=8)
+    # The best rule is a sum of log-odds, so that a stop can look at it.
+    (solved,) = scorer.solve(PROMPTS[:1], 4, FIRST_CHARACTER, EarlyStop(batch=4), sampling, scorer.rules["best_rule"])
+    assert solved.vote.chosen in solved.vote.answers
 
 
 FIRST_CHARACTER = ExactVerifier(r"(?s)^(.)")

@@ -7,6 +7,7 @@ from laser_lightning.inference.early_stop import EarlyStop
 from laser_lightning.inference.solve import Solution, Solved, solve
 from laser_lightning.inference.vote import vote
 from laser_lightning.metrics import Majority, VoteRule, WeightedMajority
+from laser_lightning.metrics.votes import BestRule, MeanScoreVote
 from laser_lightning.verifiers import Verifier, VerifierPool
 
 
@@ -100,8 +101,23 @@ def test_a_rule_of_the_callers() -> None:
 
     assert solved(Majority(), None) == ["1", "2", "5", None]
     assert solved(WeightedMajority(), EarlyStop(batch=3)) == ["1", "2", "5", None]
-    with pytest.raises(UserError, match="may be decided before that of the rule 'maj' is: draw all solutions"):
-        solved(Majority(), EarlyStop())
+    assert solved(Majority(), EarlyStop(batch=3)) == ["1", "2", "5", None]
+    with pytest.raises(UserError, match="the rule 'mean_score' chooses by no such sum: draw all solutions"):
+        solved(MeanScoreVote(), EarlyStop())
+    # Nothing was learned, so that the first rule decides.
+    with pytest.raises(UserError, match="the rule 'best_rule', which decides by MeanScoreVote, chooses by no such sum"):
+        solved(BestRule([MeanScoreVote(), Majority()]), EarlyStop())
+
+
+def test_a_stop_looks_at_the_vote_of_the_rule() -> None:
+    # 5 four times with 0.25 each, then 6 four times: of 8, five plain votes would be enough, and four are if they are
+    # the first. Weighted, the four that are to come could have four votes.
+    drawn = Drawn(PROBLEMS[2])
+    (result,) = solve(drawn, 1, 8, EarlyStop(batch=4), pool(), Majority())
+    assert (len(result.solutions), result.stopped, result.vote.chosen) == (4, "certain", "5")
+    drawn = Drawn(PROBLEMS[2])
+    (result,) = solve(drawn, 1, 8, EarlyStop(batch=4), pool(), BestRule([WeightedMajority(), Majority()]))
+    assert (len(result.solutions), result.stopped, result.vote.chosen) == (8, None, "5")
 
 
 def test_no_problems() -> None:

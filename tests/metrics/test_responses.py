@@ -10,7 +10,16 @@ def test_values_by_hand() -> None:
     metric.update(torch.tensor([3, 8]), torch.tensor([True, False]))
     metric.update(torch.tensor([8, 1], dtype=torch.int32), torch.tensor([False, True]))
     values = {name: value.item() for name, value in metric.compute().items()}
-    assert values == {"length_tokens": 5.0, "truncation_rate": 0.5, "tokens": 20}
+    # Two are finished, and have a score, for one token more.
+    assert values == {"length_tokens": 5.0, "truncation_rate": 0.5, "tokens": 20, "judging_tokens": 0.5}
+
+
+def test_verdicts_cost_what_was_written() -> None:
+    metric = ResponseStatistics()
+    metric.update(torch.tensor([3, 8]), torch.tensor([True, False]), torch.tensor([7, 4]))
+    assert metric.compute()["judging_tokens"].item() == 5.5
+    metric.update(torch.tensor([3]), torch.tensor([True]), torch.tensor([-1]))  # of one it is not known
+    assert metric.compute()["judging_tokens"].isnan()
 
 
 def test_merge_weighs_by_responses() -> None:
@@ -35,6 +44,7 @@ def test_no_data_is_undefined() -> None:
     values = ResponseStatistics().compute()
     assert values["length_tokens"].isnan()
     assert values["truncation_rate"].isnan()
+    assert values["judging_tokens"].isnan()
 
 
 @pytest.mark.against_signatures
@@ -44,5 +54,7 @@ def test_wrong_dtypes_are_refused() -> None:
         metric.update(torch.tensor([1.0]), torch.tensor([True]))
     with pytest.raises(ValueError, match=r"boolean tensor, but its dtype is torch\.int64"):
         metric.update(torch.tensor([1]), torch.tensor([1]))
+    with pytest.raises(ValueError, match=r"integers in judging_tokens, but got torch\.float32"):
+        metric.update(torch.tensor([1]), torch.tensor([True]), torch.tensor([1.0]))
     with pytest.raises(ValueError, match="1-dimensional tensors of one length"):
         metric.update(torch.tensor([1, 2]), torch.tensor([True]))

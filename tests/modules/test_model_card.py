@@ -9,7 +9,14 @@ import pytest
 import torch
 import yaml
 
-from laser_lightning import LaSeRModule, LastTokenSelfReward, RISEModule, SupervisedModule, YesNoSelfReward
+from laser_lightning import (
+    LaSeRModule,
+    LastTokenSelfReward,
+    RISEModule,
+    SupervisedModule,
+    TwoTokenSelfReward,
+    YesNoSelfReward,
+)
 from laser_lightning.inference.scorer import LaSeRScorer
 from laser_lightning.modules.export import write_export
 from laser_lightning.modules.model_card import metrics_of_run, model_card
@@ -56,8 +63,9 @@ def code(card: str, containing: str) -> str:
         LastTokenSelfReward(TOKEN, beta=0.25, reference=-9.5),
         LastTokenSelfReward(TOKEN, beta=0.25, reference="exact"),
         YesNoSelfReward(TOKEN, "#"),
+        TwoTokenSelfReward(TOKEN, "#"),
     ],
-    ids=["constant", "exact", "yes-no"],
+    ids=["constant", "exact", "yes-no", "two-token"],
 )
 @pytest.mark.filterwarnings("ignore:self_reward.reference is exact")
 def test_its_code_gives_the_scores_of_the_export(

@@ -338,8 +338,39 @@ def test_evaluation_takes_the_verdicts(tmp_path: Path) -> None:
     prefix = "val/sums/self_verification"
     assert values[f"{prefix}/accuracy_on_correct"] == pytest.approx(3 / 5)
     assert values[f"{prefix}/accuracy_on_incorrect"] == 1.0
+    # What the verdicts cost is measured: each has its tokens, <eos> included.
+    lengths = model.last_verifications.rollouts.response_lengths
+    assert model.last_rollout.judging_tokens is not None
+    assert torch.equal(model.last_rollout.judging_tokens, lengths)
+    assert values["val/sums/response/judging_tokens"] == pytest.approx(float(lengths.float().mean()))
     # The best of 4 by the verdict is +aa, and +e or +f.
     assert values["val/sums/best_of@4"] == 1.0
+
+
+def test_several_verdicts_are_several_scores(tmp_path: Path) -> None:
+    model, _ = trained(tmp_path, verification_prompts=TWICE, engine=ScriptedEngine(PAIRS))
+    rollout = model.last_rollout
+    assert rollout is not None
+    assert rollout.scores is not None
+    assert rollout.scores.shape == (8, 2)
+    assert torch.equal(rollout.scores.mean(dim=1), rollout.self_rewards)
+    lengths = model.last_verifications.rollouts.response_lengths
+    assert rollout.judging_tokens is not None
+    assert torch.equal(rollout.judging_tokens, lengths[0::2] + lengths[1::2])
+
+
+def test_what_was_kept_without_its_cost_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = trained(tmp_path, verification_prompts=TWICE, engine=ScriptedEngine(PAIRS))
+    rollout = model.last_rollout
+    assert rollout is not None
+    kept = replace(rollout, judging_tokens=None, scores=None)
+    monkeypatch.setattr(model.evaluator, "load_or_rollout", lambda *args: kept)
+    found = model._solutions_of(list(kept.problems), 0, 0)
+    assert found is not None
+    assert found.judging_tokens is not None
+    assert found.judging_tokens.tolist() == [-1] * 8
+    assert found.scores is not None  # as often as was asked
+    assert torch.equal(found.scores, kept.self_rewards[:, None].expand(8, 2))
 
 
 def test_a_rank_without_problems_takes_part_in_both_generations(tmp_path: Path) -> None:

@@ -155,6 +155,8 @@ def test_sentences_by_hand() -> None:
     # "One . Two ! Three": the marks belong to the sentences that they end.
     ends = torch.tensor([False, True, False, True, False])
     assert number_sentences(torch.tensor([[0, 1, 2, 3, 4]]), ends).tolist() == [[0, 0, 1, 1, 2]]
+    elsewhere = torch.zeros(1, 5, dtype=torch.long, device="meta")
+    assert number_sentences(elsewhere, ends).device == elsewhere.device  # the table of all tokens is made on the CPU
 
 
 def test_which_tokens_end_a_sentence() -> None:

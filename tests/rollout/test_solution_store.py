@@ -64,6 +64,14 @@ def test_several_scores_are_kept(path: Path, tmp_path: Path) -> None:
     assert repr(SolutionFile(tmp_path / "new.jsonl", HEADER).read(0).solutions) == repr([several])
 
 
+def test_what_a_judgement_cost_is_kept(path: Path, tmp_path: Path) -> None:
+    assert "judging_tokens" not in path.read_text(encoding="utf-8")  # as earlier releases wrote them
+    assert next(iter(read_solutions(path))).judging_tokens is None
+    judged = replace(FINISHED, judging_tokens=17)
+    SolutionFile(tmp_path / "new.jsonl", HEADER).append(KeptBatch([judged], 0.0))
+    assert SolutionFile(tmp_path / "new.jsonl", HEADER).read(0).solutions == [judged]
+
+
 def test_several_reward_tokens_are_kept_and_files_without_them_still_load(path: Path, tmp_path: Path) -> None:
     assert "further" not in path.read_text(encoding="utf-8")  # as earlier releases wrote them
     assert next(iter(read_solutions(path))).further_log_probs == []

@@ -8,17 +8,21 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from laser_lightning.arguments import Part
+from laser_lightning.arguments import Part, Stateful
 from laser_lightning.errors import UserError
+from laser_lightning.metrics.groups import SampleGroups
 from laser_lightning.metrics.votes.candidates import Candidates
 from laser_lightning.shapes import Bool, Real
 
 
-class VoteRule(Part, ABC):
+class VoteRule(Stateful, Part, ABC):
     """Chooses among the solutions of a problem by what they answer and how they are scored.
 
     The rule says how high each solution stands (``standings``), and the highest wins. It sees many problems at once,
-    and every process that asks it shows it the same solutions in the same order. It keeps no state.
+    and every process that asks it shows it the same solutions in the same order.
+
+    A rule may learn from the solutions of training rounds, whose rewards are known (``learns``, ``learn``); an
+    evaluation has none but the rule's ``standings``. What is remembered belongs into ``state_dict``.
 
     Attributes:
         name: under which it is reported, as ``<name>@<k>``: letters, digits, ``_`` and ``-``. A rule whose arguments
@@ -26,10 +30,14 @@ class VoteRule(Part, ABC):
         chooses: ``answer``: the answer of the solution that stands highest wins, with all solutions that gave it;
             a solution without an answer cannot win. ``solution``: the solution itself; what becomes of one without an
             answer is up to the standings, see ``BestScored``.
+        uses_scores: whether it looks at scores; equal-compute curves count what scores cost for those that do.
+        learns: whether ``learn`` is to be called.
     """
 
     name: str
     chooses: Literal["answer", "solution"] = "answer"
+    uses_scores: bool = True
+    learns: bool = False
 
     @abstractmethod
     def standings(self, candidates: Candidates) -> Real[Tensor, " N"]:
@@ -42,6 +50,26 @@ class VoteRule(Part, ABC):
             [N], integers or real numbers, without NaN. What stands equally high ties: sums and means by
             ``Candidates.sum_by_answer`` and ``mean_by_answer`` are exact.
         """
+
+    def learn(self, groups: SampleGroups) -> None:
+        """Take a training round into account. Nothing by default.
+
+        Args:
+            groups: the round's solutions of all processes, the same on each of them, with their rewards; their scores
+                are those of before the policy was trained on them.
+        """
+
+    def settled(self) -> "VoteRule":
+        """The rule as it decides now, without memory: what it has learned is among the new rule's arguments.
+
+        Exports carry it, and early stops ask for it, since it may be another rule. By default the rule itself.
+        """
+        return self
+
+    @property
+    def lacks(self) -> str | None:
+        """What the rule should have learned and has not, as half a sentence; None if nothing."""
+        return None
 
     def winners(self, candidates: Candidates) -> Bool[Tensor, " N"]:
         """The solutions that win.

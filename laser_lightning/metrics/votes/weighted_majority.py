@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
+from laser_lightning.metrics.votes.additive import AdditiveRule
 from laser_lightning.metrics.votes.candidates import ONE_VOTE, Candidates
-from laser_lightning.metrics.votes.rule import VoteRule
 from laser_lightning.shapes import Float, Int
 
 
-class WeightedMajority(VoteRule):
+class WeightedMajority(AdditiveRule):
     """The answer with the highest sum of self-rewards clamped to [0, 1] (LaSeR, arXiv 2510.14943).
 
     Where all solutions of a problem that have an answer weigh 0, each counts one: the scores say that none is right,
@@ -17,9 +17,13 @@ class WeightedMajority(VoteRule):
 
     name = "weighted_maj"
 
+    def votes(self, candidates: Candidates) -> Int[Tensor, " N"]:
+        """[N] int64, the clamped self-rewards."""
+        return score_votes(candidates.self_rewards)
+
     def standings(self, candidates: Candidates) -> Int[Tensor, " N"]:
         """[N] int64, the votes of each one's answer, in units of 1 / ``ONE_VOTE``."""
-        weights = score_votes(candidates.self_rewards) * candidates.has_answer
+        weights = self.votes(candidates) * candidates.has_answer
         no_evidence = candidates.sum_by_problem(weights) == 0
         return candidates.sum_by_answer(torch.where(no_evidence, ONE_VOTE, weights))
 

@@ -7,6 +7,7 @@ from laser_lightning.objective.advantages.leave_one_out import LeaveOneOut
 from laser_lightning.objective.advantages.mixing import AdvantageMixing, SelfRewardMixing
 from laser_lightning.objective.advantages.record import Advantages
 from laser_lightning.objective.advantages.settings import AdvantageSettings
+from laser_lightning.objective.advantages.trust_weighted import TrustWeightedMixing
 
 __all__ = [
     "AdvantageEstimator",
@@ -17,4 +18,5 @@ __all__ = [
     "GroupRelative",
     "LeaveOneOut",
     "SelfRewardMixing",
+    "TrustWeightedMixing",
 ]

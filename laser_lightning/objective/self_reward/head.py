@@ -172,11 +172,12 @@ class SelfRewardHead(Part, nn.Module, ABC):
             supervision: their targets and weights.
         """
 
-    def supervise(self, solutions: StepSolutions) -> Supervision:
+    def supervise(self, solutions: StepSolutions, weigh: SelfRewardWeights | None = None) -> Supervision:
         """Fix targets and weights of an optimizer step; all ranks call it together.
 
         Args:
             solutions: those of the step on this rank.
+            weigh: weighs the errors in the place of ``weights``.
 
         Returns:
             Targets and weights of all N solutions of the rollout, 0 for those that are not of the step.
@@ -184,8 +185,9 @@ class SelfRewardHead(Part, nn.Module, ABC):
         Raises:
             UserError: if a part returns another shape, or a weight below 0.
         """
-        targets, weights = self.target.aim(solutions), self.weights.weigh(solutions)
-        for key, part, values in (("target", self.target, targets), ("weights", self.weights, weights)):
+        weigh = self.weights if weigh is None else weigh
+        targets, weights = self.target.aim(solutions), weigh.weigh(solutions)
+        for key, part, values in (("target", self.target, targets), ("weights", weigh, weights)):
             if values.shape != solutions.rewards.shape:
                 raise UserError(
                     f"self_reward.{key}, a {type(part).__name__}, returned values of shape {list(values.shape)} for "
@@ -194,7 +196,7 @@ class SelfRewardHead(Part, nn.Module, ABC):
         weights = weights.where(solutions.finished, 0.0)
         if not bool((weights >= 0).all()):
             raise UserError(
-                f"self_reward.weights, a {type(self.weights).__name__}, returned a weight that is below 0 or no number."
+                f"self_reward.weights, a {type(weigh).__name__}, returned a weight that is below 0 or no number."
             )
         return Supervision(solutions.on_rollout(targets), solutions.on_rollout(weights))
 

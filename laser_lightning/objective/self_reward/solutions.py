@@ -41,6 +41,12 @@ class StepSolutions:
         rewards, finished = rollout.rewards[grouped], rollout.rollouts.finished[grouped]
         return cls(rewards, finished, rollout.self_rewards[grouped], rollout, grouped, context)
 
+    @property
+    def is_mixed(self) -> Bool[Tensor, " P"]:
+        """[P] bool: groups with both correct and incorrect solutions among the finished ones."""
+        correct = self.rewards > CORRECT_THRESHOLD
+        return (self.finished & correct).any(dim=1) & (self.finished & ~correct).any(dim=1)
+
     def on_rollout(self, values: Float[Tensor, "P G"]) -> Float[Tensor, " N"]:
         """Put values [P, G] of these solutions in their places among all N of the rollout: [N], 0 for the others."""
         placed = values.new_zeros(len(self.rollout.rollouts))

@@ -1,11 +1,16 @@
 """What each solution's error weighs in the self-rewarding loss (ALGORITHM step 5)."""
 
 from abc import abstractmethod
+from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.part import ObjectivePart
 from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD, StepSolutions, class_counts
+from laser_lightning.records.rollout import Rollout
 from laser_lightning.shapes import Float
 
 
@@ -49,3 +54,47 @@ class EqualWeights(SelfRewardWeights):
     def weigh(self, solutions: StepSolutions) -> Float[Tensor, "P G"]:
         """[P, G]: 1/N for N finished solutions on all ranks."""
         return solutions.finished / solutions.context.ranks.sum(solutions.finished.sum()).clamp(min=1)
+
+
+class MixedGroupWeights(SelfRewardWeights):
+    """Groups without both correct and incorrect solutions are left out, of the counts too (Heimdall, arXiv 2504.10337).
+
+    From such groups a head learns how hard the problem is, and not whether the solution is right.
+
+    Args:
+        weights: weighs what is left.
+    """
+
+    def __init__(self, weights: SelfRewardWeights = ClassBalancedWeights()) -> None:
+        self.weights = weights
+
+    def weigh(self, solutions: StepSolutions) -> Float[Tensor, "P G"]:
+        """[P, G]: those of ``weights``, for which the solutions of other groups are not there."""
+        return self.weights.weigh(replace(solutions, finished=solutions.finished & solutions.is_mixed[:, None]))
+
+    def learn(self, rollout: Rollout, context: StepContext) -> None:
+        """Let ``weights`` learn."""
+        self.weights.learn(rollout, context)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What ``weights`` remember."""
+        return self.weights.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let ``weights`` go on."""
+        self.weights.load_state_dict(state)
+
+
+class GroupBalancedWeights(SelfRewardWeights):
+    """Every group with correct and incorrect solutions weighs the same, and within it correct and incorrect ones half.
+
+    The others weigh nothing: what a model learns from them is how hard the problem is.
+    """
+
+    def weigh(self, solutions: StepSolutions) -> Float[Tensor, "P G"]:
+        """[P, G]: 1/(2 M) over the number of the group's solutions of the same class, for M such groups."""
+        correct, finished = solutions.rewards > CORRECT_THRESHOLD, solutions.finished
+        right, wrong = ((finished & one).sum(dim=1, keepdim=True) for one in (correct, ~correct))
+        groups = solutions.context.ranks.sum(solutions.is_mixed.sum())
+        of_class = torch.where(correct, right, wrong)
+        return (finished & solutions.is_mixed[:, None]) / (2 * groups * of_class).clamp(min=1)

@@ -172,16 +172,17 @@ def test_a_scorer_of_an_export(tmp_path: Path, policy_dir: Path, plain_pass: Cal
         LaSeRScorer.from_pretrained(export, reference="embedded")
 
 
-def test_exports_of_the_first_format_are_read(tmp_path: Path) -> None:
+def test_exports_of_older_formats_are_read(tmp_path: Path) -> None:
     settings = SelfRewardSettings("<|reward|>", 3, 0.25, -9.0, step=5)
     settings.save(tmp_path)
     values = json.loads((tmp_path / "self_reward.json").read_text())
-    del values["no_token"]
-    (tmp_path / "self_reward.json").write_text(json.dumps(values | {"format_version": 1}))
-    assert SelfRewardSettings.read(tmp_path) == settings
-    # Version 2 without the key is of another form.
+    for version, absent in ((2, "low_token"), (1, "no_token")):
+        del values[absent]
+        (tmp_path / "self_reward.json").write_text(json.dumps(values | {"format_version": version}))
+        assert SelfRewardSettings.read(tmp_path) == settings
+    # Version 3 without the keys is of another form.
     (tmp_path / "self_reward.json").write_text(json.dumps(values))
-    with pytest.raises(UserError, match="reads version 2 with the keys"):
+    with pytest.raises(UserError, match="reads version 3 with the keys"):
         SelfRewardSettings.read(tmp_path)
 
 
