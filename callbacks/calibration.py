@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -86,6 +87,8 @@ class ReferenceConstantCalibration(Callback):
                 "reference constant is not known: load a checkpoint with --ckpt_path, or give "
                 "model.self_reward.reference the number under `reference` in the first line of the kept solutions."
             )
+        if trainer.state.fn != TrainerFn.FITTING:
+            module.check_policy()  # its own hook comes behind those of callbacks
         data = module.data
         problems = data.train_problems or next(iter(data.evaluation_problems.values()))
         mine = problems[: self.prompts][trainer.global_rank :: trainer.world_size]

@@ -19,7 +19,7 @@ from laser_lightning.modules.training import TrainingModule
 from laser_lightning.policy.model import FrozenPolicy
 from laser_lightning.policy.precision import float32_by_default
 from laser_lightning.records.rollout import Rollout
-from laser_lightning.rollout import RecordedSolutions, Sampling
+from laser_lightning.rollout import RecordedSolutions, RolloutEngine, Sampling
 from laser_lightning.rollout.fingerprints import described, weights_fingerprint
 from laser_lightning.rollout.sampler import Sampler
 from laser_lightning.rollout.solution_store import Header
@@ -42,6 +42,11 @@ class EvaluationHooks(TrainingModule):
     last_rollout: Rollout | None
     _last_evaluated_step = -1
     _loaded_step = 0
+
+    @property
+    def rollout_engine(self) -> RolloutEngine:
+        """The sampler's."""
+        return self.sampler.engine
 
     def solve(
         self, problems: list[Problem], samples: int, sampling: Sampling, generator: torch.Generator
@@ -109,7 +114,8 @@ class EvaluationHooks(TrainingModule):
             run_validation(self.trainer)
 
     def on_validation_start(self) -> None:
-        """Look for kept solutions of this evaluation, if it stands alone, and say which vote rules learned nothing."""
+        """Try the policy, look for kept solutions, and say which vote rules learned nothing, if it stands alone."""
+        super().on_validation_start()
         if self.trainer.state.fn != TrainerFn.FITTING:
             for rule in self.evaluator.votes:
                 if rule.lacks is not None:

@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-import lightning
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import Strategy
@@ -27,18 +26,18 @@ from laser_lightning.modules.optimization import (
     build_schedule,
     embedding_parameters,
 )
+from laser_lightning.modules.self_tested import SelfTested
 from laser_lightning.old_settings import renewed_arguments
 from laser_lightning.policy.exports import check_exports
 from laser_lightning.policy.loading import mend_generation_config, refuse_quantised
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy, PolicySettings, load_tokenizer, model_path
 from laser_lightning.policy.quantised import refuse_quantised_checkpoint
-from laser_lightning.policy.structure import refuse_lookahead
 from laser_lightning.runs.checkpoints import read_checkpoint
 from laser_lightning.runs.interruption import Interruption
 from laser_lightning.runs.random_state import random_state, restore_random_state
 
 
-class TrainingModule(Part, lightning.LightningModule):
+class TrainingModule(Part, SelfTested):
     """A LightningModule that trains a causal LM with manual optimization.
 
     Args:
@@ -90,9 +89,7 @@ class TrainingModule(Part, lightning.LightningModule):
             refuse_quantised(self.policy.lm, self.policy_settings.path)
             mend_generation_config(self.policy.lm, self.policy_settings.path)
             with self.gathered_weights(self.policy):
-                refuse_lookahead(self.policy.lm, self.policy.hidden_states)
                 self.policy.check_adapters()
-                self.policy.check_head()
             if self.policy.adapters is not None:
                 rank_zero_info(str(self.policy.adapters))
         data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
@@ -136,7 +133,7 @@ class TrainingModule(Part, lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_fit_start(self) -> None:
-        """Try the exports that come after training, and create this rank's generator, on the policy's device."""
+        """Try the exports, create this rank's generator, on the policy's device, and try the policy."""
         check_exports(self.policy, self.tokenizer)
         half = any(p.requires_grad and p.dtype == torch.float16 for p in self.parameters())
         if half and self.training_strategy.gradient_scale is None:
@@ -146,6 +143,7 @@ class TrainingModule(Part, lightning.LightningModule):
                 "scales, or to bf16-mixed."
             )
         self.generator = torch.Generator(self.device).manual_seed(self.seed * 100_003 + self.global_rank)
+        super().on_fit_start()
 
     def on_train_start(self) -> None:
         """Continue the random streams of a resumed run."""

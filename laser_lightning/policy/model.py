@@ -46,8 +46,6 @@ LOGITS_AT_ONCE = 2**26
 _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 """Names under which configs hold the soft cap of their logits."""
 
-_PAD_INSTEAD = "set policy.packing to never."
-
 
 class PolicyOutputs(NamedTuple):
     """What one forward pass over a micro-batch yields.
@@ -280,55 +278,6 @@ class Policy(nn.Module):
         """Refuse a model that does not run with its adapters, or goes past some (see ``lora.check_adapters``)."""
         if self.adapters is not None:
             check_adapters(self.lm, torch.arange(4, device=self.device)[None] % self.vocabulary_size)
-
-    @torch.no_grad()
-    @torch.compiler.set_stance("force_eager")  # the probe's shapes are not worth compiling for
-    def check_head(self) -> None:
-        """Compare ``head(hidden_states(.))`` with the model's own logits, and refuse a model where they differ."""
-        probe = torch.arange(4, device=self.device)[None] % self.lm.config.get_text_config().vocab_size
-        self._check_randomness()
-        ours, theirs = (
-            self.head(self.hidden_states(probe)),
-            self.lm(input_ids=probe, use_cache=False).logits.float(),
-        )
-        if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
-            raise UserError(
-                f"{type(self.lm).__name__} changes its logits after the output embedding in a way that is not known "
-                f"here (they differ by up to {(ours - theirs).abs().max():.3g}), so scores would be wrong."
-            )
-        if self.packs:
-            self._check_packing()
-
-    def _check_randomness(self) -> None:
-        """Refuse a model whose passes in training mode draw random numbers, as routers of experts may."""
-        length = min(64, self.positions or 64)
-        probe = torch.arange(length, device=self.device)[None] % self.vocabulary_size
-        first, again = (self.lm(input_ids=probe, use_cache=False).logits.float() for _ in range(2))
-        tolerance = torch.finfo(self.lm.dtype).eps ** 0.5  # kernels may add up in any order
-        if not torch.allclose(first, again, rtol=tolerance, atol=tolerance):
-            raise UserError(
-                f"{type(self.lm).__name__} draws random numbers in training mode: logits of the same tokens differ by "
-                f"up to {(first - again).abs().max():.3g} from pass to pass, so the policy that is trained would not "
-                "be the one that was sampled from. Dropout is off already: set noise of the router in the model's "
-                "config.json to 0 if it has any, or take another model."
-            )
-
-    def _check_packing(self) -> None:
-        """Refuse a model in which packed sequences see each other, or do not begin at the first position."""
-        lengths = torch.tensor([5, 1, 4], device=self.device)
-        tokens = torch.arange(15, device=self.device).view(3, 5) % self.lm.config.get_text_config().vocab_size
-        try:
-            packed, starts = self.flat_hidden_states(tokens, lengths)
-        except TypeError as error:
-            raise UserError(f"{type(self.lm).__name__} cannot pack sequences ({error}): {_PAD_INSTEAD}") from error
-        for ids, start, length in zip(tokens, starts.tolist(), lengths.tolist(), strict=True):
-            alone = self.hidden_states(ids[None, :length])[0].float()
-            distance = (packed[start : start + length].float() - alone).norm() / alone.norm()
-            if distance > torch.finfo(packed.dtype).eps ** 0.5:  # half of the digits
-                raise UserError(
-                    f"In {type(self.lm).__name__} packed sequences disturb each other (their hidden states differ by "
-                    f"{float(distance):.2g} of their norm from those of each alone): {_PAD_INSTEAD}"
-                )
 
 
 class FrozenPolicy(Policy):

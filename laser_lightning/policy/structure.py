@@ -1,10 +1,8 @@
 """Where a transformers model keeps its decoder, how far its positions reach, and whether it looks ahead."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, cast
 
-import torch
-from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from laser_lightning.errors import UserError
@@ -85,40 +83,15 @@ def refuse_long_rows(config: PretrainedConfig, width: int) -> None:
         )
 
 
-@torch.no_grad()
-@torch.compiler.set_stance("force_eager")  # the probe's shapes are not worth compiling for
-def refuse_lookahead(lm: PreTrainedModel, hidden_states: Callable[[Tensor], Tensor]) -> None:
-    """Refuse a model whose earlier places change with a later token: no language model to sample from.
+def is_bidirectional(lm: PreTrainedModel) -> bool:
+    """Whether the model's config says that a place of a sequence sees the tokens behind it."""
+    return getattr(lm.config.get_text_config(), "use_bidirectional_attention", None) is True
 
-    Args:
-        lm: the model, whole on this rank.
-        hidden_states: maps token ids [B, L] to [B, L, D].
 
-    Raises:
-        UserError: if places of a sequence see those behind them, or the model's config says that they do; or if it has
-            no hidden states of text alone.
-    """
-    config = lm.config.get_text_config()
-    remedy = "take a causal language model"
-    looks = getattr(config, "use_bidirectional_attention", None) is True
-    if looks:
-        remedy = "set use_bidirectional_attention to false in its config.json if its weights were trained so"
-    elif getattr(config, "is_decoder", None) is False:
-        remedy = "set is_decoder to true in its config.json if its weights were trained so"
-    if not looks:
-        probe = torch.arange(6, device=lm.device)[None] % config.vocab_size
-        other = probe.clone()
-        other[0, -1] = (other[0, -1] + 1) % config.vocab_size
-        try:
-            first, second = (hidden_states(ids)[0, :-1].float() for ids in (probe, other))
-        except Exception as error:  # of whatever the model's own code makes of text alone
-            raise UserError(
-                f"{type(lm).__name__} cannot be run on the tokens of a text alone ({type(error).__name__}: {error}): "
-                "take another model."
-            ) from error
-        looks = float((first - second).norm() / first.norm()) > torch.finfo(lm.dtype).eps ** 0.5  # half of the digits
-    if looks:
-        raise UserError(
-            f"In {type(lm).__name__} a place of a sequence sees the tokens behind it (bidirectional attention), so it "
-            f"cannot be sampled from token by token: {remedy}."
-        )
+def causal_remedy(lm: PreTrainedModel) -> str:
+    """What to do about a model whose earlier places change with a later token, as a part of a sentence."""
+    if is_bidirectional(lm):
+        return "set use_bidirectional_attention to false in its config.json if its weights were trained so"
+    if getattr(lm.config.get_text_config(), "is_decoder", None) is False:
+        return "set is_decoder to true in its config.json if its weights were trained so"
+    return "take a causal language model"

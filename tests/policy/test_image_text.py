@@ -26,12 +26,11 @@ from transformers import (
 )
 
 from laser_lightning.cli.command_line import main
-from laser_lightning.errors import UserError
 from laser_lightning.policy.character_tokenizer import character_tokenizer
 from laser_lightning.policy.lora import LoRASettings
 from laser_lightning.policy.model import Policy, PolicySettings, load_tokenizer
-from laser_lightning.policy.structure import refuse_lookahead
 from laser_lightning.rollout import Sampling, TransformersEngine
+from laser_lightning.rollout.self_test import SelfTest
 
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 IMAGES = TOWER | {"image_size": 28, "patch_size": 14}
@@ -96,8 +95,8 @@ def test_the_rest_is_frozen_and_text_is_right(tmp_path: Path, plain_pass: Callab
     said = r"is an image-text model, of which the text part is trained\. The rest is frozen: .*(vision|visual)\w* \("
     with pytest.warns(UserWarning, match=said):
         policy = load(tmp_path)
-    policy.check_head()
-    refuse_lookahead(policy.lm, policy.hidden_states)
+    assert SelfTest(policy).head().passed
+    assert SelfTest(policy).causality().passed
     trained = {name for name, parameter in policy.lm.named_parameters() if parameter.requires_grad}
     assert {name for name in trained if "vis" in name or "projector" in name} == set()
     engine, sampling = TransformersEngine(), Sampling(max_response_tokens=6)
@@ -129,7 +128,7 @@ def test_the_text_part_is_loaded_alone_where_transformers_does_so(tmp_path: Path
         UserWarning, match=rf"the type '{kind}', of which transformers loads the text part as a \w+ForCau"
     ):
         policy = load(tmp_path)
-    policy.check_head()
+    assert SelfTest(policy).head().passed
     language_model = whole.get_decoder()
     theirs = getattr(language_model, "model", language_model).state_dict()
     ours = policy.decoder.state_dict()
@@ -140,9 +139,9 @@ def test_the_text_part_is_loaded_alone_where_transformers_does_so(tmp_path: Path
 def test_one_that_looks_ahead_is_refused(tmp_path: Path) -> None:
     text, images = {**TEXT, "model_type": "gemma"}, SiglipVisionConfig(**IMAGES, projection_dim=32)
     save(tmp_path, PaliGemmaConfig(text_config=text, vision_config=images, projection_dim=32, image_token_index=99))
-    policy = load(tmp_path)
-    with pytest.raises(UserError, match="bidirectional attention"):
-        refuse_lookahead(policy.lm, policy.hidden_states)
+    finding = SelfTest(load(tmp_path)).causality()
+    assert not finding.passed
+    assert "sees the tokens behind it" in finding.cause
 
 
 RUN = """

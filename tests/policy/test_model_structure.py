@@ -19,9 +19,10 @@ from transformers import (
 
 from laser_lightning.errors import UserError
 from laser_lightning.policy.model import Policy
-from laser_lightning.policy.structure import position_limit, refuse_lookahead, shared_rotation_limit
+from laser_lightning.policy.structure import position_limit, shared_rotation_limit
 from laser_lightning.records.batching import Rollouts, micro_batches
 from laser_lightning.rollout import Sampling, TransformersEngine
+from laser_lightning.rollout.self_test import SelfTest
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_decoder_and_head_are_the_model(
     load: Callable[..., Policy], config_class: type[PretrainedConfig], fields: dict[str, Any]
 ) -> None:
     policy = load(config_class, **fields)
-    policy.check_head()
+    assert SelfTest(policy).head().passed
     ids = torch.tensor([[20, 30, 40, 50, 60, 70]])
     with torch.no_grad():
         ours, theirs = policy.head(policy.hidden_states(ids)), policy.lm(input_ids=ids, use_cache=False).logits
@@ -58,8 +59,9 @@ def test_decoder_and_head_are_the_model(
 
 def test_a_head_of_several_layers_is_refused(load: Callable[..., Policy]) -> None:
     policy = load(ModernBertDecoderConfig, bos_token_id=0, cls_token_id=0, sep_token_id=1)
-    with pytest.raises(UserError, match="ModernBertDecoderForCausalLM changes its logits after the output embedding"):
-        policy.check_head()
+    finding = SelfTest(policy).head()
+    assert not finding.passed
+    assert "ModernBertDecoderForCausalLM changes its logits after the output embedding" in finding.cause
 
 
 # -------------------------------------------------------------- looking ahead
@@ -79,25 +81,14 @@ def test_a_head_of_several_layers_is_refused(load: Callable[..., Policy]) -> Non
 def test_models_that_look_ahead_are_refused(
     load: Callable[..., Policy], config_class: type[PretrainedConfig], fields: dict[str, Any], remedy: str
 ) -> None:
-    policy = load(config_class, **fields)
-    with pytest.raises(UserError, match=rf"sees the tokens behind it \(bidirectional attention\).*: {remedy}"):
-        refuse_lookahead(policy.lm, policy.hidden_states)
+    finding = SelfTest(load(config_class, **fields)).causality()
+    assert not finding.passed
+    assert "a place of a sequence sees the tokens behind it" in finding.cause
+    assert finding.remedy.startswith(remedy)
 
 
 def test_causal_models_are_welcome(family: tuple[Path, float], make_policy: Callable[..., Policy]) -> None:
-    policy = make_policy(family[0])
-    refuse_lookahead(policy.lm, policy.hidden_states)
-
-
-def test_attention_to_one_later_place_is_seen(make_policy: Callable[..., Policy]) -> None:
-    policy = make_policy()
-
-    def shifted(ids: torch.Tensor) -> torch.Tensor:
-        hidden = policy.hidden_states(ids)
-        return hidden + 1e-2 * hidden.roll(-1, dims=1)
-
-    with pytest.raises(UserError, match="take a causal language model"):
-        refuse_lookahead(policy.lm, shifted)
+    assert SelfTest(make_policy(family[0])).causality().passed
 
 
 # ------------------------------------------------------------------ positions

@@ -152,6 +152,14 @@ class TransformersEngine(RolloutEngine):
             )
         return False
 
+    def trial(self, rows: int) -> "TransformersEngine":
+        """Make an engine of these settings, without what a subclass adds, for a small batch (see ``RolloutEngine``)."""
+        trial = TransformersEngine()
+        vars(trial).update(vars(self))
+        trial.max_batch_size, trial.max_cached_tokens, trial.scores = rows, None, True
+        trial._steps = CompiledSteps()
+        return trial
+
     def close(self) -> None:
         """Release the cache and the graphs of compiled steps."""
         self._steps = CompiledSteps()
