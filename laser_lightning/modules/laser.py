@@ -227,8 +227,8 @@ class LaSeRModule(EvaluationHooks):
         rewards = count_rewards(step.sampled, self.verifier, self.ranks)
         values = {**self.step_values(log, step, phase, advantages), **rewards.values(), **judged}
         self._log_step(values)
-        mismatched = self._mismatch.count(values, self.trainer.global_step)
-        if why := self._failing.count(rewards, self.verifier_pool.last_errors) or mismatched:
+        failing = self._failing.count(rewards, self.verifier_pool.last_errors)
+        if why := failing or self._mismatch.count(values, self.trainer.global_step):
             self.stop(why)
 
     def sample_groups(self, problems: list[Problem]) -> SampledStep:
@@ -359,8 +359,7 @@ class LaSeRModule(EvaluationHooks):
         self, log: TrainingLog, step: SampledStep, phase: Phase, advantages: Advantages
     ) -> dict[str, float | Tensor]:
         """What the step sampled, how well the model judged it, and its updates, over all ranks."""
-        values = log.round_values(step.sampled, self.self_reward, phase, advantages.mixed_groups)
-        values |= log.update_values()
+        values = log.round_values(step.sampled, self.self_reward, phase, advantages.mixed_groups) | log.update_values()
         return values | log.time_values(float(values["train/response_tokens"]))
 
     def _log_step(self, values: dict[str, float | Tensor]) -> None:
