@@ -197,7 +197,8 @@ class Policy(nn.Module):
     @property
     def hidden_size(self) -> int:
         """Width of the hidden states, D."""
-        return int(self.lm.config.get_text_config().hidden_size)
+        width = getattr(self.lm.config.get_text_config(), "hidden_size", None)  # some name none, or one of each part
+        return int(self.lm.get_output_embeddings().in_features if width is None else width)
 
     @property
     def vocabulary_size(self) -> int:
