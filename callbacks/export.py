@@ -13,7 +13,6 @@ from laser_lightning.errors import UserError
 from laser_lightning.modules.export import check_adapter, write_export
 from laser_lightning.modules.model_card import evaluation_values, write_card
 from laser_lightning.modules.training import TrainingModule
-from laser_lightning.policy.exports import check_exports
 
 
 class HuggingFaceExport(RunCallback):
@@ -72,7 +71,7 @@ class HuggingFaceExport(RunCallback):
         """Refuse a model whose adapter could not be exported, where that is what will be."""
         if self.adapter:
             assert isinstance(pl_module, TrainingModule)
-            check_exports(pl_module.policy, pl_module.tokenizer, adapter=True)
+            pl_module.check_exports(adapter=True)
 
     def state_dict(self) -> dict[str, Any]:
         """The best score so far, of what, and where its export is."""

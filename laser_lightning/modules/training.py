@@ -26,7 +26,7 @@ from laser_lightning.modules.optimization import (
 from laser_lightning.modules.optimizer_steps import OptimizerSteps
 from laser_lightning.modules.self_tested import SelfTested
 from laser_lightning.old_settings import renewed_arguments
-from laser_lightning.policy.exports import check_exports
+from laser_lightning.policy.exports import refuse_failed, try_exports
 from laser_lightning.policy.loading import mend_generation_config, refuse_quantised
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy, PolicySettings, load_tokenizer, model_path
 from laser_lightning.policy.quantised import refuse_quantised_checkpoint
@@ -132,7 +132,7 @@ class TrainingModule(Part, SelfTested, OptimizerSteps):
 
     def on_fit_start(self) -> None:
         """Try the exports, create this rank's generator, on the policy's device, and try the policy."""
-        check_exports(self.policy, self.tokenizer)
+        self.check_exports()
         half = any(p.requires_grad and p.dtype == torch.float16 for p in self.parameters())
         if half and self.training_strategy.gradient_scale is None:
             rank_zero_warn(
@@ -142,6 +142,15 @@ class TrainingModule(Part, SelfTested, OptimizerSteps):
             )
         self.generator = torch.Generator(self.device).manual_seed(self.seed * 100_003 + self.global_rank)
         super().on_fit_start()
+
+    def check_exports(self, adapter: bool = False) -> None:
+        """Refuse a model whose export would fail, on all ranks; rank 0 tries it, which will write it.
+
+        Args:
+            adapter: the export is that of the adapter, in place of a whole model.
+        """
+        trials = try_exports(self.policy, self.tokenizer) if self.trainer.is_global_zero else []
+        refuse_failed(self.trainer.strategy.broadcast(trials), adapter)
 
     def on_train_start(self) -> None:
         """Continue the random streams of a resumed run."""

@@ -43,7 +43,7 @@ def try_exports(policy: Policy, tokenizer: PreTrainedTokenizerBase) -> list[Expo
     turned into those of a checkpoint as transformers saves them, and loaded as transformers loads them: none may be
     missing, left over, or of another shape. With LoRA, peft puts adapters into that model by the config that would be
     written, and must ask for just the tensors that would be written. No weight is read, and random states stay as they
-    are.
+    are. One process does it: transformers writes nothing in the other ones.
 
     Args:
         policy: loaded, sharded or not.
@@ -78,7 +78,12 @@ def check_exports(policy: Policy, tokenizer: PreTrainedTokenizerBase, adapter: b
     Raises:
         UserError: if the export that is asked for does not work.
     """
-    for trial in try_exports(policy, tokenizer):
+    refuse_failed(try_exports(policy, tokenizer), adapter)
+
+
+def refuse_failed(trials: list[ExportTrial], adapter: bool) -> None:
+    """Refuse what ``try_exports`` found of the export that is asked for, and warn of what it found of another."""
+    for trial in trials:
         if trial.problem is None:
             continue
         if adapter == (trial.way == ADAPTER_EXPORT):

@@ -236,3 +236,9 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path, make_policy: Mak
     save_adapter(policy.lm, state, tmp_path)
     with pytest.raises(UserError, match="is not one of its base model: Found missing adapter keys"):
         merge_adapter(make_policy().lm, tmp_path)
+
+
+def test_checkpoints_of_runs_without_experts_say_nothing_of_them() -> None:
+    values = {"rank": 2, "alpha": 32.0, "target_modules": None, "use_rslora": False}  # as version 0.1 wrote
+    assert LoRASettings(rank=2).fingerprint() == values
+    assert LoRASettings(rank=2, experts=True).fingerprint() == values | {"experts": True}
