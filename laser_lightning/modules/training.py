@@ -9,7 +9,9 @@ from typing import Any, NoReturn, Self
 
 import lightning
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
@@ -21,12 +23,14 @@ from laser_lightning.distributed.parts import StepParts
 from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.distributed.strategies import TrainingStrategy, training_strategy
 from laser_lightning.errors import UserError
+from laser_lightning.modules.averaging import average_exactly, let_left_out_weights_be_missing
 from laser_lightning.modules.optimization import (
     OptimizerSettings,
     build_optimizer,
     build_schedule,
     embedding_parameters,
 )
+from laser_lightning.modules.trainer_checks import check_trainer
 from laser_lightning.old_settings import renewed_arguments
 from laser_lightning.policy.loading import mend_generation_config, refuse_quantised
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy, PolicySettings, load_tokenizer
@@ -68,6 +72,14 @@ class TrainingModule(Part, lightning.LightningModule):
         self.parts = StepParts()
         self._skipped_in_a_row = 0
         self._restored_random_states: list[dict[str, Any]] | None = None
+        self.register_load_state_dict_post_hook(let_left_out_weights_be_missing)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Refuse settings and callbacks of the trainer that cannot work here: Lightning calls this hook first."""
+        if not self.automatic_optimization:
+            check_trainer(self.trainer)
+            average_exactly(self.trainer)
+        return []
 
     def configure_model(self) -> None:
         """Load the weights (once, whichever of fit and validate comes first)."""
@@ -274,14 +286,16 @@ class TrainingModule(Part, lightning.LightningModule):
         checkpoint["laser_random_states"] = states
         checkpoint["laser_fingerprint"] = self.fingerprint()
         checkpoint["laser_arguments"] = {"plain": self.plain_arguments, "other": self.other_arguments}
-        if "state_dict" in checkpoint:
-            checkpoint["state_dict"] = self.saved_weights(checkpoint["state_dict"])
+        for key in ("state_dict", "current_model_state"):  # the second beside an average in the first
+            if key in checkpoint:
+                checkpoint[key] = self.saved_weights(checkpoint[key])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another model, and keep the random states for the start of training."""
         theirs, ours = checkpoint.get("laser_fingerprint"), self.fingerprint()
         if theirs is None:
             raise UserError("This checkpoint was not written by laser-lightning: it says nothing about its model.")
+        self._check_resumable(checkpoint)
         for key, value in ours.items():
             if theirs.get(key) != value:
                 raise UserError(
@@ -293,6 +307,15 @@ class TrainingModule(Part, lightning.LightningModule):
             if missing:
                 raise UserError(f"The checkpoint lacks {len(missing)} of the model's tensors, such as {missing[0]}.")
         self._restored_random_states = checkpoint["laser_random_states"] or None
+
+    def _check_resumable(self, checkpoint: dict[str, Any]) -> None:
+        fits = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if fits and self.trainer.strategy.lightning_restore_optimizer and "optimizer_states" not in checkpoint:
+            raise UserError(
+                "ckpt_path: the checkpoint holds weights alone (save_weights_only), and no optimizer to go on with: "
+                "resume from one that was saved without it, or start a run from the weights, which `laser-lightning "
+                "export` writes as a directory for model.policy.path."
+            )
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, **arguments: Any) -> Self:  # type: ignore[override]
