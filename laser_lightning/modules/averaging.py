@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 
@@ -40,12 +40,43 @@ def averaging(trainer: Trainer) -> list[WeightAveraging]:
     return [one for one in trainer.callbacks if isinstance(one, WeightAveraging)]  # type: ignore[attr-defined]
 
 
-def average_exactly(trainer: Trainer) -> None:
-    """Let frozen weights stay what they are in every average; before the callbacks are set up."""
+class Exchange:
+    """Puts the average in the place of the weights and back, and knows which is where.
+
+    At the end of a run Lightning would copy the average over the weights, and a checkpoint that is saved behind it
+    would resume from the average. Here both are kept, each in the place of the other.
+
+    Args:
+        callback: whose ways of exchanging it takes the place of.
+    """
+
+    def __init__(self, callback: WeightAveraging) -> None:
+        self.callback, self.exchanged, self._ended = callback, False, False
+        callback._swap_models, callback._copy_average_to_current = self, self.end  # type: ignore[method-assign]
+
+    def __call__(self, pl_module: LightningModule) -> None:
+        """Exchange them; at the end of the run they are already."""
+        if not self._ended:
+            WeightAveraging._swap_models(self.callback, pl_module)
+            self.exchanged = not self.exchanged
+
+    def end(self, pl_module: LightningModule) -> None:
+        """Exchange them for good."""
+        self(pl_module)
+        self._ended = True
+
+
+def average_exactly(trainer: Trainer) -> list[Exchange]:
+    """Let frozen weights stay what they are in every average; before the callbacks are set up.
+
+    Returns:
+        Where the weights of the run are, for each average.
+    """
     for callback in averaging(trainer):
         average = callback._kwargs.get("avg_fn")
         if average is not None and not isinstance(average, ExactWhereEqual):
             callback._kwargs["avg_fn"] = ExactWhereEqual(average)
+    return [Exchange(callback) for callback in averaging(trainer)]
 
 
 def of_averages(trainer: Trainer, name: str) -> list[nn.Module]:

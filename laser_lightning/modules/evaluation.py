@@ -14,7 +14,6 @@ from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
 from laser_lightning.evaluation.evaluator import Evaluator
 from laser_lightning.evaluation.kept_rounds import KeptRounds, kept_directory
-from laser_lightning.modules.averaging import averaging
 from laser_lightning.modules.training import TrainingModule
 from laser_lightning.policy.model import FrozenPolicy
 from laser_lightning.policy.precision import float32_by_default
@@ -42,7 +41,6 @@ class EvaluationHooks(TrainingModule):
     last_rollout: Rollout | None
     _last_evaluated_step = -1
     _loaded_step = 0
-    _evaluates_average = False
 
     def solve(
         self, problems: list[Problem], samples: int, sampling: Sampling, generator: torch.Generator
@@ -64,11 +62,6 @@ class EvaluationHooks(TrainingModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add which step was evaluated last."""
-        if (
-            self._evaluates_average and "current_model_state" in checkpoint
-        ):  # the callback does not know that it swapped
-            swapped = checkpoint["current_model_state"], checkpoint["state_dict"]
-            checkpoint["state_dict"], checkpoint["current_model_state"] = swapped
         super().on_save_checkpoint(checkpoint)
         checkpoint["laser_last_evaluated_step"] = self._last_evaluated_step
 
@@ -120,8 +113,7 @@ class EvaluationHooks(TrainingModule):
 
     def on_validation_epoch_start(self) -> None:
         """Tell the engine that an average is in the place of the weights, where a callback put it there."""
-        self._evaluates_average = bool(averaging(self.trainer)) and self.trainer.state.fn == TrainerFn.FITTING
-        if self._evaluates_average:
+        if self._exchanges:
             self.sampler.engine.weights_changed()
 
     on_test_start = on_validation_start
@@ -162,9 +154,8 @@ class EvaluationHooks(TrainingModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the values of every set."""
-        if self._evaluates_average:  # the callback has put the weights back
+        if self._exchanges:  # the callback has put the weights back
             self.sampler.engine.weights_changed()
-            self._evaluates_average = False
         self._log_evaluation("val")
         if not self.trainer.sanity_checking:
             self._last_evaluated_step = self.trainer.global_step

@@ -23,7 +23,7 @@ from laser_lightning.distributed.parts import StepParts
 from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.distributed.strategies import TrainingStrategy, training_strategy
 from laser_lightning.errors import UserError
-from laser_lightning.modules.averaging import average_exactly, let_left_out_weights_be_missing
+from laser_lightning.modules.averaging import Exchange, average_exactly, let_left_out_weights_be_missing
 from laser_lightning.modules.optimization import (
     OptimizerSettings,
     build_optimizer,
@@ -72,13 +72,14 @@ class TrainingModule(Part, lightning.LightningModule):
         self.parts = StepParts()
         self._skipped_in_a_row = 0
         self._restored_random_states: list[dict[str, Any]] | None = None
+        self._exchanges: list[Exchange] = []
         self.register_load_state_dict_post_hook(let_left_out_weights_be_missing)
 
     def configure_callbacks(self) -> list[Callback]:
         """Refuse settings and callbacks of the trainer that cannot work here: Lightning calls this hook first."""
         if not self.automatic_optimization:
             check_trainer(self.trainer)
-            average_exactly(self.trainer)
+            self._exchanges = average_exactly(self.trainer)
         return []
 
     def configure_model(self) -> None:
@@ -286,6 +287,10 @@ class TrainingModule(Part, lightning.LightningModule):
         checkpoint["laser_random_states"] = states
         checkpoint["laser_fingerprint"] = self.fingerprint()
         checkpoint["laser_arguments"] = {"plain": self.plain_arguments, "other": self.other_arguments}
+        if "current_model_state" in checkpoint and any(exchange.exchanged for exchange in self._exchanges):
+            # The callback takes the weights for the average, and the average for the weights.
+            exchanged = checkpoint["current_model_state"], checkpoint["state_dict"]
+            checkpoint["state_dict"], checkpoint["current_model_state"] = exchanged
         for key in ("state_dict", "current_model_state"):  # the second beside an average in the first
             if key in checkpoint:
                 checkpoint[key] = self.saved_weights(checkpoint[key])

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, Wei
 from torch.optim.swa_utils import get_ema_avg_fn
 
 from laser_lightning import LaSeRModule, LastTokenSelfReward, PromptDataModule
-from laser_lightning.callbacks import ReferenceConstantCalibration
+from laser_lightning.callbacks import ReferenceConstantCalibration, RunCheckpoint
 from laser_lightning.data import ArithmeticSource
 from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.averaging import ExactWhereEqual
@@ -79,6 +79,7 @@ def fit(
             callback,
             ReferenceConstantCalibration(prompts=8, group_size=8, max_emission_rate=1.0),
             ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=2),
+            RunCheckpoint(dirpath=tmp_path / "end", every_n_train_steps=100),  # saves the last step, at the end
         ],
         logger=False,
         enable_progress_bar=False,
@@ -107,11 +108,14 @@ def test_a_resumed_run_is_bit_for_bit_the_other(
     whole = fit(tmp_path / "whole", policy, 4, callback(**options))
     fit(tmp_path / "resumed", policy, 2, callback(**options))
     resumed = fit(tmp_path / "resumed", policy, 4, callback(**options), tmp_path / "resumed/step=2.ckpt")
-    saved = [torch.load(tmp_path / name / "step=4.ckpt", weights_only=False) for name in ("whole", "resumed")]
+    # The second was saved behind the end of the run, when the average is in the place of the weights.
+    names = ("whole/step=4.ckpt", "whole/end/step=4.ckpt", "resumed/step=4.ckpt")
+    first, *others = (torch.load(tmp_path / name, weights_only=False) for name in names)
     for key in ("state_dict", "current_model_state", "averaging_state"):
-        assert saved[0][key].keys() == saved[1][key].keys()
-        assert all(torch.equal(value, saved[1][key][name]) for name, value in saved[0][key].items()), key
-        assert not any(name.startswith("reference.") for name in saved[0][key])
+        assert not any(name.startswith("reference.") for name in first[key])
+        for other in others:
+            assert first[key].keys() == other[key].keys()
+            assert all(torch.equal(value, other[key][name]) for name, value in first[key].items()), key
     # The frozen reference is what it was, in the run as in the average.
     for module in (whole, resumed):
         if lora is None:
