@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from laser_lightning.errors import UserError
+from laser_lightning.modules.averaging import of_averages
 from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 
@@ -99,7 +100,8 @@ class ReferenceConstantCalibration(Callback):
         emitted = rollouts.contains(module.self_reward.token_id)
         log_probs = rollouts.reward_token_log_probs[rollouts.finished, 0].double()
         self.result = self._agree(module, log_probs, emitted, len(rollouts))
-        head.reference_constant.fill_(self.result.mean)
+        for known in (head, *of_averages(trainer, "self_reward")):
+            known.reference_constant.fill_(self.result.mean)  # type: ignore[operator]
         head.check_reachable()
         self._report(trainer, module, self.result)
 

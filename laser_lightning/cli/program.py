@@ -50,13 +50,6 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,  # ConsoleProgress says how many parameters are trained
 }
 
-TRAINER_KEYS_INSTEAD = {
-    "gradient_clip_val": (0, "model.optimizer.max_grad_norm, the largest norm of a gradient"),
-    "gradient_clip_algorithm": (None, "model.optimizer.max_grad_norm, the largest norm of a gradient"),
-    "accumulate_grad_batches": (1, "data.prompts_per_step; model.update.micro_batch_tokens bounds the memory"),
-}
-"""Lightning's keys that mean nothing to modules with steps of their own: the value that is none, and ours instead."""
-
 OWN_KEYS = {
     "run_dir": "Directory of this run: metrics, config, checkpoints, figures. Give one to resume a run in place. "
     "Default: the next free runs/version_N. `trainer.logger: null` writes CSV and TensorBoard into it.",

@@ -127,6 +127,11 @@ class EvaluationHooks(TrainingModule):
         keeps = self.evaluator.settings.keep and directory is not None
         self.evaluator.kept = self._open_kept(directory) if keeps and directory is not None else None
 
+    def on_validation_epoch_start(self) -> None:
+        """Tell the engine that an average is in the place of the weights, where a callback put it there."""
+        if self._exchanges:
+            self.sampler.engine.weights_changed()
+
     on_test_start = on_validation_start
     on_predict_start = on_validation_start
 
@@ -165,6 +170,8 @@ class EvaluationHooks(TrainingModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the values of every set."""
+        if self._exchanges:  # the callback has put the weights back
+            self.sampler.engine.weights_changed()
         self._log_evaluation("val")
         if not self.trainer.sanity_checking:
             self._last_evaluated_step = self.trainer.global_step

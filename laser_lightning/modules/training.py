@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
@@ -17,6 +19,7 @@ from laser_lightning.distributed.parts import StepParts
 from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.distributed.strategies import TrainingStrategy, training_strategy
 from laser_lightning.errors import UserError
+from laser_lightning.modules.averaging import Exchange, average_exactly, let_left_out_weights_be_missing
 from laser_lightning.modules.optimization import (
     OptimizerSettings,
     build_optimizer,
@@ -25,6 +28,7 @@ from laser_lightning.modules.optimization import (
 )
 from laser_lightning.modules.optimizer_steps import OptimizerSteps
 from laser_lightning.modules.self_tested import SelfTested
+from laser_lightning.modules.trainer_checks import check_trainer
 from laser_lightning.old_settings import renewed_arguments
 from laser_lightning.policy.exports import refuse_failed, try_exports
 from laser_lightning.policy.loading import mend_generation_config, refuse_quantised
@@ -68,6 +72,15 @@ class TrainingModule(Part, SelfTested, OptimizerSteps):
         self.parts = StepParts()
         self._skipped_in_a_row = 0
         self._restored_random_states: list[dict[str, Any]] | None = None
+        self._exchanges: list[Exchange] = []
+        self.register_load_state_dict_post_hook(let_left_out_weights_be_missing)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Refuse settings and callbacks of the trainer that cannot work here: Lightning calls this hook first."""
+        if not self.automatic_optimization:
+            check_trainer(self.trainer)
+            self._exchanges = average_exactly(self.trainer)
+        return []
 
     def configure_model(self) -> None:
         """Load the weights (once, whichever of fit and validate comes first)."""
@@ -216,14 +229,20 @@ class TrainingModule(Part, SelfTested, OptimizerSteps):
         checkpoint["laser_random_states"] = states
         checkpoint["laser_fingerprint"] = self.fingerprint()
         checkpoint["laser_arguments"] = {"plain": self.plain_arguments, "other": self.other_arguments}
-        if "state_dict" in checkpoint:
-            checkpoint["state_dict"] = self.saved_weights(checkpoint["state_dict"])
+        if "current_model_state" in checkpoint and any(exchange.exchanged for exchange in self._exchanges):
+            # The callback takes the weights for the average, and the average for the weights.
+            exchanged = checkpoint["current_model_state"], checkpoint["state_dict"]
+            checkpoint["state_dict"], checkpoint["current_model_state"] = exchanged
+        for key in ("state_dict", "current_model_state"):  # the second beside an average in the first
+            if key in checkpoint:
+                checkpoint[key] = self.saved_weights(checkpoint[key])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another model, and keep the random states for the start of training."""
         theirs, ours = checkpoint.get("laser_fingerprint"), self.fingerprint()
         if theirs is None:
             raise UserError("This checkpoint was not written by laser-lightning: it says nothing about its model.")
+        self._check_resumable(checkpoint)
         for key, value in ours.items():
             if theirs.get(key) != value:
                 raise UserError(
@@ -241,6 +260,15 @@ class TrainingModule(Part, SelfTested, OptimizerSteps):
                     f"{unknown[0]}: name the layers of its run in policy.lora.target_modules."
                 )
         self._restored_random_states = checkpoint["laser_random_states"] or None
+
+    def _check_resumable(self, checkpoint: dict[str, Any]) -> None:
+        fits = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if fits and self.trainer.strategy.lightning_restore_optimizer and "optimizer_states" not in checkpoint:
+            raise UserError(
+                "ckpt_path: the checkpoint holds weights alone (save_weights_only), and no optimizer to go on with: "
+                "resume from one that was saved without it, or start a run from the weights, which `laser-lightning "
+                "export` writes as a directory for model.policy.path."
+            )
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, **arguments: Any) -> Self:  # type: ignore[override]
