@@ -64,7 +64,8 @@ def test_the_whole_model_is_exported(make_run: Callable[..., Any], tmp_path: Pat
         "threshold": 0.5,
         "step": 2,
         "no_token": None,
-        "format_version": 2,
+        "low_token": None,
+        "format_version": 3,
     }
     assert [path.name for path in export.parent.iterdir()] == ["last"]  # nothing unfinished is left
 
@@ -192,13 +193,13 @@ def test_a_failed_export_leaves_the_one_before(
     run = make_run(learning({0: 1, 1: 2}), HuggingFaceExport(monitor=PASS_AT_1), max_steps=1)
     save, saved = run.module.tokenizer.save_pretrained, []
 
-    def fail_the_second_time(directory: Path) -> None:
+    def fail_at_the_second_export(directory: Path) -> None:
         saved.append(directory)
-        if len(saved) == 2:
+        if len(saved) == 3:  # the first time it is tried, before training
             raise OSError("no space left")
         save(directory)
 
-    monkeypatch.setattr(run.module.tokenizer, "save_pretrained", fail_the_second_time)
+    monkeypatch.setattr(run.module.tokenizer, "save_pretrained", fail_at_the_second_export)
     with pytest.raises(OSError, match="no space left"):
         run.fit()
     export = tmp_path / "run" / "export"
