@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from laser_lightning.errors import UserError
+from laser_lightning.modules.averaging import of_averages
 from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 
@@ -86,6 +88,8 @@ class ReferenceConstantCalibration(Callback):
                 "reference constant is not known: load a checkpoint with --ckpt_path, or give "
                 "model.self_reward.reference the number under `reference` in the first line of the kept solutions."
             )
+        if trainer.state.fn != TrainerFn.FITTING:
+            module.check_policy()  # its own hook comes behind those of callbacks
         data = module.data
         problems = data.train_problems or next(iter(data.evaluation_problems.values()))
         mine = problems[: self.prompts][trainer.global_rank :: trainer.world_size]
@@ -96,7 +100,8 @@ class ReferenceConstantCalibration(Callback):
         emitted = rollouts.contains(module.self_reward.token_id)
         log_probs = rollouts.reward_token_log_probs[rollouts.finished, 0].double()
         self.result = self._agree(module, log_probs, emitted, len(rollouts))
-        head.reference_constant.fill_(self.result.mean)
+        for known in (head, *of_averages(trainer, "self_reward")):
+            known.reference_constant.fill_(self.result.mean)  # type: ignore[operator]
         head.check_reachable()
         self._report(trainer, module, self.result)
 

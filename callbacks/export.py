@@ -67,6 +67,12 @@ class HuggingFaceExport(RunCallback):
         if self.adapter:
             check_adapter(pl_module)
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a model whose adapter could not be exported, where that is what will be."""
+        if self.adapter:
+            assert isinstance(pl_module, TrainingModule)
+            pl_module.check_exports(adapter=True)
+
     def state_dict(self) -> dict[str, Any]:
         """The best score so far, of what, and where its export is."""
         return {

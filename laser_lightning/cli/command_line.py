@@ -27,8 +27,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: arguments without the program's name; default: those of the process.
 
     Returns:
-        Exit status: 0; 2 for an error that the user can mend, told in one line on stderr; or 128 and the number of
-        the signal that stopped the run.
+        Exit status: 0; 1 if `check` found what does not work; 2 for an error that the user can mend, told in one line
+        on stderr; or 128 and the number of the signal that stopped the run.
     """
     find_classes_in_working_directory()
     args = list(sys.argv[1:] if args is None else args)
@@ -41,8 +41,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _answer(args: list[str]) -> int:
     if args and args[0] in OTHER_COMMANDS:
-        import_module(OTHER_COMMANDS[args[0]][0]).command(args[1:])
-        return 0
+        return int(import_module(OTHER_COMMANDS[args[0]][0]).command(args[1:]) or 0)
     configs, rest = split_configs(args)
     command = rest[0] if rest else "nothing"
     if command in _HELP:

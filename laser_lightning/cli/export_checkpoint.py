@@ -15,6 +15,7 @@ from laser_lightning.modules.export import check_adapter, write_export
 from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.model_card import metrics_of_run
 from laser_lightning.modules.training import TrainingModule
+from laser_lightning.policy.exports import check_exports
 from laser_lightning.runs.checkpoints import read_checkpoint
 
 
@@ -42,6 +43,7 @@ def export_checkpoint(checkpoint: Path, out: Path, configs: Sequence[str] = (), 
     TrainingModule.configure_model(module)  # a frozen reference is not exported, and need not be loaded
     if isinstance(module, LaSeRModule):
         module.self_reward.bind(module.tokenizer, module.policy.eos_token_ids)
+    check_exports(module.policy, module.tokenizer, adapter)
     module.on_load_checkpoint(saved)
     module.load_state_dict(saved["state_dict"], strict=False)
     step = saved["global_step"]

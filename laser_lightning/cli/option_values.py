@@ -8,6 +8,7 @@ the quotes of texts that YAML would read as something else, such as ``yes`` and 
 import json
 from argparse import Action
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
 from inspect import isclass
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -108,6 +109,8 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> ScalarNode:
 
 
 _Dumper.add_representer(str, _represent_text)
+# Defaults of Lightning's callbacks may be members of an enum.
+_Dumper.add_multi_representer(Enum, lambda dumper, member: _represent_text(dumper, str(member.value)))
 
 
 def _value_of(rest: Iterator[str], option: Action | None) -> list[str]:

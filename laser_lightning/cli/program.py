@@ -21,12 +21,13 @@ TRAINER_COMMANDS = {
 """Those that Lightning's trainer runs, from configs."""
 
 OTHER_COMMANDS = {
+    "check": ("laser_lightning.cli.check", "Tries a model, and says what of it works and what does not."),
     "export": ("laser_lightning.cli.export", "Writes a checkpoint's model as a directory that transformers loads."),
     "explain": ("laser_lightning.cli.explain", "Says why the verifier rewards a response as it does."),
     "score": ("laser_lightning.cli.score", "Writes the self-rewards and verdicts of solutions in a file."),
     "compare": ("laser_lightning.cli.compare", "Puts the last evaluations of runs beside each other."),
 }
-"""Module of each, with a function ``command(args)``, and what it does."""
+"""Module of each, with a function ``command(args)`` that may return an exit status, and what it does."""
 
 # Below the configs of a run: single arguments of these parts can be given without naming their classes.
 DEFAULT_MODEL = """
@@ -48,13 +49,6 @@ TRAINER_DEFAULTS = {
     "log_every_n_steps": 1,
     "enable_model_summary": False,  # ConsoleProgress says how many parameters are trained
 }
-
-TRAINER_KEYS_INSTEAD = {
-    "gradient_clip_val": (0, "model.optimizer.max_grad_norm, the largest norm of a gradient"),
-    "gradient_clip_algorithm": (None, "model.optimizer.max_grad_norm, the largest norm of a gradient"),
-    "accumulate_grad_batches": (1, "data.prompts_per_step; model.update.micro_batch_tokens bounds the memory"),
-}
-"""Lightning's keys that mean nothing to modules with steps of their own: the value that is none, and ours instead."""
 
 OWN_KEYS = {
     "run_dir": "Directory of this run: metrics, config, checkpoints, figures. Give one to resume a run in place. "

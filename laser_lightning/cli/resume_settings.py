@@ -46,6 +46,7 @@ HARMLESS = (
     "trainer.min_epochs",
     "trainer.max_time",
     "model.max_skipped_steps",
+    "model.update.max_mismatch",
     # What is measured, saved and shown. Evaluations draw random numbers of their own.
     "data.val",
     "data.test",

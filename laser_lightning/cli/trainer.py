@@ -44,7 +44,6 @@ from laser_lightning.cli.program import (
     OWN_KEYS,
     PROGRAM,
     TRAINER_DEFAULTS,
-    TRAINER_KEYS_INSTEAD,
     find_classes_in_working_directory,
     split_configs,
 )
@@ -53,6 +52,7 @@ from laser_lightning.cli.run_loggers import RunConfig, run_loggers, sentence_of_
 from laser_lightning.distributed.toolchain import import_deepspeed
 from laser_lightning.errors import UserError
 from laser_lightning.modules.stopping import FinishingFitLoop, LeaveOnSignal, StopOnSignal
+from laser_lightning.modules.trainer_checks import TRAINER_KEYS_INSTEAD
 from laser_lightning.old_settings import renewed_config
 from laser_lightning.runs.checkpoints import WholeFiles, check_writable, checkpoint_directory
 from laser_lightning.runs.interruption import Stopped

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from laser_lightning.errors import UserError
 from laser_lightning.policy.master_weights import MasterWeights
-from laser_lightning.policy.precision import unscaled
+from laser_lightning.policy.precision import gradient_scale, unscaled
 
 
 class TrainingStrategy:
@@ -39,6 +39,12 @@ class TrainingStrategy:
     def shards_weights(self) -> bool:
         """Whether each rank holds a part of every weight, as under ZeRO-3."""
         return False
+
+    @property
+    def gradient_scale(self) -> float | None:
+        """What float16's gradients are multiplied by at present, so that small ones do not become 0; None without such
+        a factor. It falls when a gradient overflows, and rises after many steps in which none did."""
+        return gradient_scale(self.precision_plugin)
 
     def part(self, name: str) -> AbstractContextManager[None]:
         """Around a part of the step: an error in a collective operation says which one a rank was in.

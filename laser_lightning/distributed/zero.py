@@ -122,6 +122,14 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
                     "precision, and most small steps are rounded away: leave it out."
                 )
         super()._format_config()
+        if self.config.get("fp16", {}).get("enabled"):
+            from deepspeed.accelerator import get_accelerator
+
+            if not get_accelerator().is_fp16_supported():
+                raise UserError(
+                    "trainer.precision is float16 (16-mixed or 16-true), which DeepSpeed does not have on this device: "
+                    "set it to bf16-mixed."
+                )
 
     @contextmanager
     def model_sharded_context(self) -> Iterator[None]:
@@ -145,6 +153,9 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         import deepspeed
 
         super().setup(trainer)
+        if self.gradient_scale is not None:
+            # At its smallest scale DeepSpeed would raise an error, and the module stops the run with a checkpoint.
+            self.deepspeed_engine.optimizer.loss_scaler.raise_error_at_min_scale = False
         if self.zero_stage_3:
             # DeepSpeed places the parameters that it shards, and leaves metrics and buffers on the CPU.
             assert self.lightning_module is not None
@@ -168,6 +179,14 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
     def keeps_float32_copies(self) -> bool:
         """DeepSpeed does, at every stage."""
         return True
+
+    @property
+    def gradient_scale(self) -> float | None:
+        """DeepSpeed's own for float16, whose gradients it divides before it clips; None for a fixed one."""
+        optimizer: Any = getattr(self.model, "optimizer", None)  # there is none before the engine, nor in evaluations
+        if not getattr(optimizer, "dynamic_loss_scale", False):
+            return None
+        return float(optimizer.loss_scaler.cur_scale)
 
     @contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:

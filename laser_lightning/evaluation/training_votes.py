@@ -1,5 +1,7 @@
 """The solutions of a training round as vote rules learn from them."""
 
+import torch
+
 from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.evaluation.metrics import solution_columns
 from laser_lightning.metrics import SampleGroups
@@ -19,6 +21,7 @@ def gather_groups(rollout: Rollout, compare: Compare | None, ranks: Ranks) -> Sa
         ranks: whose solutions are gathered.
     """
     own = solution_columns(rollout, compare)
+    own["finished"] = own["finished"].to(torch.uint8)  # not every backend gathers booleans
     columns = {name: ranks.stack(column).flatten(end_dim=1) for name, column in own.items()}
     judged = ~columns["self_rewards"].isnan()
     return SampleGroups.regroup(**{name: column[judged] for name, column in columns.items()})

@@ -19,7 +19,7 @@ from laser_lightning.modules.training import TrainingModule
 from laser_lightning.policy.model import FrozenPolicy
 from laser_lightning.policy.precision import float32_by_default
 from laser_lightning.records.rollout import Rollout
-from laser_lightning.rollout import RecordedSolutions, Sampling
+from laser_lightning.rollout import RecordedSolutions, RolloutEngine, Sampling
 from laser_lightning.rollout.fingerprints import described, weights_fingerprint
 from laser_lightning.rollout.sampler import Sampler
 from laser_lightning.rollout.solution_store import Header
@@ -42,6 +42,11 @@ class EvaluationHooks(TrainingModule):
     last_rollout: Rollout | None
     _last_evaluated_step = -1
     _loaded_step = 0
+
+    @property
+    def rollout_engine(self) -> RolloutEngine:
+        """The sampler's."""
+        return self.sampler.engine
 
     def solve(
         self, problems: list[Problem], samples: int, sampling: Sampling, generator: torch.Generator
@@ -109,7 +114,8 @@ class EvaluationHooks(TrainingModule):
             run_validation(self.trainer)
 
     def on_validation_start(self) -> None:
-        """Look for kept solutions of this evaluation, if it stands alone, and say which vote rules learned nothing."""
+        """Try the policy, look for kept solutions, and say which vote rules learned nothing, if it stands alone."""
+        super().on_validation_start()
         if self.trainer.state.fn != TrainerFn.FITTING:
             for rule in self.evaluator.votes:
                 if rule.lacks is not None:
@@ -120,6 +126,11 @@ class EvaluationHooks(TrainingModule):
         directory = kept_directory(self.trainer)
         keeps = self.evaluator.settings.keep and directory is not None
         self.evaluator.kept = self._open_kept(directory) if keeps and directory is not None else None
+
+    def on_validation_epoch_start(self) -> None:
+        """Tell the engine that an average is in the place of the weights, where a callback put it there."""
+        if self._exchanges:
+            self.sampler.engine.weights_changed()
 
     on_test_start = on_validation_start
     on_predict_start = on_validation_start
@@ -159,6 +170,8 @@ class EvaluationHooks(TrainingModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the values of every set."""
+        if self._exchanges:  # the callback has put the weights back
+            self.sampler.engine.weights_changed()
         self._log_evaluation("val")
         if not self.trainer.sanity_checking:
             self._last_evaluated_step = self.trainer.global_step

@@ -55,26 +55,20 @@ class Judging:
     """Takes the judging updates of a run.
 
     Args:
-        settings: how many, and on what.
+        settings: how many, and on what; None for none.
         module: whose policy and self-reward are trained.
 
     Attributes:
+        takes_updates: whether there are any.
         buffer: the solutions of the last rounds.
     """
 
-    def __init__(self, settings: JudgingSettings, module: "LaSeRModule") -> None:
-        if module.self_reward.loss_weight == 0:
-            raise UserError(
-                "update.judging trains the self-reward, and self_reward.loss_weight is 0, which trains none: set it "
-                "above 0, or leave update.judging out."
-            )
-        if settings.hold is not None and settings.hold.leaves_out_deciding and module.group_size == 2:
-            raise UserError(
-                "update.judging.hold leaves out the only correct, or only incorrect, solution of a group, and with "
-                "group_size = 2 that is all of them: set update.judging.hold.unbiased to false, or sample more."
-            )
-        self.settings = settings
-        self.buffer = ReplayBuffer(settings.buffer_rounds)
+    def __init__(self, settings: JudgingSettings | None, module: "LaSeRModule") -> None:
+        self.takes_updates = settings is not None
+        self.settings = JudgingSettings() if settings is None else settings
+        if self.takes_updates:
+            _check(self.settings, module)
+        self.buffer = ReplayBuffer(self.settings.buffer_rounds)
         self._module = module
         self._saved: list[dict[str, Any]] | None = None  # of a checkpoint, until the training problems are there
 
@@ -90,6 +84,8 @@ class Judging:
         Returns:
             The metrics ``train/judging/...``: the number of updates, and means over them.
         """
+        if not self.takes_updates:
+            return {}
         module = self._module
         module.interruption.hold()  # the buffer changes
         self._restore()
@@ -201,19 +197,36 @@ class Judging:
 
     # ------------------------------------------------------------- checkpoints
 
-    def saved(self) -> list[dict[str, Any]]:
-        """What checkpoints keep: the solutions of every rank; all ranks call it together."""
-        return self._module.ranks.gather(self.buffer.state_dict()) if self._saved is None else self._saved
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        """Add the solutions of every rank to a checkpoint; all ranks call it together."""
+        if self.takes_updates:
+            own = self.buffer.state_dict()
+            checkpoint["laser_judging"] = self._module.ranks.gather(own) if self._saved is None else self._saved
 
-    def load(self, saved: list[dict[str, Any]] | None) -> None:
-        """Go on from what ``saved`` returned, once the training problems are there; None if there was nothing."""
-        self._saved = saved
+    def load(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from what ``save`` added, once the training problems are there."""
+        # Without a trainer it is `load_from_checkpoint`, behind which a run begins anew.
+        if self.takes_updates and self._module.strategy is not None:
+            self._saved = checkpoint.get("laser_judging")
 
     def _restore(self) -> None:
         if self._saved is not None:
             problems = {problem.index: problem for problem in self._module.data.train_problems}
             self.buffer.load_state_dicts(self._saved, self._module.ranks, problems)
             self._saved = None
+
+
+def _check(settings: JudgingSettings, module: "LaSeRModule") -> None:
+    if module.self_reward.loss_weight == 0:
+        raise UserError(
+            "update.judging trains the self-reward, and self_reward.loss_weight is 0, which trains none: set it above "
+            "0, or leave update.judging out."
+        )
+    if settings.hold is not None and settings.hold.leaves_out_deciding and module.group_size == 2:
+        raise UserError(
+            "update.judging.hold leaves out the only correct, or only incorrect, solution of a group, and with "
+            "group_size = 2 that is all of them: set update.judging.hold.unbiased to false, or sample more."
+        )
 
 
 def _auroc_within(groups: Tensor, scores: Tensor, rewards: Tensor, ranks: Ranks) -> float:

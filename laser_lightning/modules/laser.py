@@ -13,17 +13,19 @@ from laser_lightning.evaluation.evaluator import Evaluator
 from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.evaluation import EvaluationHooks
 from laser_lightning.modules.judging import Judging
+from laser_lightning.modules.mismatch_limit import MismatchLimit
 from laser_lightning.modules.optimization import OptimizerSettings
 from laser_lightning.modules.reward_log import FailingRewards, count_rewards
 from laser_lightning.modules.teacher import load_teacher
 from laser_lightning.modules.teaching import teach_curriculum
-from laser_lightning.modules.training_log import Mismatch, StepWarnings, TrainingLog, UpdateSums
+from laser_lightning.modules.training_log import PROGRESS_BAR, Mismatch, StepWarnings, TrainingLog, UpdateSums
 from laser_lightning.objective.advantages import Advantages, AdvantageSettings
 from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.losses import ClippedPolicyLoss, PolicyLoss, solution_weights
 from laser_lightning.objective.objective import Objective
 from laser_lightning.objective.part import ObjectiveParts
 from laser_lightning.objective.phases import Phase, Phases
+from laser_lightning.objective.router import check_routers
 from laser_lightning.objective.self_reward.head import SelfRewardHead
 from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision
 from laser_lightning.objective.sentences import sentence_ends
@@ -37,14 +39,6 @@ from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
 from laser_lightning.rollout.sampler import Sampler
 from laser_lightning.verifiers import Verifier, VerifierPool
 from laser_lightning.verifiers.settings import VerificationSettings
-
-PROGRESS_BAR = {
-    "reward": "train/reward",
-    "f1": "train/self_reward/f1",
-    "length": "train/response_length_tokens",
-    "tokens/s": "train/tokens_per_second",
-}
-"""Short names under which the progress bar shows the most telling metrics."""
 
 
 class LaSeRModule(EvaluationHooks):
@@ -76,6 +70,7 @@ class LaSeRModule(EvaluationHooks):
 
     Attributes:
         objective_parts: the parts of the objective by their keys, which may remember something between steps.
+        judging: takes the judging updates of ``update.judging``.
         judges_by_score: whether the score behind ``<eos>`` is the model's judgement; exports then carry its settings.
         sampler: draws and judges solutions, from ``configure_model`` on.
         last_rollout: what the latest training step or evaluation batch sampled, with its judgements; None before it.
@@ -130,8 +125,9 @@ class LaSeRModule(EvaluationHooks):
         self.reference: FrozenPolicy | AdaptersOff | None = None
         self.teacher: FrozenPolicy | None = None
         self.last_rollout: Rollout | None = None
-        self.judging = None if update.judging is None else Judging(update.judging, self)
+        self.judging = Judging(update.judging, self)
         self._failing = FailingRewards(verification.max_failing_steps)
+        self._mismatch = MismatchLimit(update.max_mismatch)
         self._warnings = StepWarnings(sampling.max_response_tokens, self_reward.token)
 
     @property
@@ -155,6 +151,7 @@ class LaSeRModule(EvaluationHooks):
     def configure_model(self) -> None:
         """Load the policy, and the reference where the objective needs one."""
         super().configure_model()
+        check_routers(self.policy.lm, self.objective.needs_routers, self.update.router_aux_loss)
         self.self_reward.bind(self.tokenizer, self.policy.eos_token_ids)
         self.self_reward.check_vocabulary(self.policy.lm.config.get_text_config().vocab_size)
         # A constant reference and no KL term: no reference model is loaded, and none is run.
@@ -223,14 +220,16 @@ class LaSeRModule(EvaluationHooks):
             with self.parts("update"):
                 targets = self.targets(step.trained, rows, advantages, phase, context)
                 self.update_policy(step.trained.rollouts, rows, targets, log)
-        judged = {} if self.judging is None else self.judging.replay(step.sampled, phase)
+        judged = self.judging.replay(step.sampled, phase)
         self.objective_parts.learn(step.trained, context)
         teach_curriculum(self.data, step, advantages.values, self.trainer.global_step, self.ranks)
         self.evaluator.teach_votes(step.sampled, self.verifier_pool, self.ranks)
         rewards = count_rewards(step.sampled, self.verifier, self.ranks)
-        self._log_step({**self.step_values(log, step, phase, advantages), **rewards.values(), **judged})
-        if failing := self._failing.count(rewards, self.verifier_pool.last_errors):
-            self.stop(failing)
+        values = {**self.step_values(log, step, phase, advantages), **rewards.values(), **judged}
+        self._log_step(values)
+        failing = self._failing.count(rewards, self.verifier_pool.last_errors)
+        if why := failing or self._mismatch.count(values, self.trainer.global_step):
+            self.stop(why)
 
     def sample_groups(self, problems: list[Problem]) -> SampledStep:
         """What the step samples, and what of it is trained on.
@@ -317,7 +316,7 @@ class LaSeRModule(EvaluationHooks):
         norm = self.apply_gradients(sums.terms.loss)
         if norm is not None:
             self.engine.weights_changed()
-            log.add_update(sums, norm, [term.name for term in self.update.terms])
+            log.add_update(sums, norm, [term.name for term in self.update.all_terms])
 
     def aligned_batches(self, rollouts: Rollouts, rows: Tensor) -> list[tuple[MicroBatch, float]]:
         """Micro-batches of some solutions with their weights, the same number on all ranks, which meet in every pass.
@@ -351,7 +350,8 @@ class LaSeRModule(EvaluationHooks):
 
     def forward(self, batch: MicroBatch) -> PolicyOutputs:
         """The one differentiable pass: log-probs of a micro-batch's responses, and what is read behind each."""
-        return self.policy(batch, self.self_reward.token_ids, self.sampling.temperature, self.objective.needs_entropy)
+        asked = self.objective.needs_entropy, self.objective.needs_routers
+        return self.policy(batch, self.self_reward.token_ids, self.sampling.temperature, *asked)
 
     # ----------------------------------------------------------------- logging
 
@@ -359,8 +359,7 @@ class LaSeRModule(EvaluationHooks):
         self, log: TrainingLog, step: SampledStep, phase: Phase, advantages: Advantages
     ) -> dict[str, float | Tensor]:
         """What the step sampled, how well the model judged it, and its updates, over all ranks."""
-        values = log.round_values(step.sampled, self.self_reward, phase, advantages.mixed_groups)
-        values |= log.update_values()
+        values = log.round_values(step.sampled, self.self_reward, phase, advantages.mixed_groups) | log.update_values()
         return values | log.time_values(float(values["train/response_tokens"]))
 
     def _log_step(self, values: dict[str, float | Tensor]) -> None:
@@ -378,18 +377,23 @@ class LaSeRModule(EvaluationHooks):
         return {name: value for name, value in kept.items() if not name.startswith(("reference.", "teacher."))}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the parts of the objective remember, and the solutions to replay."""
+        """Add what the parts of the objective remember, solutions to replay, and steps of a mismatch in a row."""
         super().on_save_checkpoint(checkpoint)
+        checkpoint["laser_mismatched_steps"] = self._mismatch.steps
         checkpoint["laser_objective_parts"] = self.objective_parts.state_dict()
-        if self.judging is not None:
-            checkpoint["laser_judging"] = self.judging.saved()
+        self.judging.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the parts of the objective go on from what they remember."""
+        """Let the parts of the objective go on from what they remember, and the count of mismatched steps."""
         super().on_load_checkpoint(checkpoint)
+        self._mismatch.steps = checkpoint.get("laser_mismatched_steps", 0)
         self.objective_parts.load_state_dict(checkpoint.get("laser_objective_parts", {}))
-        if self.judging is not None:
-            self.judging.load(checkpoint.get("laser_judging"))
+        self.judging.load(checkpoint)
+
+    def forget_position(self) -> None:
+        """Of the mismatched steps, too."""
+        super().forget_position()
+        self._mismatch.steps = 0
 
     def fingerprint(self) -> dict[str, object]:
         """The model's, and the tokens that carry its judgement."""

@@ -14,6 +14,7 @@ from laser_lightning.arguments import FORM
 from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.training import TrainingModule
 from laser_lightning.objective.self_reward.settings import SelfRewardSettings
+from laser_lightning.policy.image_text import auto_class
 from laser_lightning.policy.model import EMBEDDED, written_eos
 
 CARD_FILE = "README.md"
@@ -85,7 +86,10 @@ def model_card(
         own, end = module.tokenizer.eos_token_id, written_eos(module.policy.eos_token_ids, module.tokenizer)
         base_path = _loadable(str(module.policy.lm.name_or_path))
         eos = "tokenizer.eos_token_id" if end == own else str(end)
-        sections += [_self_reward(settings), _use(settings, base_path, adapter, eos)]
+        sections += [
+            _self_reward(settings),
+            _use(settings, base_path, adapter, eos, auto_class(module.policy.lm.config).__name__),
+        ]
     if metrics:
         sections.append(_evaluation(metrics))
     sections.append(_settings(module))
@@ -124,9 +128,9 @@ def _self_reward(settings: SelfRewardSettings) -> str:
     )
 
 
-def _use(settings: SelfRewardSettings, base: str, adapter: bool, eos: str) -> str:
+def _use(settings: SelfRewardSettings, base: str, adapter: bool, eos: str, loader: str) -> str:
     def loaded(place: str) -> str:
-        return f'AutoModelForCausalLM.from_pretrained("{place}", dtype=torch.float32)'
+        return f'{loader}.from_pretrained("{place}", dtype=torch.float32)'
 
     def log_probs(model: str) -> str:
         return f"{model}(ids).logits[0, -1].float().log_softmax(-1)"
@@ -134,7 +138,7 @@ def _use(settings: SelfRewardSettings, base: str, adapter: bool, eos: str) -> st
     def log_prob(model: str) -> str:
         return f"{log_probs(model)}[{settings.token_id}]"
 
-    imports = "from transformers import AutoModelForCausalLM, AutoTokenizer"
+    imports = f"from transformers import {loader}, AutoTokenizer"
     models = f"model = {loaded('.')}"
     if adapter:  # not by peft's AutoPeftModelForCausalLM, which cuts the vocabulary to the tokenizer's
         imports = f"from peft import PeftModel\n{imports}"

@@ -1,18 +1,16 @@
 """What the RL and the supervised module share: a policy, its optimizer, guarded steps, and exact resume."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
-import lightning
 import torch
-from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch import Callback
 from lightning.pytorch.strategies import Strategy
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
 
 from laser_lightning.arguments import Part, made_from
 from laser_lightning.data.module import PromptDataModule, data_module
@@ -21,21 +19,27 @@ from laser_lightning.distributed.parts import StepParts
 from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.distributed.strategies import TrainingStrategy, training_strategy
 from laser_lightning.errors import UserError
+from laser_lightning.modules.averaging import Exchange, average_exactly, let_left_out_weights_be_missing
 from laser_lightning.modules.optimization import (
     OptimizerSettings,
     build_optimizer,
     build_schedule,
     embedding_parameters,
 )
+from laser_lightning.modules.optimizer_steps import OptimizerSteps
+from laser_lightning.modules.self_tested import SelfTested
+from laser_lightning.modules.trainer_checks import check_trainer
 from laser_lightning.old_settings import renewed_arguments
+from laser_lightning.policy.exports import refuse_failed, try_exports
 from laser_lightning.policy.loading import mend_generation_config, refuse_quantised
-from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy, PolicySettings, load_tokenizer
+from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy, PolicySettings, load_tokenizer, model_path
+from laser_lightning.policy.quantised import refuse_quantised_checkpoint
 from laser_lightning.runs.checkpoints import read_checkpoint
 from laser_lightning.runs.interruption import Interruption
 from laser_lightning.runs.random_state import random_state, restore_random_state
 
 
-class TrainingModule(Part, lightning.LightningModule):
+class TrainingModule(Part, SelfTested, OptimizerSteps):
     """A LightningModule that trains a causal LM with manual optimization.
 
     Args:
@@ -68,18 +72,37 @@ class TrainingModule(Part, lightning.LightningModule):
         self.parts = StepParts()
         self._skipped_in_a_row = 0
         self._restored_random_states: list[dict[str, Any]] | None = None
+        self._exchanges: list[Exchange] = []
+        self.register_load_state_dict_post_hook(let_left_out_weights_be_missing)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Refuse settings and callbacks of the trainer that cannot work here: Lightning calls this hook first."""
+        if not self.automatic_optimization:
+            check_trainer(self.trainer)
+            self._exchanges = average_exactly(self.trainer)
+        return []
 
     def configure_model(self) -> None:
         """Load the weights (once, whichever of fit and validate comes first)."""
         self.parts.strategy = self.training_strategy
         if self.policy_settings.compile and self.training_strategy.shards_weights:
             raise UserError("policy.compile does not work under ZeRO-3, which gathers weights layer by layer.")
+        lora = self.policy_settings.lora
+        if lora is not None and lora.experts and self.training_strategy.shards_weights:
+            raise UserError(
+                "policy.lora.experts does not work under ZeRO-3, which gathers weights layer by layer: overlay "
+                "strategy/zero2, or set it to false."
+            )
         if not hasattr(self, "policy"):
+            chosen = self.policy_settings
+            refuse_quantised_checkpoint(chosen.path, model_path(chosen.path), chosen.trust_remote_code)
             self.policy = Policy(self.policy_settings, self.tokenizer)
             refuse_quantised(self.policy.lm, self.policy_settings.path)
             mend_generation_config(self.policy.lm, self.policy_settings.path)
             with self.gathered_weights(self.policy):
-                self.policy.check_head()
+                self.policy.check_adapters()
+            if self.policy.adapters is not None:
+                rank_zero_info(str(self.policy.adapters))
         data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
         if isinstance(data, PromptDataModule):
             self.check_vocabulary(data)
@@ -121,8 +144,26 @@ class TrainingModule(Part, lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_fit_start(self) -> None:
-        """Create this rank's generator, on the policy's device."""
+        """Try the exports, create this rank's generator, on the policy's device, and try the policy."""
+        self.check_exports()
+        half = any(p.requires_grad and p.dtype == torch.float16 for p in self.parameters())
+        if half and self.training_strategy.gradient_scale is None:
+            rank_zero_warn(
+                "The weights are float16 and the loss is not scaled, so gradients below 6e-8 become 0, as most are "
+                "where a step has many tokens: set policy.dtype to float32 and trainer.precision to 16-mixed, which "
+                "scales, or to bf16-mixed."
+            )
         self.generator = torch.Generator(self.device).manual_seed(self.seed * 100_003 + self.global_rank)
+        super().on_fit_start()
+
+    def check_exports(self, adapter: bool = False) -> None:
+        """Refuse a model whose export would fail, on all ranks; rank 0 tries it, which will write it.
+
+        Args:
+            adapter: the export is that of the adapter, in place of a whole model.
+        """
+        trials = try_exports(self.policy, self.tokenizer) if self.trainer.is_global_zero else []
+        refuse_failed(self.trainer.strategy.broadcast(trials), adapter)
 
     def on_train_start(self) -> None:
         """Continue the random streams of a resumed run."""
@@ -178,99 +219,6 @@ class TrainingModule(Part, lightning.LightningModule):
                 stack.enter_context(strategy.gathered(*holders))
             yield
 
-    def micro_step(self, last: bool) -> AbstractContextManager[None]:
-        """Around ``differentiable`` and ``backward_share`` of each micro-batch; all ranks have the same number."""
-        return self.training_strategy.micro_step(last)
-
-    def differentiable(self, *inputs: Any) -> Any:
-        """``forward`` through the strategy's wrapper, which gradients must pass."""
-        assert self.trainer.strategy.model is not None
-        return self.trainer.strategy.model(*inputs)
-
-    def backward_share(self, share: Tensor) -> None:
-        """Add the gradients of a micro-batch's share of the step's loss.
-
-        Strategies average gradients over ranks, and shares of one loss are to be added up. A share that is not finite
-        makes the gradients NaN, and with them their sum on all ranks, so that all ranks skip the step.
-        """
-        self.manual_backward(share * torch.where(share.detach().isfinite(), self.trainer.world_size, torch.nan))
-
-    def apply_gradients(self, loss: Tensor) -> float | None:
-        """Clip the gradients and take one optimizer step, unless the loss or a gradient is not finite on any rank.
-
-        Args:
-            loss: scalar, this rank's share of the loss that was differentiated.
-
-        Returns:
-            The gradient norm before clipping, or None if the step was skipped.
-        """
-        optimizer = self.optimizers()
-        assert not isinstance(optimizer, list)
-        norm = self.step_weights(optimizer, loss)
-        if norm is not None:
-            self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
-            schedule = self.lr_schedulers()
-            assert not isinstance(schedule, list | None)
-            schedule.step()
-        return norm
-
-    def apply_uncounted(self, loss: Tensor, rate_factor: float) -> float | None:
-        """Take a step that ``trainer.global_step`` does not count and the schedule does not see.
-
-        It is a step of the same optimizer, with its states: under ZeRO there is room for one.
-
-        Args:
-            loss: as in ``apply_gradients``.
-            rate_factor: times the learning rate of the moment.
-
-        Returns:
-            As ``apply_gradients``.
-        """
-        wrapped = self.optimizers()
-        assert isinstance(wrapped, LightningOptimizer)
-        # Lightning counts the steps of its own wrapper alone.
-        optimizer = LightningOptimizer._to_lightning_optimizer(wrapped.optimizer, self.trainer.strategy)
-        rates = [group["lr"] for group in optimizer.param_groups]
-        for group in optimizer.param_groups:
-            group["lr"] = group["lr"] * rate_factor
-        try:
-            return self.step_weights(optimizer, loss)
-        finally:
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
-
-    def step_weights(self, optimizer: LightningOptimizer, loss: Tensor) -> float | None:
-        """Clip the gradients and step, unless the loss or a gradient is not finite (see ``apply_gradients``)."""
-        norm, stepped = self.training_strategy.step_if_finite(optimizer, self.optimizer_settings.max_grad_norm)
-        if not stepped:
-            total = self.trainer.strategy.reduce(loss, reduce_op="sum")
-            self.skip_step(f"the loss is {float(total):.4g} and the gradient norm {norm:.4g}")
-            return None
-        self.interruption.hold()
-        self._skipped_in_a_row = 0
-        return norm
-
-    def skip_step(self, reason: str) -> None:
-        """Count a step that changed nothing; stop the run after too many in a row, with a checkpoint."""
-        self._skipped_in_a_row += 1
-        step = self.trainer.global_step
-        rank_zero_warn(f"Optimizer step {step} is skipped and no weight changed: {reason}.")
-        if self._skipped_in_a_row >= self.max_skipped_steps:
-            self.stop(
-                f"{self._skipped_in_a_row} optimizer steps in a row were skipped (max_skipped_steps), "
-                f"the last one because {reason}"
-            )
-
-    def stop(self, why: str) -> NoReturn:
-        """End the run with a checkpoint; all processes must call it together.
-
-        Args:
-            why: the reason, as a part of a sentence.
-        """
-        path = f"{self.trainer.default_root_dir if self.trainer.log_dir is None else self.trainer.log_dir}/stopped.ckpt"
-        self.trainer.save_checkpoint(path)
-        raise UserError(f"Stopped: {why}. The last good state is in {path}.")
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the random states of all ranks, and what the model is, so that another one is refused."""
         states: list[Any] = [random_state(self.generator)] if hasattr(self, "generator") else []
@@ -281,14 +229,20 @@ class TrainingModule(Part, lightning.LightningModule):
         checkpoint["laser_random_states"] = states
         checkpoint["laser_fingerprint"] = self.fingerprint()
         checkpoint["laser_arguments"] = {"plain": self.plain_arguments, "other": self.other_arguments}
-        if "state_dict" in checkpoint:
-            checkpoint["state_dict"] = self.saved_weights(checkpoint["state_dict"])
+        if "current_model_state" in checkpoint and any(exchange.exchanged for exchange in self._exchanges):
+            # The callback takes the weights for the average, and the average for the weights.
+            exchanged = checkpoint["current_model_state"], checkpoint["state_dict"]
+            checkpoint["state_dict"], checkpoint["current_model_state"] = exchanged
+        for key in ("state_dict", "current_model_state"):  # the second beside an average in the first
+            if key in checkpoint:
+                checkpoint[key] = self.saved_weights(checkpoint[key])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another model, and keep the random states for the start of training."""
         theirs, ours = checkpoint.get("laser_fingerprint"), self.fingerprint()
         if theirs is None:
             raise UserError("This checkpoint was not written by laser-lightning: it says nothing about its model.")
+        self._check_resumable(checkpoint)
         for key, value in ours.items():
             if theirs.get(key) != value:
                 raise UserError(
@@ -299,7 +253,22 @@ class TrainingModule(Part, lightning.LightningModule):
             missing = sorted(self.saved_weights(self.state_dict()).keys() - checkpoint["state_dict"].keys())
             if missing:
                 raise UserError(f"The checkpoint lacks {len(missing)} of the model's tensors, such as {missing[0]}.")
+            unknown = sorted(k for k in checkpoint["state_dict"].keys() - self.state_dict().keys() if ".lora_" in k)
+            if unknown:
+                raise UserError(
+                    f"The checkpoint has {len(unknown)} tensors of adapters that the model has no place for, such as "
+                    f"{unknown[0]}: name the layers of its run in policy.lora.target_modules."
+                )
         self._restored_random_states = checkpoint["laser_random_states"] or None
+
+    def _check_resumable(self, checkpoint: dict[str, Any]) -> None:
+        fits = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if fits and self.trainer.strategy.lightning_restore_optimizer and "optimizer_states" not in checkpoint:
+            raise UserError(
+                "ckpt_path: the checkpoint holds weights alone (save_weights_only), and no optimizer to go on with: "
+                "resume from one that was saved without it, or start a run from the weights, which `laser-lightning "
+                "export` writes as a directory for model.policy.path."
+            )
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, **arguments: Any) -> Self:  # type: ignore[override]
@@ -346,7 +315,7 @@ class TrainingModule(Part, lightning.LightningModule):
             "vocabulary_size": config.vocab_size,
             "hidden_size": config.hidden_size,
             "number_of_layers": config.num_hidden_layers,
-            "lora": None if self.policy_settings.lora is None else asdict(self.policy_settings.lora),
+            "lora": None if self.policy_settings.lora is None else self.policy_settings.lora.fingerprint(),
         }
 
 

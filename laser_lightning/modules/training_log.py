@@ -23,6 +23,14 @@ from laser_lightning.records.rollout import Rollout
 
 TERMS = ("loss", "policy_loss", "self_reward_loss", "kl", "entropy", "clip_fraction")
 
+PROGRESS_BAR = {
+    "reward": "train/reward",
+    "f1": "train/self_reward/f1",
+    "length": "train/response_length_tokens",
+    "tokens/s": "train/tokens_per_second",
+}
+"""Short names under which the progress bar shows the most telling metrics."""
+
 
 @dataclass(frozen=True)
 class Mismatch(Sums):

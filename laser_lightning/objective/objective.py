@@ -8,6 +8,7 @@ from torch import Tensor
 from laser_lightning.objective.losses.aggregation import weighted_sum
 from laser_lightning.objective.losses.importance import correct_importance
 from laser_lightning.objective.losses.policy_loss import PolicyLoss, PolicyTokens
+from laser_lightning.objective.part import ObjectivePart
 from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
 from laser_lightning.objective.self_reward.solutions import Supervision
 from laser_lightning.objective.sentences import number_sentences
@@ -33,7 +34,7 @@ class LossTerms(Sums):
         importance_weights: scalar, sum over tokens; 0 without a correction.
         capped_tokens: scalar, tokens whose weight was bounded.
         weighted_tokens: scalar, tokens that have a weight.
-        extra: [E], the terms of ``update.terms``, in their order.
+        extra: [E], the terms of ``update.terms``, in their order, and that of the routers.
     """
 
     loss: Float[Tensor, ""]
@@ -67,8 +68,16 @@ class Objective:
     @property
     def needs_entropy(self) -> bool:
         """Whether a term looks at the entropy of the tokens' distributions."""
-        parts = [self.policy_loss, *self.settings.parts().values()]
-        return self.settings.entropy_coef > 0 or any(part.needs_entropy for part in parts)
+        return self.settings.entropy_coef > 0 or any(part.needs_entropy for part in self._parts)
+
+    @property
+    def needs_routers(self) -> bool:
+        """Whether a term looks at how evenly a mixture of experts spreads its tokens."""
+        return any(part.needs_routers for part in self._parts)
+
+    @property
+    def _parts(self) -> list[ObjectivePart]:
+        return [self.policy_loss, *self.settings.parts().values()]
 
     def __call__(self, outputs: PolicyOutputs, batch: MicroBatch, targets: Targets) -> LossTerms:
         """The shares of a micro-batch of B solutions.
@@ -102,7 +111,7 @@ class Objective:
         if self.settings.entropy_coef > 0:
             entropy = weighted_sum(outputs.entropy, mask, weights)
             loss = loss - self.settings.entropy_coef * entropy
-        extra = [term(outputs, batch, targets) for term in self.settings.terms]
+        extra = [term(outputs, batch, targets) for term in self.settings.all_terms]
         for share in extra:
             loss = loss + share
         return LossTerms(
@@ -159,7 +168,7 @@ class Objective:
         found = (targets.token_advantages != 0).any(dim=1)
         if self.self_reward.loss_weight > 0:
             found = found | (targets.self_reward_weights > 0)
-        for term in self.settings.terms:
+        for term in self.settings.all_terms:
             found = found | term.has_gradient(targets)
         if self.settings.kl_coef > 0 or self.settings.entropy_coef > 0:
             found = torch.ones_like(found)

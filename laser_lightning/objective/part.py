@@ -17,11 +17,13 @@ class ObjectivePart(Stateful, Part, ABC):
         needs_reference: the log-probs of the frozen policy of before training.
         needs_teacher: those of ``model.teacher``.
         needs_entropy: the entropy of each token's distribution in the update.
+        needs_routers: how evenly a mixture of experts spreads the tokens of each solution.
     """
 
     needs_reference: bool = False
     needs_teacher: bool = False
     needs_entropy: bool = False
+    needs_routers: bool = False
 
     def learn(self, rollout: Rollout, context: StepContext) -> None:
         """Take a step into account from the next one on; called once, at its end. Nothing by default.

@@ -12,9 +12,7 @@ from typing import Any, Literal
 import torch
 import transformers
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -22,7 +20,9 @@ from transformers import (
 )
 
 from laser_lightning.errors import UserError
+from laser_lightning.policy.image_text import auto_class, say_text_alone
 from laser_lightning.policy.lora import LoRASettings
+from laser_lightning.policy.quantised import quantisation, remedy
 
 EMBEDDED = "embedded"
 
@@ -34,8 +34,8 @@ class PolicySettings:
     """Which model is trained, and how it is loaded.
 
     Args:
-        path: directory or hub name of a transformers causal LM; ``embedded`` is the small arithmetic model
-            that ships with this package.
+        path: directory or hub name of a transformers causal LM, or of an image-text model, whose text part is trained
+            while the rest is frozen; ``embedded`` is the small arithmetic model that ships with this package.
         random_init: start from random weights of the same architecture (the supervised stage from nothing).
         config_overrides: fields of the model's config to replace, e.g. ``{num_hidden_layers: 2}``; only with
             ``random_init``, since pretrained weights have their shapes.
@@ -107,15 +107,16 @@ def load_weights(settings: PolicySettings) -> PreTrainedModel:
         options["attn_implementation"] = settings.attention
     with _told(settings.path):
         config = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
-    _refuse_other_kinds(settings.path, config)
+    model_class = _class_of(settings.path, config)
     _switch_off_dropout(config)
     if not settings.random_init:
         with _told(settings.path):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = model_class.from_pretrained(
                 path, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
         lm, found = loaded
         _refuse_random_weights(settings.path, found)
+        say_text_alone(lm, config)
         return lm
     for key, value in settings.config_overrides.items():
         if not hasattr(config, key):
@@ -124,7 +125,7 @@ def load_weights(settings: PolicySettings) -> PreTrainedModel:
     if "num_hidden_layers" in settings.config_overrides and hasattr(config, "layer_types"):
         config.layer_types = (list(config.layer_types) * config.num_hidden_layers)[: config.num_hidden_layers]
     with _told(settings.path):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, **options)
+        return model_class.from_config(config, dtype=dtype, **options)
 
 
 def _switch_off_dropout(config: PretrainedConfig) -> None:
@@ -151,21 +152,22 @@ def _told(name: str) -> Iterator[None]:
         raise UserError(f"The model of policy.path '{name}' cannot be loaded: {what}") from error
 
 
-def _refuse_other_kinds(name: str, config: PretrainedConfig) -> None:
-    """Refuse a model that transformers has no causal language model of.
+def _class_of(name: str, config: PretrainedConfig) -> Any:
+    """The class that loads a model; refuses one that transformers has no causal decoder of.
 
     Args:
         name: the model's path, for the error.
         config: the model's.
     """
-    own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    if own_code or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return
-    kind = "an image-text model" if hasattr(config, "text_config") else "no causal language model"
-    raise UserError(
-        f"The model of policy.path '{name}' has the type '{config.model_type}', which is {kind}: transformers "
-        f"{transformers.__version__} has no AutoModelForCausalLM for it. Give a causal language model."
-    )
+    found = auto_class(config)
+    if found is None:
+        kind = "an image-text model" if hasattr(config, "text_config") else "no causal language model"
+        raise UserError(
+            f"The model of policy.path '{name}' has the type '{config.model_type}', which is {kind}: transformers "
+            f"{transformers.__version__} has no causal decoder of it that could be trained. Give a causal language "
+            "model."
+        )
+    return found
 
 
 def _refuse_random_weights(name: str, found: dict[str, Any]) -> None:
@@ -204,15 +206,11 @@ def refuse_quantised(lm: PreTrainedModel, name: str) -> None:
         lm: the model; one whose weights became floats on loading is welcome.
         name: its path, for the error.
     """
-    quantised = getattr(lm.config, "quantization_config", None)
-    if quantised is None:
-        return
-    fields = quantised if isinstance(quantised, dict) else quantised.to_dict()
-    method = str(getattr(fields.get("quant_method"), "value", fields.get("quant_method", "unknown method")))
-    raise UserError(
-        f"policy.path '{name}' is a quantised model ({method}), whose weights cannot be trained: take the model it was "
-        "quantised from."
-    )
+    method = quantisation(lm.config)
+    if method is not None:
+        raise UserError(
+            f"policy.path '{name}' is a quantised model ({method}), whose weights cannot be trained: {remedy(method)}."
+        )
 
 
 def mend_generation_config(lm: PreTrainedModel, name: str) -> None:

@@ -2,9 +2,10 @@
 
 import copy
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from laser_lightning.errors import UserError
+from laser_lightning.policy.lora_targets import AdapterTargets, choose_targets
+from laser_lightning.policy.quantised import quantisation, remedy
 
 ADAPTER = "default"
 """peft's name of a model's only adapter."""
@@ -31,14 +34,19 @@ class LoRASettings:
         rank: inner width of an adapter, r: it adds ``scale * B A`` to a weight, with A [r, in] random and B [out, r]
             zero at the start.
         alpha: the scale is ``alpha / rank``.
-        target_modules: names of linear layers, or the ends of them (``[q_proj, v_proj]``); null for all but the head.
+        target_modules: names of linear layers, or the ends of them (``[q_proj, v_proj]``); null for all but the head,
+            and but those whose adapters would be passed over or could not be merged. The log says which.
         use_rslora: make the scale ``alpha / sqrt(rank)``, which keeps large ranks learning (arXiv 2312.03732).
+        experts: give the experts of a mixture adapters too where their weights are fused to one tensor, ``rank`` for
+            each expert. Every pass then adds them to all experts' weights, which costs memory and time; not under
+            ZeRO-3. Experts that are linear layers of their own have adapters in either case.
     """
 
     rank: int = 16
     alpha: float = 32.0
     target_modules: list[str] | None = None
     use_rslora: bool = False
+    experts: bool = False
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -48,8 +56,15 @@ class LoRASettings:
         if self.target_modules == []:
             raise UserError("policy.lora.target_modules is empty: name layers, or give null for all linear ones.")
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What the adapters of a checkpoint must have in common with these."""
+        values = asdict(self)
+        if not self.experts:  # checkpoints of before know nothing of it
+            del values["experts"]
+        return values
 
-def add_adapters(lm: PreTrainedModel, settings: LoRASettings) -> None:
+
+def add_adapters(lm: PreTrainedModel, settings: LoRASettings) -> AdapterTargets:
     """Freeze a model, and put trainable adapters into it; its outputs stay the same, since B is zero.
 
     Adapters are float32 whatever the model's type, so that small steps are not rounded away.
@@ -58,50 +73,44 @@ def add_adapters(lm: PreTrainedModel, settings: LoRASettings) -> None:
         lm: changed in place; it stays the transformers model that it was.
         settings: which layers, and what size.
 
+    Returns:
+        What got adapters, and what did not.
+
     Raises:
-        UserError: if peft is missing, the model is quantised, or ``target_modules`` names no linear layer of it.
+        UserError: if peft is missing, the model is quantised, or the settings ask for adapters where none can be (see
+            ``choose_targets``).
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise UserError("policy.lora needs peft, which is missing: pip install 'laser-lightning[lora]'.") from error
-    if getattr(lm.config, "quantization_config", None) is not None:
+    if (method := quantisation(lm.config)) is not None:
         raise UserError(
-            "policy.path is a quantised model, and adapters are merged into float weights: take the model it was "
-            "quantised from."
+            f"policy.path is a quantised model ({method}), and adapters are merged into float weights: "
+            f"{remedy(method)}."
         )
-    names = settings.target_modules
-    _check_targets(lm, names)
+    targets = choose_targets(lm, settings.target_modules, settings.experts)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # a plain factor, to which peft's int is no limit
-        target_modules="all-linear" if names is None else names,
+        target_modules=[f"lm.{name}" for name in targets.layers],
+        target_parameters=[f"lm.{name}" for name in targets.experts] or None,
         use_rslora=settings.use_rslora,
         # GPT-2's Conv1D holds its weight transposed.
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in lm.modules()),
         task_type="CAUSAL_LM",
     )
-    inject_adapter_in_model(config, lm, ADAPTER)
+    # In a transformers model of a mixture peft takes some names of layers for names of experts' weights, and adapts
+    # these in their place; in another module it takes them as they are.
+    holder = nn.Module()
+    holder.lm = lm
+    inject_adapter_in_model(config, holder, ADAPTER)
+    config.target_modules, config.target_parameters = list(targets.layers), list(targets.experts) or None
+    vars(lm)["peft_config"] = {ADAPTER: config}
     for parameter in lm.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-
-
-def _check_targets(lm: PreTrainedModel, names: list[str] | None) -> None:
-    """Refuse names that peft would pass over, and layers whose adapters could not be merged."""
-    modules = dict(lm.named_modules())
-    for target in names or []:
-        found = [name for name in modules if name == target or name.endswith(f".{target}")]
-        linear = sorted({name.split(".")[-1] for name, module in modules.items() if _is_target(lm, module)})
-        if not found or not all(_is_target(lm, modules[name]) for name in found):
-            what = "no layer has" if not found else "is the name of something else than linear layers below the head"
-            raise UserError(
-                f"policy.lora.target_modules has '{target}', which {what}: choose from {', '.join(linear)}."
-            )
-
-
-def _is_target(lm: PreTrainedModel, module: nn.Module) -> bool:
-    return type(module) in (nn.Linear, Conv1D) and module is not lm.get_output_embeddings()
+    return targets
 
 
 def _adapted(lm: PreTrainedModel) -> dict[str, Any]:
@@ -127,6 +136,36 @@ def adapters_off(lm: PreTrainedModel) -> Iterator[None]:
 
 
 @torch.no_grad()
+def check_adapters(lm: PreTrainedModel, input_ids: Tensor) -> None:
+    """Run one pass, and refuse a model that has none with adapters in it, or that goes past some.
+
+    Args:
+        lm: the model with its adapters, in the mode of training.
+        input_ids: [B, L] token ids.
+    """
+    layers = _adapted(lm)
+    # Which experts are called depends on the tokens.
+    waiting = {name for name in layers if "expert" not in name}
+    hooks = [layer.register_forward_hook(lambda *_, name=name: waiting.discard(name)) for name, layer in layers.items()]
+    try:
+        lm(input_ids=input_ids, use_cache=False)
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"policy.lora: {type(lm).__name__} does not run with adapters in its layers ({error}): name those that can "
+            "have some in policy.lora.target_modules."
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if waiting:
+        leaves = ", ".join(sorted({name.rpartition(".")[2] for name in waiting}))
+        raise UserError(
+            f"policy.lora: {type(lm).__name__} does not call {len(waiting)} of the layers with adapters ({leaves}), "
+            "which would not learn: name the other ones in policy.lora.target_modules."
+        )
+
+
+@torch.no_grad()
 def merged_weights(lm: PreTrainedModel, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """The weights of the plain model that computes what the model with its adapters does: W + scale * B A.
 
@@ -139,23 +178,58 @@ def merged_weights(lm: PreTrainedModel, state: Mapping[str, Tensor]) -> Iterator
         without LoRA yields ``state``.
     """
     layers = _adapted(lm)
+    adapted = {_adapted_weight(name, layer): (name, layer) for name, layer in layers.items()}
     for name, value in state.items():
-        layer, _, part = name.rpartition(".base_layer.")
-        if layer in layers:
-            yield f"{layer}.{part}", _merged(value, layers[layer], layer, state) if part == "weight" else value
-        elif not _is_adapter(name):
-            yield name, value
+        if not _is_adapter(name):
+            merged = _merged(value, *adapted[name], state) if name in adapted else value
+            yield _plain_name(name, layers), merged
 
 
-def _merged(weight: Tensor, layer: Any, name: str, state: Mapping[str, Tensor]) -> Tensor:
+def _adapted_weight(name: str, layer: Any) -> str:
+    """The name, in the model with its adapters, of the weight that a layer's adapter is added to."""
+    parameter = getattr(layer, "parameter_name", "weight")
+    while hasattr(layer, "base_layer"):  # several weights of one module have as many wrappers around it
+        name, layer = f"{name}.base_layer", layer.base_layer
+    return f"{name}.{parameter}"
+
+
+def _plain_name(name: str, layers: Mapping[str, Any]) -> str:
+    """A weight's name in the model without adapters."""
+    head, _, tail = name.rpartition(".base_layer.")
+    while head in layers:
+        name = f"{head}.{tail}"
+        head, _, tail = name.rpartition(".base_layer.")
+    return name
+
+
+def _merged(weight: Tensor, name: str, layer: Any, state: Mapping[str, Tensor]) -> Tensor:
     """A layer's weight with its adapter, rounded to the weight's type once."""
     inner, outer = (state[f"{name}.{half}.{ADAPTER}.weight"].float() for half in ("lora_A", "lora_B"))
-    product = (outer @ inner).T if layer.fan_in_fan_out else outer @ inner
-    return (weight + product * layer.scaling[ADAPTER]).to(weight.dtype)
+    transposed = layer.fan_in_fan_out
+    if weight.ndim == 3:  # of E experts: A is [E times r, in], and B [out, r times E]
+        inner = inner.view(len(weight), -1, inner.shape[1])
+        outer = outer.view(len(outer), -1, len(weight)).permute(2, 0, 1)
+        transposed = getattr(layer.get_base_layer(), "is_transposed", False)  # as peft asks
+    product = outer @ inner
+    return (weight + (product.mT if transposed else product) * layer.scaling[ADAPTER]).to(weight.dtype)
 
 
 def _is_adapter(name: str) -> bool:
     return name.endswith((f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight"))
+
+
+def adapter_weights(lm: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the adapters, under peft's names in a file.
+
+    Args:
+        lm: the model with its adapters.
+        state: its whole weights, under the names of its state dict.
+    """
+    return {
+        f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": value
+        for name, value in state.items()
+        if _is_adapter(name)
+    }
 
 
 def save_adapter(lm: PreTrainedModel, state: Mapping[str, Tensor], directory: Path) -> None:
@@ -168,18 +242,47 @@ def save_adapter(lm: PreTrainedModel, state: Mapping[str, Tensor], directory: Pa
     """
     from safetensors.torch import save_file
 
+    adapter_config(lm).save_pretrained(directory)
+    weights = {name: value.detach().cpu().contiguous() for name, value in adapter_weights(lm, state).items()}
+    save_file(weights, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def adapter_config(lm: PreTrainedModel) -> Any:
+    """The adapters' config, by which peft finds the same weights again in the model that was loaded.
+
+    Args:
+        lm: the model with its adapters.
+    """
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
     config: Any = copy.copy(lm.peft_config[ADAPTER])
-    config.target_modules = sorted(config.target_modules)
     base = str(lm.name_or_path)
     config.base_model_name_or_path = str(Path(base).resolve()) if Path(base).is_dir() else base
     config.inference_mode = True
-    config.save_pretrained(directory)
-    weights = {
-        f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": value.detach().cpu().contiguous()
-        for name, value in state.items()
-        if _is_adapter(name)
-    }
-    save_file(weights, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    layers, parameters = config.target_modules, list(config.target_parameters or [])
+
+    def is_taken_for_experts(layer: str) -> bool:
+        trial = copy.copy(config)
+        trial.target_modules = [layer]
+        try:
+            convert_peft_config_for_transformers(trial, model=lm, conversions=None)
+        except ValueError:  # one half of what is fused
+            return True
+        return bool(list(trial.target_modules) != [layer])
+
+    renamed = {layer for layer in layers if is_taken_for_experts(layer)}
+    # Adapters beside a layer and on its weight are the same tensors under the same names.
+    parameters += [f"{layer}.weight" for layer in renamed]
+    config.target_modules = _shortest(set(layers) - renamed, lm)
+    config.target_parameters = sorted(parameters) or None
+    return config
+
+
+def _shortest(layers: set[str], lm: PreTrainedModel) -> list[str]:
+    """The last parts of layers' names where all modules with that ending are among the layers, else whole names."""
+    others = {name.rpartition(".")[2] for name, _ in lm.named_modules() if name not in layers}
+    ends = {name: name.rpartition(".")[2] for name in layers}
+    return sorted({name if end in others else end for name, end in ends.items()})
 
 
 def base_model(directory: Path) -> str:
@@ -198,7 +301,7 @@ def merge_adapter(lm: PreTrainedModel, directory: Path) -> PreTrainedModel:
         The plain model.
 
     Raises:
-        UserError: if peft is missing.
+        UserError: if peft is missing, or does not find the adapters' weights in the file.
     """
     try:
         from peft import PeftModel
@@ -206,4 +309,9 @@ def merge_adapter(lm: PreTrainedModel, directory: Path) -> PreTrainedModel:
         raise UserError(
             f"{directory} holds a LoRA adapter, which needs peft: pip install 'laser-lightning[lora]'."
         ) from error
-    return PeftModel.from_pretrained(lm, directory).merge_and_unload()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Found missing adapter keys")  # they would stay without effect
+        try:
+            return PeftModel.from_pretrained(lm, directory).merge_and_unload()
+        except UserWarning as warning:
+            raise UserError(f"The adapter in {directory} is not one of its base model: {warning}") from warning

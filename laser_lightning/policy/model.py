@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from laser_lightning.errors import UserError
+from laser_lightning.policy.image_text import freeze_other_parts
 from laser_lightning.policy.loading import (
     EMBEDDED,
     PolicySettings,
@@ -20,7 +21,9 @@ from laser_lightning.policy.loading import (
     written_eos,
 )
 from laser_lightning.policy.logprobs import reward_token_log_probs, token_statistics
-from laser_lightning.policy.lora import adapters_off, add_adapters
+from laser_lightning.policy.lora import adapters_off, add_adapters, check_adapters
+from laser_lightning.policy.routers import experts_per_token, router_balance
+from laser_lightning.policy.structure import decoder_of, position_limit, refuse_long_rows
 from laser_lightning.records.batching import MicroBatch, Rollouts, length_mask, micro_batches
 
 __all__ = [
@@ -40,7 +43,8 @@ LOGITS_AT_ONCE = 2**26
 """Logits that the update holds at a time: 256 MiB in float32."""
 
 
-_PAD_INSTEAD = "set policy.packing to never."
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""Names under which configs hold the soft cap of their logits."""
 
 
 class PolicyOutputs(NamedTuple):
@@ -51,12 +55,15 @@ class PolicyOutputs(NamedTuple):
         entropy: [B, R] float32, of the tempered distributions (nats); 0 where not asked for.
         reward_token_log_probs: [B, K] float32, of the K tokens asked for behind each response, at temperature 1.
         hidden: [B, D] last hidden state at each response's last token.
+        router_balance: [B] float32, how evenly the experts are used by each response's trained tokens
+            (``router_balance``); 0 where not asked for.
     """
 
     log_probs: Tensor
     entropy: Tensor
     reward_token_log_probs: Tensor
     hidden: Tensor | None = None
+    router_balance: Tensor | None = None
 
 
 class Policy(nn.Module):
@@ -69,6 +76,7 @@ class Policy(nn.Module):
 
     Attributes:
         lm: the transformers model.
+        adapters: which of its weights have adapters; None without LoRA.
         eos_token_ids: sorted ids that end a response: those of the generation config, else the tokenizer's.
         pad_token_id: id that fills unused places; never used to tell what a place holds.
         packs: whether micro-batches are run as one row without padding.
@@ -83,8 +91,8 @@ class Policy(nn.Module):
                 "policy.lora adapts pretrained weights, and policy.random_init has none: drop one of the two."
             )
         self.lm: PreTrainedModel = load_weights(settings)
-        if settings.lora is not None:
-            add_adapters(self.lm, settings.lora)
+        self.adapters = None if settings.lora is None else add_adapters(self.lm, settings.lora)
+        freeze_other_parts(self.lm)
         self.lm.train()  # from_pretrained leaves evaluation mode on
         if settings.gradient_checkpointing:
             recompute_activations(self.lm)
@@ -106,7 +114,12 @@ class Policy(nn.Module):
         return self.lm.device
 
     def forward(
-        self, batch: MicroBatch, reward_token_ids: Sequence[int], temperature: float = 1.0, entropy: bool = False
+        self,
+        batch: MicroBatch,
+        reward_token_ids: Sequence[int],
+        temperature: float = 1.0,
+        entropy: bool = False,
+        routers: bool = False,
     ) -> PolicyOutputs:
         """Log-probs of the response tokens and of the reward tokens, from one pass.
 
@@ -115,9 +128,10 @@ class Policy(nn.Module):
             reward_token_ids: ids of the K tokens to read behind each response.
             temperature: the one that the responses were sampled at.
             entropy: compute entropies too.
+            routers: compute how evenly a mixture of experts spreads the tokens too.
         """
         lengths = batch.prompt_lengths + batch.response_lengths
-        hidden, starts = self.flat_hidden_states(batch.input_ids, lengths)
+        hidden, starts, logits = self._flat_pass(batch.input_ids, lengths, routers)
         mask = batch.response_mask
         rows, places = mask.nonzero(as_tuple=True)
         places = batch.prompt_lengths[rows] + places
@@ -140,7 +154,13 @@ class Policy(nn.Module):
             empty.masked_scatter(mask, statistics.entropy[:tokens]),
             statistics.log_probs[tokens:].view(-1, read),
             states[tokens::read],
+            self._router_balance(batch, starts, logits) if routers else empty.new_zeros(len(ends)),
         )
+
+    def _router_balance(self, batch: MicroBatch, starts: Tensor, logits: tuple[Tensor, ...]) -> Tensor:
+        solutions, places = batch.loss_mask.nonzero(as_tuple=True)
+        flat = starts[solutions] + batch.prompt_lengths[solutions] + places
+        return router_balance(logits, flat, solutions, len(starts), experts_per_token(self.lm))
 
     def hidden_at_end(self, batch: MicroBatch) -> Tensor:
         """[B, D] last hidden states at each response's last token."""
@@ -167,12 +187,18 @@ class Policy(nn.Module):
     @property
     def positions(self) -> int | None:
         """Tokens that prompt and response may have together; None for models without a limit."""
-        return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
+        return position_limit(self.lm.config.get_text_config())
+
+    @property
+    def decoder(self) -> PreTrainedModel:
+        """The model without its head."""
+        return decoder_of(self.lm)
 
     @property
     def hidden_size(self) -> int:
         """Width of the hidden states, D."""
-        return int(self.lm.config.get_text_config().hidden_size)
+        width = getattr(self.lm.config.get_text_config(), "hidden_size", None)  # some name none, or one of each part
+        return int(self.lm.get_output_embeddings().in_features if width is None else width)
 
     @property
     def vocabulary_size(self) -> int:
@@ -195,10 +221,15 @@ class Policy(nn.Module):
         Returns:
             [B, L, D]; rows' places behind their last token hold no meaning.
         """
-        return self._decode(input_ids, None)
+        return self._decode(input_ids, None)[0]
 
-    def _run_decoder(self, input_ids: Tensor, positions: Tensor | None) -> Tensor:
-        return self.lm.get_decoder()(input_ids=input_ids, position_ids=positions, use_cache=False).last_hidden_state
+    def _run_decoder(
+        self, input_ids: Tensor, positions: Tensor | None, routers: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Hidden states, and the logits of each layer's router where asked for."""
+        asked = {"output_router_logits": True} if routers else {}
+        output = self.decoder(input_ids=input_ids, position_ids=positions, use_cache=False, **asked)
+        return output.last_hidden_state, tuple(output.router_logits) if routers else ()
 
     def flat_hidden_states(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Last hidden states of right-padded sequences, packed without their padding where ``packs`` says so.
@@ -210,14 +241,22 @@ class Policy(nn.Module):
         Returns:
             [T, D] hidden states, and [B] places in them where the sequences begin.
         """
+        hidden, starts, _ = self._flat_pass(input_ids, lengths)
+        return hidden, starts
+
+    def _flat_pass(
+        self, input_ids: Tensor, lengths: Tensor, routers: bool = False
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        refuse_long_rows(self.lm.config.get_text_config(), input_ids.shape[1])
         if not self.packs:
-            hidden = self.hidden_states(input_ids)
-            return hidden.flatten(0, 1), torch.arange(len(hidden), device=hidden.device) * hidden.shape[1]
+            hidden, logits = self._decode(input_ids, None, routers)
+            starts = torch.arange(len(hidden), device=hidden.device) * hidden.shape[1]
+            return hidden.flatten(0, 1), starts, logits
         mask = length_mask(lengths, input_ids.shape[1])
         positions = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
         # Where positions begin anew, transformers keeps attention from looking across.
-        hidden = self._decode(input_ids[mask][None], positions[mask][None])
-        return hidden[0], lengths.cumsum(0) - lengths
+        hidden, logits = self._decode(input_ids[mask][None], positions[mask][None], routers)
+        return hidden[0], lengths.cumsum(0) - lengths, logits
 
     def head(self, hidden: Tensor) -> Tensor:
         """Float32 logits [..., V] of hidden states [..., D], as the model's own forward computes them."""
@@ -229,58 +268,17 @@ class Policy(nn.Module):
             logits = logits * scale
         if scaling := getattr(config, "logits_scaling", None):
             logits = logits / scaling
-        if cap := getattr(config, "final_logit_softcapping", None):
-            logits = torch.tanh(logits / cap) * cap
+        if width := getattr(config, "logits_mup_width_multiplier", None):  # of the hidden states, before the head
+            logits = logits / width
+        for name in _CAPS:
+            if cap := getattr(config, name, None):
+                logits = torch.tanh(logits / cap) * cap
         return logits.float()
 
-    @torch.no_grad()
-    @torch.compiler.set_stance("force_eager")  # the probe's shapes are not worth compiling for
-    def check_head(self) -> None:
-        """Compare ``head(hidden_states(.))`` with the model's own logits, and refuse a model where they differ."""
-        probe = torch.arange(4, device=self.device)[None] % self.lm.config.get_text_config().vocab_size
-        self._check_randomness()
-        ours, theirs = (
-            self.head(self.hidden_states(probe)),
-            self.lm(input_ids=probe, use_cache=False).logits.float(),
-        )
-        if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
-            raise UserError(
-                f"{type(self.lm).__name__} changes its logits after the output embedding in a way that is not known "
-                f"here (they differ by up to {(ours - theirs).abs().max():.3g}), so scores would be wrong."
-            )
-        if self.packs:
-            self._check_packing()
-
-    def _check_randomness(self) -> None:
-        """Refuse a model whose passes in training mode draw random numbers, as routers of experts may."""
-        length = min(64, self.positions or 64)
-        probe = torch.arange(length, device=self.device)[None] % self.vocabulary_size
-        first, again = (self.lm(input_ids=probe, use_cache=False).logits.float() for _ in range(2))
-        tolerance = torch.finfo(self.lm.dtype).eps ** 0.5  # kernels may add up in any order
-        if not torch.allclose(first, again, rtol=tolerance, atol=tolerance):
-            raise UserError(
-                f"{type(self.lm).__name__} draws random numbers in training mode: logits of the same tokens differ by "
-                f"up to {(first - again).abs().max():.3g} from pass to pass, so the policy that is trained would not "
-                "be the one that was sampled from. Dropout is off already: set noise of the router in the model's "
-                "config.json to 0 if it has any, or take another model."
-            )
-
-    def _check_packing(self) -> None:
-        """Refuse a model in which packed sequences see each other, or do not begin at the first position."""
-        lengths = torch.tensor([5, 1, 4], device=self.device)
-        tokens = torch.arange(15, device=self.device).view(3, 5) % self.lm.config.get_text_config().vocab_size
-        try:
-            packed, starts = self.flat_hidden_states(tokens, lengths)
-        except TypeError as error:
-            raise UserError(f"{type(self.lm).__name__} cannot pack sequences ({error}): {_PAD_INSTEAD}") from error
-        for ids, start, length in zip(tokens, starts.tolist(), lengths.tolist(), strict=True):
-            alone = self.hidden_states(ids[None, :length])[0].float()
-            distance = (packed[start : start + length].float() - alone).norm() / alone.norm()
-            if distance > torch.finfo(packed.dtype).eps ** 0.5:  # half of the digits
-                raise UserError(
-                    f"In {type(self.lm).__name__} packed sequences disturb each other (their hidden states differ by "
-                    f"{float(distance):.2g} of their norm from those of each alone): {_PAD_INSTEAD}"
-                )
+    def check_adapters(self) -> None:
+        """Refuse a model that does not run with its adapters, or goes past some (see ``lora.check_adapters``)."""
+        if self.adapters is not None:
+            check_adapters(self.lm, torch.arange(4, device=self.device)[None] % self.vocabulary_size)
 
 
 class FrozenPolicy(Policy):

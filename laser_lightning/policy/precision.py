@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from lightning.pytorch.plugins import MixedPrecision, Precision
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 
@@ -24,6 +25,16 @@ def float32_by_default() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+def gradient_scale(precision: Precision) -> float | None:
+    """What float16's gradients are multiplied by at present; None where they are those of the loss itself.
+
+    Args:
+        precision: the strategy's.
+    """
+    scaler = _scaler(precision)
+    return None if scaler is None else float(scaler.get_scale())
+
+
 @contextmanager
 def unscaled(precision: Precision, optimizer: Optimizer) -> Iterator[None]:
     """Around clipping and step: gradients are those of the loss, and not of the loss times float16's loss scale.
@@ -36,7 +47,7 @@ def unscaled(precision: Precision, optimizer: Optimizer) -> Iterator[None]:
         precision: the strategy's.
         optimizer: whose gradients are divided, in place.
     """
-    scaler = precision.scaler if isinstance(precision, MixedPrecision) else None
+    scaler = _scaler(precision)
     if scaler is None:
         yield
         return
@@ -48,3 +59,7 @@ def unscaled(precision: Precision, optimizer: Optimizer) -> Iterator[None]:
     finally:
         precision.scaler = scaler
     scaler.update()
+
+
+def _scaler(precision: Precision) -> GradScaler | None:
+    return precision.scaler if isinstance(precision, MixedPrecision) else None

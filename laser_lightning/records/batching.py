@@ -206,7 +206,7 @@ def micro_batches(
     return [
         MicroBatch(
             rows[chosen],
-            _join(rollouts, prompts[chosen], rows[chosen], int(lengths[chosen].max()), pad_token_id),
+            join_solutions(rollouts, rows[chosen], int(lengths[chosen].max()), pad_token_id),
             prompt_lengths[chosen],
             response_lengths[chosen],
             trained[rows[chosen], : int(response_lengths[chosen].max())],
@@ -250,8 +250,18 @@ def shortest(rollouts: Rollouts, pad_token_id: int) -> MicroBatch:
     return micro_batches(rollouts, lengths.argmin()[None], int(lengths.min()), pad_token_id)[0]
 
 
-def _join(rollouts: Rollouts, prompts: Tensor, rows: Tensor, width: int, pad_token_id: int) -> Tensor:
-    """[B, width] int64: each prompt directly followed by its response, then padding."""
+def join_solutions(
+    rollouts: Rollouts, rows: Int[Tensor, " B"], width: int, pad_token_id: int
+) -> Int[Tensor, "B width"]:
+    """Token ids of solutions: each prompt directly followed by its response, then padding.
+
+    Args:
+        rollouts: the solutions.
+        rows: [B] int64, the solutions to take.
+        width: places of a row, at least as many as the longest has tokens.
+        pad_token_id: fills unused places.
+    """
+    prompts = rows // rollouts.group_size
     prompt_lengths, response_lengths = rollouts.prompt_lengths[prompts], rollouts.response_lengths[rows]
     joined = torch.full((len(rows), width), pad_token_id, dtype=torch.long, device=rollouts.response_ids.device)
     places = torch.arange(width, device=joined.device)

@@ -77,6 +77,17 @@ class RolloutEngine(Part, ABC):
             P * G solutions, those of a prompt next to each other, on the policy's device.
         """
 
+    def trial(self, rows: int) -> "RolloutEngine | None":
+        """Make an engine that decodes as this one does, for the small batch of the self-test, in memory of its own.
+
+        Args:
+            rows: most responses decoded together, a multiple of the group size.
+
+        Returns:
+            None, by default, for an engine that cannot be tried so.
+        """
+        return None
+
     def weights_changed(self) -> None:
         """The policy has other weights than before: a copy of them is stale. Called when a stage of the trainer begins
         (a checkpoint may have been loaded) and after each optimizer step."""

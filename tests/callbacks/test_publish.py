@@ -39,7 +39,7 @@ def test_tensorboard(make_run: Callable[..., Any], tmp_path: Path) -> None:
     assert table[0] == f"| {' | '.join(COLUMNS)} |"
     assert table[2] == r"| 0? | a\#2 | 2 | 2 | 1 | 1 | True |"
     assert len(table) == 2 + 4
-    assert sorted(events.Tags()["images"]) == ["figures/sums_self_reward", "figures/training"]
+    assert sorted(events.Tags()["images"]) == ["figures/sums_self_reward", "figures/sums_votes", "figures/training"]
 
 
 def test_mlflow_on_sqlite(make_run: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,7 +62,7 @@ def test_mlflow_on_sqlite(make_run: Callable[..., Any], tmp_path: Path, capsys: 
     assert chosen(table["columns"], table["data"]) == CHOSEN
     images = [path.name.split("+timestamp")[0] for path in (artifacts / "images").glob("*.png")]
     assert set(images) == {
-        f"figures~{name}+step+{step}" for name in ("training", "sums_self_reward") for step in (0, 2)
+        f"figures~{name}+step+{step}" for name in ("training", "sums_self_reward", "sums_votes") for step in (0, 2)
     }
 
 
@@ -89,10 +89,10 @@ def test_no_table_where_none_is_wanted(make_run: Callable[..., Any], tmp_path: P
     assert EventAccumulator(str(tmp_path / "run")).Reload().Tags()["tensors"] == []
 
 
-def test_the_report_of_an_evaluation_has_its_figure(make_run: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_report_of_an_evaluation_has_its_figures(make_run: Callable[..., Any], tmp_path: Path) -> None:
     make_run(EvaluationReport(), tensorboard=True).test()
     events = EventAccumulator(str(tmp_path / "run"), size_guidance={"images": 0}).Reload()
-    assert events.Tags()["images"] == ["figures/test_curves"]
+    assert events.Tags()["images"] == ["figures/test_curves", "figures/test_tokens"]
 
 
 def test_markdown_shows_texts_as_they_are() -> None:

@@ -57,6 +57,7 @@ def test_a_run_leaves_what_the_readme_lists_and_its_evaluation_too() -> None:
         "solutions/val.jsonl",
         "figures/training.png",
         "figures/sums_self_reward.png",
+        "figures/sums_votes.png",
         "export/last/model.safetensors",
         "export/last/self_reward.json",
         "checkpoints/step=2.ckpt",

@@ -28,7 +28,7 @@ def specs(spec: dict[str, Any]) -> list[dict[str, Any]]:
         # A draw of the groups of all ranks, several micro-batches, and a rate of its own.
         {**spec, "judging": judging(groups_per_update=3), "budgets": [100]},
         # One group: the other rank has nothing but passes to fill. AdamW, whose moments are shared.
-        {**spec, "judging": judging("KLHold", groups_per_update=1), "algorithm": "adamw"},
+        {**spec, "judging": judging("KLHold", groups_per_update=1, learning_rate=0.02), "algorithm": "adamw"},
         {**spec, "judging": judging(updates=1), "lora": {"rank": 4, "alpha": 8.0}},
     ]
 

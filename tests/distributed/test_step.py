@@ -132,6 +132,20 @@ def test_a_head_with_parameters_takes_the_steps_of_one_process(
         assert moved.abs().max() > 1e-3
 
 
+def test_parameters_that_a_rank_does_not_reach(launch: Callable[..., list[Any]], specs: list[dict[str, Any]]) -> None:
+    # Each solution visits one of three experts, and none the fourth; with budgets of one solution or two, the last
+    # micro-batch of a rank reaches one or two experts, and other ranks and micro-batches have reached others.
+    own = {"algorithm": "adamw", "experts": 4, "max_steps": 3, "max_grad_norm": 1.0, "budgets": [10_000, 20, 36]}
+    spec = specs[0] | own | {"kinds": [[MIXED, MIXED], [MIXED, TRUNCATED], [MIXED, MIXED]], "fails": []}
+    ((expected,),) = launch("several", [{**spec, "strategy": "single"}], processes=1)
+    for (run,) in launch("several", [{**spec, "strategy": "ddp"}]):
+        for ours, theirs in zip(run, expected, strict=True):
+            assert largest_difference(ours["weights"], theirs["weights"]) < 1e-6
+    experts = [float(expected[-1]["weights"][f"experts.{number}"]) for number in range(4)]
+    # AdamW would decay a matrix with a gradient of 0.
+    assert [value == 0.5 for value in experts] == [False, False, False, True]
+
+
 def test_a_head_with_parameters_is_refused_where_they_would_be_sharded(
     launch: Callable[..., list[Any]], specs: list[dict[str, Any]]
 ) -> None:

@@ -190,10 +190,26 @@ class StepwiseModule(LaSeRModule):
     """Has another token budget in each round, breaks where it is told to, and keeps what happened."""
 
     def prepare(self, spec: dict[str, Any]) -> "StepwiseModule":
-        self.budgets = spec.get("budgets")
+        self.budgets, self.experts = spec.get("budgets"), spec.get("experts", 0)
         self.broken = {int(rollout): part for rollout, part in spec.get("broken", {}).items()}
         self.history: list[dict[str, Any]] = []
         return self
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        if self.experts:
+            self.policy.lm.experts = torch.nn.ParameterList(torch.full((1, 1), 0.5) for _ in range(self.experts))
+
+    def forward(self, batch: MicroBatch) -> PolicyOutputs:
+        """With experts each solution visits one, by its second token, and no solution the last one."""
+        outputs = super().forward(batch)
+        if not self.experts:
+            return outputs
+        chosen = (
+            batch.input_ids[torch.arange(len(batch.rows)), batch.prompt_lengths + 1] % (self.experts - 1)
+        ).tolist()
+        added = torch.stack([self.policy.lm.experts[expert].sum() for expert in chosen])
+        return outputs._replace(log_probs=outputs.log_probs + added[:, None] * batch.response_mask)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from laser_lightning.cli.check import read_asked
 from laser_lightning.cli.command_line import main
+from laser_lightning.distributed.strategies import LaSeRDeepSpeedStrategy
+from laser_lightning.policy.lora import LoRASettings
+from laser_lightning.rollout import TransformersEngine
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -53,6 +57,15 @@ def test_a_command_can_be_parsed(command: str, working_directory: Path, capsys: 
     with pytest.raises(SystemExit) as end:
         main(words + ["--print_config"] * ("--print_config" not in words and not shows_help))
     assert end.value.code == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", commands("check"))
+def test_a_check_can_be_parsed(command: str, working_directory: Path) -> None:
+    asked = read_asked(shlex.split(command, comments=True)[2:])
+    assert asked.policy.path.startswith("Qwen/Qwen2.5-0.5B")
+    assert asked.policy.lora == (LoRASettings(rank=16) if "--model.policy.lora.rank 16" in command else None)
+    assert isinstance(asked.engine, TransformersEngine)
+    assert isinstance(asked.trainer["strategy"], LaSeRDeepSpeedStrategy) == ("strategy/zero3" in command)
 
 
 @pytest.mark.parametrize("command", [line for line in commands("explain") if "--solutions" not in line])

@@ -296,7 +296,7 @@ def test_the_own_rate_follows_the_schedule_and_is_put_back(tmp_path: Path, make:
 
 def test_there_are_none_before_the_self_reward_is_trained(tmp_path: Path, make: Callable[..., LaSeRModule]) -> None:
     module = make(JudgingSettings(groups_per_update=100), phases=Phases(reasoning_steps=2))
-    module.judging = Spy(module.judging.settings, module)  # type: ignore[union-attr]
+    module.judging = Spy(module.judging.settings, module)
     _, rows = fit(tmp_path, module, 3)
     assert [row.get("train/judging/updates") for row in rows] == [None, None, 2]
     # The solutions of the warm-up are replayed.
@@ -341,7 +341,7 @@ def test_a_resumed_run_is_the_run_bit_for_bit(tmp_path: Path, make: Callable[...
     assert torch.equal(weights(rest.policy.lm), weights(whole.policy.lm))
     assert rows == expected[2:]
     forgetful = make(judging)
-    forgetful.judging.load = lambda saved: None  # type: ignore[method-assign, union-attr]
+    forgetful.judging.load = lambda checkpoint: None  # type: ignore[method-assign]
     fit(tmp_path, forgetful, 5, tmp_path / "two.ckpt")
     assert not torch.equal(weights(forgetful.policy.lm), weights(whole.policy.lm))
 
@@ -355,6 +355,14 @@ def test_a_checkpoint_of_plain_values_without_a_step_in_between(
     one, other = (torch.load(tmp_path / f"{name}.ckpt", weights_only=True) for name in ("two", "again"))
     assert one["laser_judging"][0]["round"] == 2
     assert str(one["laser_judging"]) == str(other["laser_judging"])
+
+
+def test_a_module_of_a_checkpoint_begins_a_run_of_its_own(tmp_path: Path, make: Callable[..., LaSeRModule]) -> None:
+    fit(tmp_path, make(), 2)[0].save_checkpoint(tmp_path / "two.ckpt")
+    module = LaSeRModule.load_from_checkpoint(tmp_path / "two.ckpt", engine=FixedEngine(), verifier=EvenVerifier())
+    assert module.judging.settings.updates == 2
+    fit(tmp_path, module, 1)
+    assert module.judging.buffer.round == 1
 
 
 def test_a_checkpoint_without_judging_is_resumed_with_it(tmp_path: Path, make: Callable[..., LaSeRModule]) -> None:

@@ -11,6 +11,13 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from laser_lightning.errors import UserError
 
 LEAST_ROOM = 64  # tokens
+_NAMES = ("cache", "past_key_values")
+
+
+def has_cache_argument(decoder: nn.Module) -> bool:
+    """Whether a decoder takes a cache of keys and values, and does not ignore one."""
+    known = inspect.signature(type(decoder).forward).parameters  # of what decorators of transformers wrap
+    return any(name in known for name in _NAMES)
 
 
 def cache_argument(decoder: nn.Module) -> str:
@@ -20,12 +27,12 @@ def cache_argument(decoder: nn.Module) -> str:
         UserError: if it knows neither, and would take a cache for an argument to ignore.
     """
     known = inspect.signature(type(decoder).forward).parameters  # of what decorators of transformers wrap
-    for name in ("cache", "past_key_values"):
+    for name in _NAMES:
         if name in known:
             return name
     raise UserError(
         f"{type(decoder).__name__} takes no cache of keys and values (its `forward` has neither `cache` nor "
-        "`past_key_values`), so it cannot be decoded token by token: choose another model."
+        "`past_key_values`), so its past cannot be kept: set engine.use_cache to false."
     )
 
 

@@ -150,7 +150,7 @@ class CompiledDecoding(Decoding):
         padding = (0, min(padded_rows(rows), self._shape[0]) - rows)
         # A padding row attends to its own token alone: with none at all its states would be NaN, and stay in the cache.
         hidden = self.steps.step(
-            self.policy.lm.get_decoder(),
+            self.policy.decoder,
             self.ring,
             functional.pad(tokens, padding, value=self.policy.pad_token_id),
             functional.pad(lengths, padding, value=1),

@@ -54,15 +54,19 @@ class Decoding:
         self.group_size = self.out.group_size
         self.eos = torch.tensor(policy.eos_token_ids, device=policy.device)
         self.waiting = deque(sorted(range(len(prompts)), key=lambda prompt: len(prompts[prompt])))
-        self.cache_argument = cache_argument(policy.lm.get_decoder())
         self.room = Room(columns=0)
-        self.cache = self._new_cache(rows=0)
-        self.mask_is_ready = _takes_finished_masks(policy, self.cache)
         self.refills = False  # a round that fits needs no spare columns
-        self.refills = self._fitting(rows=0) < len(prompts) and self.cache.only_attention
+        self.refills = self._prepare() and self._fitting(rows=0) < len(prompts)
         self.rows = Rows.begin(*self.eos.new_empty(2, 0))
         self.width = 0  # columns of the cache
         self.padded = False
+
+    def _prepare(self) -> bool:
+        """Make what keeps the past of the rows; return whether rows can join others that are under way."""
+        self.cache_argument = cache_argument(self.policy.decoder)
+        self.cache = self._new_cache(rows=0)
+        self.mask_is_ready = _takes_finished_masks(self.policy, self.cache)
+        return self.cache.only_attention
 
     def run(self) -> None:
         """Decode until every response has ended or reached the length limit."""
@@ -125,22 +129,27 @@ class Decoding:
     def _join(self, count: int) -> Tensor:
         """Run waiting prompts once and put their groups behind the rows; return the logits [B, V] of these groups."""
         chosen = [self.waiting.popleft() for _ in range(count)]
-        ids, lengths = pad_rows([self.prompts[prompt] for prompt in chosen], self.policy.pad_token_id, left=True)
-        padded, width = int(lengths.min()) < ids.shape[1], ids.shape[1]
-        rows, self.room.columns = self._capacity(width)
+        lengths = torch.tensor([len(self.prompts[prompt]) for prompt in chosen], device=self.policy.device)
+        rows, self.room.columns = self._capacity(int(lengths.max()))
         self.room.rows = rows if self.refills and self.waiting else 0
-        ids, lengths = ids.to(self.policy.device), lengths.to(self.policy.device)
-        mask = length_mask(lengths, width).flip(1)
-        cache = self._new_cache(count)
-        hidden = self._forward(cache, ids, mask if padded else None, (mask.cumsum(1) - 1).clamp(min=0))
-        logits = self.policy.head(hidden)
+        logits = self.policy.head(self._read(chosen))
         if not bool(logits.isfinite().all()):
             raise UserError("The policy's logits are not finite: its weights are damaged, or overflow in their dtype.")
-        self._place(cache, padded, width)
-        first = torch.tensor(chosen, device=ids.device) * self.group_size
-        slots = (first[:, None] + torch.arange(self.group_size, device=ids.device)).flatten()
+        first = torch.tensor(chosen, device=lengths.device) * self.group_size
+        slots = (first[:, None] + torch.arange(self.group_size, device=lengths.device)).flatten()
         self.rows = self.rows.append(Rows.begin(slots, lengths.repeat_interleave(self.group_size)))
         return logits.repeat_interleave(self.group_size, 0)
+
+    def _read(self, chosen: list[int]) -> Tensor:
+        """Run some prompts, and put what is kept of them behind the rows; return the hidden states behind them."""
+        ids, lengths = pad_rows([self.prompts[prompt] for prompt in chosen], self.policy.pad_token_id, left=True)
+        padded, width = int(lengths.min()) < ids.shape[1], ids.shape[1]
+        ids, lengths = ids.to(self.policy.device), lengths.to(self.policy.device)
+        mask = length_mask(lengths, width).flip(1)
+        cache = self._new_cache(len(chosen))
+        hidden = self._forward(cache, ids, mask if padded else None, (mask.cumsum(1) - 1).clamp(min=0))
+        self._place(cache, padded, width)
+        return hidden
 
     def _place(self, cache: GrowingCache, padded: bool, width: int) -> None:
         """Put the rows of another cache, as wide as said, behind those of the batch, each for a whole group."""
@@ -181,9 +190,8 @@ class Decoding:
 
     def _forward(self, cache: GrowingCache, ids: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
         """[B, D] hidden states of the last place."""
-        decoder = self.policy.lm.get_decoder()
         past = {self.cache_argument: cache}
-        output = decoder(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **past)
+        output = self.policy.decoder(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **past)
         return output.last_hidden_state[:, -1]
 
     def _score(self, logits: Tensor, rows: Tensor) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 
 from laser_lightning.errors import UserError
 from laser_lightning.policy.model import Policy
@@ -10,6 +11,7 @@ from laser_lightning.records.batching import Rollouts, pad_rows
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
 from laser_lightning.rollout.transformers.compiled import CompiledDecoding, CompiledSteps
 from laser_lightning.rollout.transformers.decoding import BatchSettings, Decoding
+from laser_lightning.rollout.transformers.whole_passes import WholePasses, cache_obstacle
 
 
 class TransformersEngine(RolloutEngine):
@@ -39,6 +41,10 @@ class TransformersEngine(RolloutEngine):
             up to 128, and stays in memory between rounds, through updates too. Only for models of transformers whose
             layers all attend to every token, with ``policy.attention`` sdpa. Tested on CPU; tried once on a
             GPU, where it decoded four times as fast.
+        use_cache: keep the keys, values and states of the tokens before, so that a token costs a pass over itself
+            alone. Without, each token costs a pass over its whole sequence: exact for any causal model, and slow.
+            Models that no cache is known to be right for (no attention layer, a cache of their own, no positions) are
+            decoded so in any case, with a warning; ``max_cached_tokens`` then bounds the tokens of the running batch.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class TransformersEngine(RolloutEngine):
         drop_fraction: float = 0.125,
         scores: bool = True,
         compile: bool = False,
+        use_cache: bool = True,
     ) -> None:
         if max_batch_size < 1 or not 0 <= drop_fraction <= 1:
             raise UserError("engine.max_batch_size must be at least 1 and engine.drop_fraction between 0 and 1.")
@@ -58,6 +65,8 @@ class TransformersEngine(RolloutEngine):
         self.drop_fraction = drop_fraction
         self.scores = scores
         self.compile = compile
+        self.use_cache = use_cache
+        self._obstacle_told: str | None = None
         self._steps = CompiledSteps()
 
     def generate(
@@ -120,9 +129,36 @@ class TransformersEngine(RolloutEngine):
         settings = BatchSettings(self.max_batch_size, self.max_cached_tokens, self.drop_fraction, self.scores)
         rollout = (policy, prompts, out, sampling, reward_token_ids, generator, settings)
         if prompts:
-            decoding = CompiledDecoding(*rollout, self._steps) if self.compile else Decoding(*rollout)
-            decoding.run()
+            if not self._caches(policy):
+                WholePasses(*rollout).run()
+            elif self.compile:
+                CompiledDecoding(*rollout, self._steps).run()
+            else:
+                Decoding(*rollout).run()
         return out
+
+    def _caches(self, policy: Policy) -> bool:
+        """Whether this policy is decoded with a cache; says once why not, if it was not asked to be decoded without."""
+        obstacle = cache_obstacle(policy) if self.use_cache else "engine.use_cache is false"
+        if obstacle is None:
+            return True
+        if self.compile:
+            raise UserError(f"engine.compile compiles steps with a cache, and {obstacle}: set engine.compile to false.")
+        if self.use_cache and obstacle != self._obstacle_told:
+            self._obstacle_told = obstacle
+            rank_zero_warn(
+                f"Decoding without a cache, since {obstacle}: every token costs a pass over its whole sequence, which "
+                "is exact, and slow for long responses."
+            )
+        return False
+
+    def trial(self, rows: int) -> "TransformersEngine":
+        """Make an engine of these settings, without what a subclass adds, for a small batch (see ``RolloutEngine``)."""
+        trial = TransformersEngine()
+        vars(trial).update(vars(self))
+        trial.max_batch_size, trial.max_cached_tokens, trial.scores = rows, None, True
+        trial._steps = CompiledSteps()
+        return trial
 
     def close(self) -> None:
         """Release the cache and the graphs of compiled steps."""

@@ -1,0 +1,73 @@
+"""The self-test as every run begins with it."""
+
+from collections.abc import Callable
+from functools import partial
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from laser_lightning.distributed.ranks import Ranks
+from laser_lightning.errors import UserError
+from laser_lightning.policy.model import Policy
+from laser_lightning.rollout.engine import RolloutEngine
+from laser_lightning.rollout.self_test.findings import Finding
+from laser_lightning.rollout.self_test.ways import SelfTest
+
+
+def check_policy(
+    policy: Policy, engine: RolloutEngine | None = None, ranks: Ranks | None = None, trains: bool = True
+) -> list[Finding]:
+    """Try all that a run is about to use; let the engine take a slower way where only that is right.
+
+    All ranks call it together, with whole weights, and go on, or are refused, together.
+
+    Args:
+        policy: the model.
+        engine: draws solutions; None where nothing is sampled.
+        ranks: the processes of the run.
+        trains: whether the policy is trained, and not evaluated alone.
+
+    Returns:
+        What was found, in the order in which it was tried.
+
+    Raises:
+        UserError: with cause and remedy, if something is wrong.
+    """
+    test = SelfTest(policy, engine, ranks)
+    # In this order: what is wrong in one makes those behind it wrong.
+    found = [_passed(partial(test.repetition, training=False)), _passed(test.causality), _passed(test.head)]
+    if trains:
+        found.append(_passed(partial(test.repetition, training=True)))
+    if test.tries_engine:
+        found += [_passed(partial(decode_rightly, way, engine)) for way in (test.decoding, test.refilling)]
+    if trains:
+        found.append(_passed(test.update))
+    return found
+
+
+def _passed(way: Callable[[], Finding]) -> Finding:
+    finding = way()
+    if not finding.passed:
+        raise UserError(finding.sentence)
+    return finding
+
+
+def decode_rightly(way: Callable[[], Finding], engine: RolloutEngine | None) -> Finding:
+    """Try the engine; if it is wrong, let it do without a cache where it can, and keep it so where that is right.
+
+    Args:
+        way: of the self-test, through this engine.
+        engine: may have an attribute ``use_cache`` that can be set to false.
+    """
+    finding = way()
+    if finding.passed or not getattr(engine, "use_cache", False):
+        return finding
+    engine.use_cache = False  # type: ignore[union-attr]
+    slower = way()
+    if not slower.passed:
+        engine.use_cache = True  # type: ignore[union-attr]
+        return finding
+    rank_zero_warn(
+        f"{finding.cause}. It is decoded without a cache, which is right: each token then takes a pass over its whole "
+        "sequence, and rollouts are slow."
+    )
+    return slower

@@ -1,0 +1,1 @@
+"""What `pytest -m models` runs: every model type of transformers, tiny, from loading to exports."""
