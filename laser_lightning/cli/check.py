@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import yaml
@@ -111,7 +112,7 @@ def read_asked(args: Sequence[str]) -> "Asked":
     parser.add_class_arguments(PolicySettings, "model.policy")
     parser.add_subclass_arguments(RolloutEngine, "model.engine")
     parser.add_argument("--trainer.accelerator", type=str, default="auto")
-    parser.add_argument("--trainer.devices", type=list[int] | str | int, default="auto")
+    parser.add_argument("--trainer.devices", type=list[int] | int | str, default="auto")
     parser.add_argument("--trainer.num_nodes", type=int, default=1)
     parser.add_argument("--trainer.precision", type=str | int | None, default=None)
     parser.add_argument("--trainer.strategy", type=str | Strategy, default="auto")
@@ -138,7 +139,7 @@ def _used_config(text: str) -> str:
 def _used_options(args: Sequence[str]) -> list[str]:
     """The options that are used here, each as one word."""
     words: list[str] = []
-    for arg, following in zip(args, [*args[1:], ""], strict=True):
+    for arg, following in zip_longest(args, args[1:], fillvalue=""):
         name, equals, value = arg.partition("=")
         key = name.removeprefix("--").replace("model.init_args.", "model.", 1)
         of_trainer = key.startswith("trainer.") and key.split(".")[1] in TRAINER_KEYS

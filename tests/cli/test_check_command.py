@@ -69,7 +69,7 @@ def test_what_is_wrong_is_said_and_asked_for_sets_the_status(
     table = capsys.readouterr().out
     assert status == 1
     (row,) = [line for line in table.splitlines() if line.startswith("* causality ")]
-    assert "wrong    In Gemma3ForCausalLM a place of a sequence sees the tokens behind it" in row
+    assert "refused  In Gemma3ForCausalLM a place of a sequence sees the tokens behind" in row
 
 
 def test_gradient_checkpointing_where_there_is_none(
