@@ -174,7 +174,7 @@ def test_a_mistake_on_the_command_line_is_told_in_one_line(
 )
 def test_the_command_is_asked_for(capsys: pytest.CaptureFixture[str], args: list[str], end: str) -> None:
     message = error_of(capsys, *args)
-    assert message.startswith("the first word is fit, validate, test, predict, export")
+    assert message.startswith("the first word is fit, validate, test, predict, check, export")
     assert message.endswith(f", not {end}")
 
 
