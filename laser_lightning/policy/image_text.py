@@ -1,9 +1,9 @@
 """Image-text models, of which the text part is trained."""
 
+import warnings
 from collections import Counter
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_warn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -46,10 +46,11 @@ def freeze_other_parts(lm: PreTrainedModel) -> None:
             parameter.requires_grad_(False)
             frozen[name.removeprefix("model.").split(".")[0]] += parameter.numel()
     if frozen:
-        rank_zero_warn(
+        warnings.warn(
             f"{type(lm).__name__} is an image-text model, of which the text part is trained. The rest is frozen: "
             f"{', '.join(f'{part} ({count:,} parameters)' for part, count in frozen.items())}. Exports hold the whole "
-            "model."
+            "model.",
+            stacklevel=2,
         )
 
 
@@ -61,7 +62,8 @@ def say_text_alone(lm: PreTrainedModel, config: PretrainedConfig) -> None:
         config: what its directory describes.
     """
     if config.get_text_config() is not config and lm.config.get_text_config() is lm.config:
-        rank_zero_warn(
+        warnings.warn(
             f"The model has the type '{config.model_type}', of which transformers loads the text part as a "
-            f"{type(lm).__name__}: that is what is trained and exported."
+            f"{type(lm).__name__}: that is what is trained and exported.",
+            stacklevel=2,
         )

@@ -264,6 +264,8 @@ def test_another_model_starts_anew(policy_dir: Path, reference_dir: Path, tmp_pa
 
 
 def test_what_keeps_nothing(policy_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # An export could not hold the bias of this head, which a run finds out before its first step.
+    monkeypatch.setattr(LaSeRModule, "check_exports", lambda module: None)
     Evaluation(tmp_path / "fit", policy_dir).run("fit")
     Evaluation(tmp_path / "off", policy_dir, evaluation=EvaluationSettings(samples=3, keep=False)).run()
     monkeypatch.chdir(tmp_path)

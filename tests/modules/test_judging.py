@@ -87,7 +87,7 @@ def make(policy_dir: Path) -> Callable[..., LaSeRModule]:
             "group_size": 6,
             "engine": FixedEngine(),
             "sampling": Sampling(temperature=TEMPERATURE, max_response_tokens=LIMIT),
-            "update": UpdateSettings(micro_batch_tokens, judging=judging),
+            "update": UpdateSettings(micro_batch_tokens, judging=judging, max_mismatch=None),
             "verification": VerificationSettings(workers=0),
             "evaluation": EvaluationSettings(at_start=False, at_end=False),
             # A large eps: AdamW must not amplify rounding.

@@ -1,9 +1,9 @@
 """The default engine: batched decoding in process, on any transformers causal LM."""
 
+import warnings
 from collections.abc import Sequence
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 
 from laser_lightning.errors import UserError
 from laser_lightning.policy.model import Policy
@@ -146,9 +146,10 @@ class TransformersEngine(RolloutEngine):
             raise UserError(f"engine.compile compiles steps with a cache, and {obstacle}: set engine.compile to false.")
         if self.use_cache and obstacle != self._obstacle_told:
             self._obstacle_told = obstacle
-            rank_zero_warn(
+            warnings.warn(
                 f"Decoding without a cache, since {obstacle}: every token costs a pass over its whole sequence, which "
-                "is exact, and slow for long responses."
+                "is exact, and slow for long responses.",
+                stacklevel=2,
             )
         return False
 
