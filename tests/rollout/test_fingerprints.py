@@ -78,6 +78,7 @@ def test_a_part_is_described_by_what_is_configured() -> None:
         "drop_fraction": 0.125,
         "scores": True,
         "compile": False,
+        "use_cache": True,
     }
 
     class Part:
