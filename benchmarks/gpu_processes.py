@@ -6,6 +6,7 @@ Parts share a process, and with it the context of the GPU, unless they change wh
 import faulthandler
 import gc
 import json
+import logging
 import os
 import queue
 import signal
@@ -71,6 +72,7 @@ def measure_parts(device: str, tiny: bool, work: Path, deepspeed: bool) -> None:
             import_deepspeed()
     import gpu_parts
 
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for line in sys.stdin:
         outcome = outcome_of(line.strip(), gpu_parts, Check(device, tiny, work))
         gc.collect()

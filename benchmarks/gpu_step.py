@@ -1,6 +1,5 @@
 """A training step of ``gpu_check.py``: how long its parts take, what they compute, and how much memory they hold."""
 
-import logging
 import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -207,7 +206,6 @@ def train(
     Returns:
         Speeds, the memory of each part of the step, and what should be the same in all ways of taking it.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     case = case or check.case
     measured = Steps(model_work(check.model))
     module = build(case, PolicySettings(str(check.model), **policy), engine)

@@ -39,7 +39,7 @@ class HeldRound:
     problems: Sequence[Problem]
     texts: list[str]
     verifications: list[Verification]
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Shaped[Tensor, "..."]]
 
     @classmethod
     def of(cls, number: int, rollout: Rollout) -> Self:
