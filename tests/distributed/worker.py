@@ -200,6 +200,11 @@ class StepwiseModule(LaSeRModule):
         if self.experts:
             self.policy.lm.experts = torch.nn.ParameterList(torch.full((1, 1), 0.5) for _ in range(self.experts))
 
+    def check_exports(self, adapter: bool = False) -> None:
+        """A model with experts that its class does not know cannot be exported, which a run would refuse."""
+        if not self.experts:
+            super().check_exports(adapter)
+
     def forward(self, batch: MicroBatch) -> PolicyOutputs:
         """With experts each solution visits one, by its second token, and no solution the last one."""
         outputs = super().forward(batch)
