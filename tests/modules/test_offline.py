@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from laser_lightning import LaSeRScorer, LastTokenSelfReward
+from laser_lightning.callbacks import ReferenceConstantCalibration
 from laser_lightning.cli.command_line import main
 from laser_lightning.data import ArithmeticSource, FileSource, PromptDataModule, RecordedSolution
 from laser_lightning.data.problem import Problem
@@ -70,6 +71,17 @@ def test_scores_and_losses_equal_those_of_single_unpadded_sequences() -> None:
     losses = [twin(module, *one)[1:] for one in taught]
     assert float(found.token_losses) == pytest.approx(sum(loss for loss, _ in losses), rel=1e-5)
     assert int(found.tokens) == sum(tokens for _, tokens in losses) == 3 + 4 + 10 + 2
+
+
+def test_the_constant_is_the_mean_behind_the_first_recorded_solutions() -> None:
+    module = make()
+    assert module.offline is not None
+    found, emitted = ReferenceConstantCalibration(group_size=2)._recorded(module.offline, problems(module))
+    # The first two of each problem; worked ones too, the truncated third not. beta is 0.5 and the constant -6.
+    chosen = [("1+2=", "#3"), ("1+2=", "#4"), ("10+20=", "#30"), ("10+20=", "0+0=0;#30"), ("7*", "#")]
+    expected = [twin(module, *one)[0] / 0.5 - 6.0 for one in chosen]
+    assert found.tolist() == pytest.approx(expected, abs=1e-5)
+    assert emitted.tolist() == [False] * 5
 
 
 def test_some_of_the_solutions_are_drawn_by_step_and_problem() -> None:
@@ -195,6 +207,13 @@ def test_from_kept_solutions_to_a_scorer(tmp_path: Path) -> None:
     ours = module.offline.judge(module.offline.batch([one])).scores
     theirs = [solution.self_reward for solution in scorer.score(["1+2="] * 3, texts)]
     assert theirs == pytest.approx(ours.tolist(), abs=1e-5)
+
+    again = tmp_path / "again"
+    options = [f"--run_dir={again}", f"--model.policy.path={export}", f"{HEAD}reference=exported"]
+    options += ["--data.val.arithmetic.init_args.size=1", "--model.evaluation.samples=2", "--figures=null"]
+    assert main(["validate", "--config=quickstart", *options, "--report=null", *common]) == 0
+    with (again / "kept/validate/arithmetic/rank0.jsonl").open() as file:
+        assert json.loads(file.readline())["reference"] == scorer.settings.reference_constant
 
 
 def refused(module: SupervisedModule, *sets: Problem) -> None:
