@@ -100,12 +100,9 @@ def _learns_offline(origins: Mapping[Key, Origin]) -> bool:
     """Whether the model is the supervised one with a score that it learns from recorded solutions."""
     from laser_lightning.modules.supervised import SupervisedModule
 
-    model = _class_at(origins, "model")
-    return (
-        isinstance(model, type)
-        and issubclass(model, SupervisedModule)
-        and bool(_class_at(origins, "model", "self_reward"))
-    )
+    model, head = _class_at(origins, "model"), _class_at(origins, "model", "self_reward")
+    # Without a head its name is "", at which `locate` finds the module of the built-ins.
+    return isinstance(model, type) and issubclass(model, SupervisedModule) and isinstance(head, type)
 
 
 def _is_calibrated(origins: Mapping[Key, Origin]) -> bool:
