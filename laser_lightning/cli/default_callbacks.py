@@ -63,6 +63,8 @@ def left_out(origins: Mapping[Key, Origin]) -> list[str]:
     """
     defaults = CALLBACK_SLOTS.keys() - given_slots(origins)
     unsuited = {name for name in defaults if not _suits(CALLBACK_SLOTS[name], _class_at(origins, "model"))}
+    if _learns_offline(origins):
+        unsuited.discard("calibration")
     if not _is_calibrated(origins):
         unsuited.add("calibration")
     if (checkpointing := _value_at(origins, "trainer", "enable_checkpointing")) and checkpointing.lower() == "false":
@@ -94,6 +96,15 @@ def _suits(slot: Slot, model: object) -> bool:
     return issubclass(model, LaSeRModule if slot.needs == "laser" else TrainingModule)
 
 
+def _learns_offline(origins: Mapping[Key, Origin]) -> bool:
+    """Whether the model is the supervised one with a score that it learns from recorded solutions."""
+    from laser_lightning.modules.supervised import SupervisedModule
+
+    model, head = _class_at(origins, "model"), _class_at(origins, "model", "self_reward")
+    # Without a head its name is "", at which `locate` finds the module of the built-ins.
+    return isinstance(model, type) and issubclass(model, SupervisedModule) and isinstance(head, type)
+
+
 def _is_calibrated(origins: Mapping[Key, Origin]) -> bool:
     """Whether the self-reward has a reference constant that is to be measured."""
     from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
@@ -101,7 +112,7 @@ def _is_calibrated(origins: Mapping[Key, Origin]) -> bool:
     head = _class_at(origins, "model", "self_reward")
     if isinstance(head, type) and not issubclass(head, LastTokenSelfReward):
         return False
-    return _value_at(origins, "model", "self_reward", "reference") in (None, "calibrate")
+    return _value_at(origins, "model", "self_reward", "reference") in (None, "calibrate", "exported")
 
 
 def _class_at(origins: Mapping[Key, Origin], *key: str) -> object:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from laser_lightning.data.curriculum.uniform import InOrder, UniformShuffling
     from laser_lightning.data.loader import PromptLoader
     from laser_lightning.data.module import PromptDataModule
-    from laser_lightning.data.problem import Problem
+    from laser_lightning.data.problem import Problem, RecordedSolution
     from laser_lightning.data.sources import FileSource, HubSource, ProblemSource
     from laser_lightning.data.templates import PromptTemplate
 
@@ -29,6 +29,7 @@ _EXPORTS = {
     "PromptDataModule": "laser_lightning.data.module",
     "PromptLoader": "laser_lightning.data.loader",
     "PromptTemplate": "laser_lightning.data.templates",
+    "RecordedSolution": "laser_lightning.data.problem",
     "StepOutcome": "laser_lightning.data.curriculum.curriculum",
     "UniformShuffling": "laser_lightning.data.curriculum.uniform",
 }
@@ -45,6 +46,7 @@ __all__ = [
     "PromptDataModule",
     "PromptLoader",
     "PromptTemplate",
+    "RecordedSolution",
     "StepOutcome",
     "UniformShuffling",
 ]

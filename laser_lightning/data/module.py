@@ -17,6 +17,7 @@ from laser_lightning.data.curriculum.uniform import InOrder, UniformShuffling
 from laser_lightning.data.loader import PromptLoader
 from laser_lightning.data.problem import Problem
 from laser_lightning.data.prompts import check_vocabulary
+from laser_lightning.data.recorded import gather_recorded, recorded_solution
 from laser_lightning.data.seeds import seed_or_global
 from laser_lightning.data.sources import FileSource, HubSource, ProblemSource
 from laser_lightning.data.templates import PromptTemplate
@@ -276,7 +277,8 @@ class PromptDataModule(LightningDataModule):
             raise UserError(f"Set '{name}': {error}") from error
         # delay: no bar for what takes less than a second
         progress = tqdm(rows, desc=f"Encoding '{name}'", delay=1.0, leave=False, disable=rank > 0 or None)
-        problems = [self._problem(name, number, row, tokenizer) for number, row in enumerate(progress)]
+        read = [self._problem(name, number, row, tokenizer) for number, row in enumerate(progress)]
+        problems = gather_recorded(read)
         check_indices(name, problems)
         fitting = [problem for problem in problems if len(problem.prompt_ids) <= self.max_prompt_tokens]
         if len(fitting) < len(problems):
@@ -285,7 +287,7 @@ class PromptDataModule(LightningDataModule):
         if verifier is None:
             return fitting
         if verifier.sees_all:
-            whole = dict(zip((problem.index for problem in problems), source.whole_rows(rows), strict=True))
+            whole = dict(zip((problem.index for problem in read), source.whole_rows(rows), strict=True))
             fitting = [problem._replace(row=whole[problem.index]) for problem in fitting]
         # The rows of a source of one's own have a column `verifier`, if they name any.
         column = _verifier_column(source) if isinstance(source, FileSource | HubSource) else "verifier"
@@ -310,8 +312,9 @@ class PromptDataModule(LightningDataModule):
             prompt_ids=prompt_ids,
             answer=row["answer"],
             kind=row.get("kind"),
-            solution=row.get("solution"),
+            solution=None if "reward" in row else row.get("solution"),
             verifier=row.get("verifier"),
+            recorded=(recorded_solution(row),) if "reward" in row else (),
         )
 
     def _report_overlong(self, name: str, problems: list[Problem], none_left: bool) -> None:

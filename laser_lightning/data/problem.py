@@ -4,6 +4,22 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
+class RecordedSolution(NamedTuple):
+    """A solution that is there already, with what the verifier said of it.
+
+    Attributes:
+        text: the response, without special tokens.
+        reward: the verifier's; None for a worked solution, which nobody judged.
+        finished: whether it ended by itself, and was not cut at a length limit.
+        prompt_fingerprint: of the prompt that it answers, where that is known (``prompt_fingerprint``).
+    """
+
+    text: str
+    reward: float | None
+    finished: bool = True
+    prompt_fingerprint: str | None = None
+
+
 class Problem(NamedTuple):
     """One problem as it flows from the data to the rollout and the verifier.
 
@@ -18,6 +34,7 @@ class Problem(NamedTuple):
         solution: worked solution, when the source has one (the supervised stage trains on it).
         verifier: name of the verifier that judges it, of a ``MixedVerifier``'s; None where the source names none.
         row: all columns of its row in the source, for verifiers that look at them; else empty.
+        recorded: its recorded solutions, when the source has rewards; ``solution`` is then None.
     """
 
     dataset: str
@@ -30,3 +47,4 @@ class Problem(NamedTuple):
     solution: str | None = None
     verifier: str | None = None
     row: Mapping[str, Any] = {}
+    recorded: tuple[RecordedSolution, ...] = ()

@@ -34,8 +34,10 @@ class ProblemSource(ABC):
             A dataset with the text columns ``problem`` and ``answer`` and, where the source has them,
             ``kind`` (kind of problem), ``solution`` (worked solution), ``verifier`` (name of the verifier that
             judges the problem, of a ``MixedVerifier``'s) and ``index`` (row number in the source, by default the one
-            in the dataset; no two alike). ``context`` holds chat messages in front of the problem, a list of mappings
-            with ``role`` and ``content``.
+            in the dataset; no two alike). With a column ``reward`` (float, or null) the solutions are recorded ones
+            and the rewards a verifier's: rows of the same prompt are then one problem, and may have the same index;
+            ``finished`` (bool) is False for solutions that were cut. ``context`` holds chat messages in front of the
+            problem, a list of mappings with ``role`` and ``content``.
         """
 
     def whole_rows(self, problems: Dataset) -> Iterable[Mapping[str, Any]]:
@@ -54,17 +56,25 @@ class Columns:
     """Which columns of a table hold what, and what to do with rows that lack it."""
 
     problem: str
-    answer: str
+    answer: str | None
     solution: str | None
     kind: str | None
     verifier: str | None
     answer_pattern: str
     max_rows: int | None
     invalid_rows: InvalidRows
+    reward: str | None = None
 
     def __post_init__(self) -> None:
         if self.max_rows is not None and self.max_rows < 1:
             raise UserError(f"max_rows is {self.max_rows}: give a positive number, or leave it out for all rows.")
+        if self.reward is not None and self.solution is None:
+            raise UserError(
+                f"reward_column is '{self.reward}', and solution_column, which names the solutions that were rewarded, "
+                "is not set."
+            )
+        if self.answer is None and self.reward is None:
+            raise UserError("answer_column is null: only recorded solutions (reward_column) need no gold answers.")
         if self.answer_pattern is None:
             raise UserError("answer_pattern is null: for no pattern, leave it out.")
         if not self.answer_pattern:
@@ -88,6 +98,7 @@ class Columns:
             "solution": self.solution,
             "kind": self.kind,
             "verifier": self.verifier,
+            "reward": self.reward,
         }
         return {role: column for role, column in columns.items() if column is not None}
 
@@ -119,6 +130,25 @@ def as_text(value: Any) -> str | None:
     raise TypeError(f"a {type(value).__name__}, not text, a number or a list of those")
 
 
+def as_reward(text: str | None, index: int, source: str) -> float | None:
+    """The reward in a cell; None where there is none.
+
+    Raises:
+        UserError: it is neither a number nor true or false.
+    """
+    if text is None:
+        return None
+    try:
+        reward = float({"true": "1", "false": "0"}.get(text.strip().lower(), text))
+        if not math.isfinite(reward):
+            raise ValueError
+        return reward
+    except ValueError as error:
+        raise UserError(
+            f"Row {index} of {source} has the reward '{text}': write numbers, or true and false."
+        ) from error
+
+
 def select_columns(rows: Iterable[Mapping[str, Any]], available: list[str], columns: Columns, source: str) -> Dataset:
     """Bring the rows of a table into the shape that ``ProblemSource.load`` promises.
 
@@ -140,15 +170,16 @@ def select_columns(rows: Iterable[Mapping[str, Any]], available: list[str], colu
                 f"{source} has no column '{column}' ({role}_column): its columns are "
                 f"{', '.join(available) or 'none at all'}."
             )
-    selected: dict[str, list[Any]] = {role: [] for role in ("index", *columns.roles)}
+    selected: dict[str, list[Any]] = {role: [] for role in dict.fromkeys(("index", *columns.roles, "answer"))}
     contexts: list[list[Message]] = []
     invalid: list[str] = []
     for index, row in enumerate(islice(rows, columns.max_rows)):
         context, texts = _cells(row, columns, index, source)
-        texts["answer"] = _find_answer(texts["answer"], columns.answer_pattern)
+        texts["answer"] = "" if columns.answer is None else _find_answer(texts["answer"], columns.answer_pattern)
         if name := texts.get("verifier"):
             texts["verifier"] = name.strip()  # it is looked up, so white space around it must not count
-        if texts["problem"] is None or texts["answer"] is None:
+        rewarded = texts.get("reward") is not None
+        if texts["problem"] is None or texts["answer"] is None or (rewarded and texts["solution"] is None):
             invalid.append(f"row {index} ({_reason(texts, row, columns)})")
             continue
         broken = [role for role, text in texts.items() if text is not None and not is_unicode(text)]
@@ -157,12 +188,14 @@ def select_columns(rows: Iterable[Mapping[str, Any]], available: list[str], colu
             invalid.append(f"row {index} (one half of a surrogate pair, which is no character, in '{where}')")
             continue
         contexts.append(context)
-        for role, text in {"index": index, **texts}.items():
-            selected[role].append(text)
+        reward = {"reward": as_reward(texts["reward"], index, source)} if columns.reward else {}
+        for role, value in {"index": index, **texts, **reward}.items():
+            selected[role].append(value)
     _report_invalid(invalid, len(invalid) + len(selected["index"]), columns.invalid_rows, source)
     if not selected["index"]:
         raise UserError(f"{source} has no rows{' that can be used' if invalid else ''}.")
-    features = Features({role: Value("int64" if role == "index" else "string") for role in selected})
+    types = {"index": "int64", "reward": "float64"}
+    features = Features({role: Value(types.get(role, "string")) for role in selected})
     if any(contexts):
         selected["context"] = contexts
         features["context"] = [{"role": Value("string"), "content": Value("string")}]
@@ -183,7 +216,8 @@ def _cells(
             text = as_text(cell)
         except (TypeError, ValueError) as error:
             raise UserError(f"Row {index} of {source} holds {error}, in column '{column}'.") from error
-        texts[role] = text if text is not None and text.strip() else None
+        recorded = role == "solution" and columns.reward is not None  # a response may be empty, and wrong
+        texts[role] = text if text is not None and (text.strip() or recorded) else None
     return context, texts
 
 
@@ -197,6 +231,9 @@ def _find_answer(text: str | None, pattern: str) -> str | None:
 def _reason(texts: Mapping[str, str | None], row: Mapping[str, Any], columns: Columns) -> str:
     if texts["problem"] is None:
         return "no problem"
+    if texts["answer"] is not None:
+        return "a reward of no solution"
+    assert columns.answer is not None
     text = as_text(value_at(row, columns.answer))
     return "answer_pattern finds nothing" if columns.answer_pattern and text and text.strip() else "no answer"
 
@@ -221,7 +258,8 @@ class HubSource(ProblemSource):
         name: configuration of the dataset, when it has several, e.g. ``main``.
         problem_column: column with the problem: text, or a list of chat messages that ends with the user's. A column
             inside of another is named with a dot, here and below: ``reward_model.ground_truth``.
-        answer_column: column with the gold answer. Numbers become text, and lists are joined with ``", "``.
+        answer_column: column with the gold answer. Numbers become text, and lists are joined with ``", "``. null for
+            recorded solutions (``reward_column``) without gold answers.
         solution_column: column with a worked solution (for the supervised stage); may be the answer's column.
         kind_column: column with the kind of problem, for metrics per kind.
         answer_pattern: regular expression with one group that finds the answer within its column; the last
@@ -230,6 +268,9 @@ class HubSource(ProblemSource):
         invalid_rows: what to do with rows that have no problem or no answer: ``refuse`` the dataset, or
             ``skip`` them with a warning.
         verifier_column: column with the name of the verifier that judges the row, of a ``MixedVerifier``'s.
+        reward_column: column with the reward of the solution in ``solution_column``, a number or true and false, which
+            makes the rows recorded solutions; rows of the same prompt are one problem's. One without a reward is a
+            worked solution.
     """
 
     def __init__(
@@ -238,13 +279,14 @@ class HubSource(ProblemSource):
         split: str = "train",
         name: str | None = None,
         problem_column: str = "problem",
-        answer_column: str = "answer",
+        answer_column: str | None = "answer",
         solution_column: str | None = None,
         kind_column: str | None = None,
         answer_pattern: str = "",
         max_rows: int | None = None,
         invalid_rows: InvalidRows = "refuse",
         verifier_column: str | None = None,
+        reward_column: str | None = None,
     ) -> None:
         self.path, self.split, self.name = path, split, name
         self.columns = Columns(
@@ -256,6 +298,7 @@ class HubSource(ProblemSource):
             answer_pattern,
             max_rows,
             invalid_rows,
+            reward_column,
         )
 
     def load(self) -> Dataset:
@@ -291,7 +334,8 @@ class FileSource(ProblemSource):
         path: the file, with the suffix ``.jsonl``, ``.json``, ``.csv`` or ``.parquet``.
         problem_column: column with the problem: text, or a list of chat messages that ends with the user's. A column
             inside of another is named with a dot, here and below: ``reward_model.ground_truth``.
-        answer_column: column with the gold answer. Numbers become text, and lists are joined with ``", "``.
+        answer_column: column with the gold answer. Numbers become text, and lists are joined with ``", "``. null for
+            recorded solutions (``reward_column``) without gold answers.
         solution_column: column with a worked solution (for the supervised stage); may be the answer's column.
         kind_column: column with the kind of problem, for metrics per kind.
         answer_pattern: regular expression with one group that finds the answer within its column; the last
@@ -300,19 +344,23 @@ class FileSource(ProblemSource):
         invalid_rows: what to do with rows that have no problem or no answer: ``refuse`` the file, or ``skip``
             them with a warning.
         verifier_column: column with the name of the verifier that judges the row, of a ``MixedVerifier``'s.
+        reward_column: column with the reward of the solution in ``solution_column``, a number or true and false, which
+            makes the rows recorded solutions; rows of the same prompt are one problem's. One without a reward is a
+            worked solution.
     """
 
     def __init__(
         self,
         path: str,
         problem_column: str = "problem",
-        answer_column: str = "answer",
+        answer_column: str | None = "answer",
         solution_column: str | None = None,
         kind_column: str | None = None,
         answer_pattern: str = "",
         max_rows: int | None = None,
         invalid_rows: InvalidRows = "refuse",
         verifier_column: str | None = None,
+        reward_column: str | None = None,
     ) -> None:
         self.path = path
         self.columns = Columns(
@@ -324,6 +372,7 @@ class FileSource(ProblemSource):
             answer_pattern,
             max_rows,
             invalid_rows,
+            reward_column,
         )
 
     def load(self) -> Dataset:

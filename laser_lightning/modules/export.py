@@ -9,6 +9,7 @@ from torch import Tensor
 
 from laser_lightning.errors import UserError
 from laser_lightning.metrics.votes.saved import VOTES_FILE, save_rules
+from laser_lightning.modules.exported_head import exported_head
 from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.model_card import write_card
 from laser_lightning.modules.training import TrainingModule
@@ -52,10 +53,10 @@ def write_export(
     else:
         lm.save_pretrained(partial, state_dict=dict(merged_weights(lm, weights)))
     module.tokenizer.save_pretrained(partial)
-    if isinstance(module, LaSeRModule) and module.judges_by_score:
-        settings = SelfRewardSettings.of(module.self_reward, step)
+    if (head := exported_head(module)) is not None:
+        settings = SelfRewardSettings.of(head, step)
         settings.save(partial)
-        if left_out := save_rules(module.evaluator.votes, partial):
+        if isinstance(module, LaSeRModule) and (left_out := save_rules(module.evaluator.votes, partial)):
             rank_zero_warn(
                 f"{directory.name}/{VOTES_FILE} is without the vote rules {', '.join(left_out)}: an argument of theirs "
                 "has no plain form, such as a number, a text or a list."

@@ -171,7 +171,7 @@ class Judging:
             "self_reward_loss": float(totals.self_reward_loss),
             "hold": float(totals.hold),
             "gradient_norm": norm,
-            "auroc_within": _auroc_within(targets.groups[judged], scores[judged], targets.rewards[judged], ranks),
+            "auroc_within": auroc_within(targets.groups[judged], scores[judged], targets.rewards[judged], ranks),
         }
 
     def _accumulate_gradients(
@@ -229,7 +229,7 @@ def _check(settings: JudgingSettings, module: "LaSeRModule") -> None:
         )
 
 
-def _auroc_within(groups: Tensor, scores: Tensor, rewards: Tensor, ranks: Ranks) -> float:
+def auroc_within(groups: Tensor, scores: Tensor, rewards: Tensor, ranks: Ranks) -> float:
     """The AUROC over pairs of solutions of the same group, which may lie on several ranks."""
     rows = torch.stack((groups.float(), scores, rewards), dim=1)
     padded = nn.functional.pad(rows, (0, 0, 0, ranks.max(len(rows)) - len(rows)), value=torch.nan)

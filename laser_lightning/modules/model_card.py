@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from laser_lightning.arguments import FORM
-from laser_lightning.modules.laser import LaSeRModule
+from laser_lightning.modules.exported_head import exported_head
 from laser_lightning.modules.training import TrainingModule
 from laser_lightning.objective.self_reward.settings import SelfRewardSettings
 from laser_lightning.policy.image_text import auto_class
@@ -81,8 +81,8 @@ def model_card(
         f"# A model trained with laser-lightning\n\n`{name}` trained it for {step:,} optimizer steps from {started} "
         f"`{base}`.",
     ]
-    if isinstance(module, LaSeRModule) and module.judges_by_score:
-        settings = SelfRewardSettings.of(module.self_reward, step)
+    if (head := exported_head(module)) is not None:
+        settings = SelfRewardSettings.of(head, step)
         own, end = module.tokenizer.eos_token_id, written_eos(module.policy.eos_token_ids, module.tokenizer)
         base_path = _loadable(str(module.policy.lm.name_or_path))
         eos = "tokenizer.eos_token_id" if end == own else str(end)

@@ -130,6 +130,14 @@ ONLY_LASER = ["calibration", "solution_log", "predictions", "figures", "report"]
         ({"model": "RISEModule"}, []),
         ({"model": "laser_lightning.SupervisedModule"}, ONLY_LASER),
         (
+            {"model": "laser_lightning.SupervisedModule", "model__self_reward": "laser_lightning.LastTokenSelfReward"},
+            [s for s in ONLY_LASER if s != "calibration"],
+        ),
+        (
+            {"model": "laser_lightning.SupervisedModule", "model__self_reward": "laser_lightning.YesNoSelfReward"},
+            ONLY_LASER,
+        ),
+        (
             {"model": "laser_lightning.SupervisedModule", "figures__dpi": "90"},
             [s for s in ONLY_LASER if s != "figures"],
         ),

@@ -96,7 +96,7 @@ WHOLE = [name for name in packaged_names() if name not in ("strategy/zero1", "st
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_what_is_printed_of_a_packaged_config_gives_it_again(capsys: pytest.CaptureFixture[str], name: str) -> None:
-    below = [] if name.startswith("paper/") or name == "warm_start" else ["--config", "quickstart"]
+    below = [] if name.startswith("paper/") or name in ("warm_start", "offline") else ["--config", "quickstart"]
     text = printed(capsys, *below, "--config", name)
     Path("again.yaml").write_text(text)
     assert printed(capsys, "--config", "again.yaml") == text

@@ -89,6 +89,11 @@ class Countdown(Exercise):
         return ",".join(map(str, sorted(self.numbers))) + f">{self.target}"
 
     @property
+    def ending(self) -> str:
+        """The target as a result."""
+        return f"={self.target}"
+
+    @property
     def key(self) -> str:
         """The answer, which knows no order of the numbers."""
         return self.answer

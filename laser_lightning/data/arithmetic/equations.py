@@ -44,6 +44,11 @@ class Equation(Exercise):
         return ",".join(map(str, sorted((self.factor, self.unknown, self.summand)))) + f">{self.value}"
 
     @property
+    def ending(self) -> str:
+        """The right-hand side as a result."""
+        return f"={self.value}"
+
+    @property
     def key(self) -> str:
         """The problem."""
         return self.problem

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 Split = Literal["train", "val", "test"]
 
+_SLIPS, _TRIES = 0.5, 100  # noise of a solution that is to be wrong, and how often it is tried
 _SPLIT_OF_BUCKET: dict[int, Split] = {0: "val", 1: "test"}  # of 10 buckets; the others are for training
 
 
@@ -39,6 +40,20 @@ class Exercise(ABC):
         """
 
     @property
+    @abstractmethod
+    def ending(self) -> str:
+        """What right solutions end with, and wrong ones do not."""
+
+    def wrong_solution(self, rng: random.Random) -> str | None:
+        """Work the problem out with slips until another result comes out; None where none does.
+
+        Args:
+            rng: source of the slips.
+        """
+        slipped = (self.solution(_SLIPS, rng) for _ in range(_TRIES))
+        return next((solution for solution in slipped if not solution.endswith(self.ending)), None)
+
+    @property
     def split(self) -> Split:
         """The split that the problem belongs to, by a hash of its key: in no other, whatever the seeds."""
         bucket = zlib.crc32(self.key.encode()) % 10
@@ -62,6 +77,11 @@ class TwoNumbers(Exercise):
     def problem(self) -> str:
         """For instance ``12+34``."""
         return f"{self.left}{self.operator}{self.right}"
+
+    @property
+    def ending(self) -> str:
+        """The answer behind ``#``."""
+        return f"#{self.answer}"
 
     @property
     def key(self) -> str:

@@ -24,3 +24,10 @@ class Product(TwoNumbers):
     def solution(self, noise: float, rng: random.Random) -> str:
         """The product behind ``#``: there is no column in which the teacher could slip."""
         return f"#{self.answer}"
+
+    def wrong_solution(self, rng: random.Random) -> str:
+        """Another number behind ``#``, with one wrong digit."""
+        place, digits = rng.randrange(len(self.answer)), list(self.answer)
+        first = place == 0 and len(digits) > 1  # which is no 0
+        digits[place] = rng.choice([d for d in "0123456789"[first:] if d != digits[place]])
+        return "#" + "".join(digits)

@@ -4,6 +4,7 @@ import random
 
 from datasets import Dataset
 
+from laser_lightning.data.arithmetic.checks import draw_check
 from laser_lightning.data.arithmetic.exercise import Exercise, Split
 from laser_lightning.data.arithmetic.kinds import drawer
 from laser_lightning.data.seeds import seed_or_global
@@ -35,6 +36,9 @@ class ArithmeticSource(ProblemSource):
             all, ``mul21`` 0.30, ``mul22`` 0.15.
         solution_noise: probability of a wrong sum in each column of the worked solutions (the supervised
             stage's teacher); answers are always right.
+        checks: share of the rows that ask for a verdict in place of a solution, for a supervised stage: the prompt is a
+            problem with a solution, such as ``3,5,7>26=7*3=21;21+5=26?``, and the response ``yes`` or ``no``. Only for
+            ``train``: no verifier of sums judges them.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class ArithmeticSource(ProblemSource):
         seed: int | None = None,
         kinds: dict[str, float] | None = None,
         solution_noise: float | dict[str, float] = 0.0,
+        checks: float = 0.0,
     ) -> None:
         self.split, self.size = split, size
         self.seed = HELD_OUT_SEED if seed is None and split != "train" else seed_or_global(seed)
@@ -65,6 +70,12 @@ class ArithmeticSource(ProblemSource):
             )
         if not all(0 <= noise <= 1 for noise in self.solution_noise.values()):
             raise UserError(f"solution_noise is {solution_noise}, and must be a probability, from 0 to 1.")
+
+        if not 0 <= checks <= 1:
+            raise UserError(f"checks is {checks}, and must be a share of the rows, from 0 to 1.")
+        if checks and split != "train":
+            raise UserError(f"checks is {checks} in the split '{split}': only training rows may ask for verdicts.")
+        self.checks = checks
 
     def load(self) -> Dataset:
         """Make the problems (columns ``problem``, ``answer``, ``kind``, ``solution``)."""
@@ -93,5 +104,8 @@ class ArithmeticSource(ProblemSource):
         """The columns of a problem, or None when it belongs to another split."""
         if exercise.split != self.split:
             return None
+        if self.checks and rng.random() < self.checks:
+            question, verdict = draw_check(exercise, rng)
+            return {"problem": question, "answer": verdict, "kind": kind, "solution": verdict}
         solution = exercise.solution(self.solution_noise[kind], rng)
         return {"problem": exercise.problem, "answer": exercise.answer, "kind": kind, "solution": solution}

@@ -35,7 +35,8 @@ class LastTokenSelfReward(SelfRewardHead):
         loss_weight: alpha, the weight of the self-rewarding loss; 0 trains plain GRPO, with no self-rewards in the
             advantages either, and still reports the score.
         reference: ``calibrate`` takes the mean of log pi_ref(z_c) over solutions of the initial policy (needs the
-            ReferenceConstantCalibration callback), a number is taken as it is, and ``exact`` runs the frozen
+            ReferenceConstantCalibration callback), ``exported`` has it take the constant in the ``self_reward.json``
+            of the export that ``policy.path`` names, a number is taken as it is, and ``exact`` runs the frozen
             reference model on every solution.
         class_weights: false is version 0.1's word for ``weights: EqualWeights``.
         weights: what each solution's error weighs in the loss: correct and incorrect ones half each, however many there
@@ -53,7 +54,7 @@ class LastTokenSelfReward(SelfRewardHead):
         token: str,
         beta: float = 0.1,
         loss_weight: float = 0.1,
-        reference: Literal["calibrate", "exact"] | float = "calibrate",
+        reference: Literal["calibrate", "exported", "exact"] | float = "calibrate",
         class_weights: bool = True,
         weights: SelfRewardWeights = ClassBalancedWeights(),
         target: SelfRewardTarget = VerifierTarget(),
