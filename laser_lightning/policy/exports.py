@@ -16,7 +16,14 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils import logging
 
 from laser_lightning.errors import UserError
-from laser_lightning.policy.lora import ADAPTER, adapter_config, adapter_weights, merged_weights
+from laser_lightning.policy.lora import (
+    ADAPTER,
+    adapter_config,
+    adapter_weights,
+    merged_weights,
+    own_adapter_weights,
+    weights_in_model,
+)
 from laser_lightning.policy.model import Policy
 
 ADAPTER_EXPORT = "adapter export"
@@ -42,8 +49,8 @@ def try_exports(policy: Policy, tokenizer: PreTrainedTokenizerBase) -> list[Expo
     the config is read again. The weights, which have no values on torch's meta device, are merged with their adapters,
     turned into those of a checkpoint as transformers saves them, and loaded as transformers loads them: none may be
     missing, left over, or of another shape. With LoRA, peft puts adapters into that model by the config that would be
-    written, and must ask for just the tensors that would be written. No weight is read, and random states stay as they
-    are. One process does it: transformers writes nothing in the other ones.
+    written, and must ask for just the tensors that it makes of those that would be written. No weight is read, and
+    random states stay as they are. One process does it: transformers writes nothing in the other ones.
 
     Args:
         policy: loaded, sharded or not.
@@ -119,14 +126,12 @@ def _save_and_load(
 def _load_adapter(lm: PreTrainedModel, state: dict[str, Tensor], plain: PreTrainedModel) -> None:
     """Find out whether peft finds the adapters again in the loaded model."""
     from peft import inject_adapter_in_model
-    from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 
-    config, weights = adapter_config(lm), adapter_weights(lm, state)
+    config, written = adapter_config(lm), adapter_weights(lm, state)
     inject_adapter_in_model(deepcopy(config), plain, ADAPTER, low_cpu_mem_usage=True)
-    written = _shapes_of(weights)
-    wanted = _shapes_of(adapter_weights(plain, plain.state_dict()))
-    read = _shapes_of(convert_peft_adapter_state_dict_for_transformers(plain, config, weights, ADAPTER))
-    if wrong := sorted((written ^ wanted) | (read ^ wanted)):
+    vars(plain)["peft_config"] = {ADAPTER: config}
+    read = _shapes_of(weights_in_model(plain, written))
+    if wrong := sorted(read ^ _shapes_of(own_adapter_weights(plain, plain.state_dict()))):
         raise ValueError(f"peft does not find all of its tensors again, such as {wrong[0][0]}")
 
 

@@ -23,11 +23,20 @@ def auto_class(config: PretrainedConfig) -> Any:
         config: the model's.
     """
     own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    if own_code or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if own_code or _is_causal(config):
         return AutoModelForCausalLM
     if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not config.is_encoder_decoder:
         return AutoModelForImageTextToText
     return None
+
+
+def _is_causal(config: PretrainedConfig) -> bool:
+    """Whether transformers loads a causal LM of a config, and would load it again once it is saved.
+
+    Of Mllama it loads a text part whose own type no auto class knows.
+    """
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING
+    return type(config) in causal and causal[type(config)].config_class in causal
 
 
 def freeze_other_parts(lm: PreTrainedModel) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.pytorch_utils import Conv1D
 
 from laser_lightning.errors import UserError
@@ -23,6 +24,9 @@ ADAPTER = "default"
 
 ADAPTER_CONFIG = "adapter_config.json"
 """The file that tells an adapter from a whole model."""
+
+_PREFIX = "base_model.model."
+"""What stands before a model's own names in peft's files."""
 
 
 @dataclass(frozen=True)
@@ -219,17 +223,48 @@ def _is_adapter(name: str) -> bool:
 
 
 def adapter_weights(lm: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the adapters, under peft's names in a file.
+    """The weights of the adapters, under the names in a file from which peft finds them again.
+
+    These are the model's own, with peft's prefix. Of some models peft renames what it reads, as transformers renames
+    what it reads from a checkpoint, and would rename the model's own names to those of no layer: there they are the
+    checkpoint's.
 
     Args:
         lm: the model with its adapters.
         state: its whole weights, under the names of its state dict.
     """
-    return {
-        f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": value
-        for name, value in state.items()
-        if _is_adapter(name)
-    }
+    own = own_adapter_weights(lm, state)
+    if weights_in_model(lm, own).keys() == own.keys():
+        return own
+    plain = {name.removeprefix(_PREFIX): value for name, value in own.items()}
+    written = {f"{_PREFIX}{name}": value for name, value in revert_weight_conversion(lm, plain).items()}
+    read = weights_in_model(lm, written)
+    if read.keys() == own.keys() and all(read[name] is value for name, value in own.items()):
+        return written
+    return own
+
+
+def own_adapter_weights(lm: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the adapters, under the model's own names with peft's prefix.
+
+    Args:
+        lm: the model with its adapters.
+        state: its whole weights, under the names of its state dict.
+    """
+    own = {name: value for name, value in state.items() if _is_adapter(name)}
+    return {f"{_PREFIX}{name.replace(f'.{ADAPTER}.', '.')}": value for name, value in own.items()}
+
+
+def weights_in_model(lm: PreTrainedModel, written: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What peft makes of the weights in a file: those of which ``own_adapter_weights`` has the names, if all is well.
+
+    Args:
+        lm: the model that they are read for.
+        written: the file's.
+    """
+    from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+
+    return convert_peft_adapter_state_dict_for_transformers(lm, lm.peft_config[ADAPTER], written, ADAPTER)
 
 
 def save_adapter(lm: PreTrainedModel, state: Mapping[str, Tensor], directory: Path) -> None:

@@ -16,6 +16,7 @@ from transformers import (
     LlavaConfig,
     Mistral3Config,
     MistralConfig,
+    MllamaConfig,
     PaliGemmaConfig,
     PixtralVisionConfig,
     PretrainedConfig,
@@ -59,6 +60,15 @@ WHOLE = {
         text_config=TEXT | {"rope_parameters": ROTATION}, vision_config=QWEN_IMAGES, image_token_id=99
     ),
 }
+# Of these AutoModelForCausalLM makes a text part that, exported, no auto class would load.
+MLLAMA_TEXT = {name: size for name, size in TEXT.items() if name != "head_dim"} | {"cross_attention_layers": []}
+MLLAMA_IMAGES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_global_layers": 1}
+MLLAMA_IMAGES |= {"attention_heads": 2, "image_size": 28, "patch_size": 14, "vision_output_dim": 64}
+WHOLE["mllama"] = lambda: MllamaConfig(
+    text_config=MLLAMA_TEXT,
+    vision_config=MLLAMA_IMAGES | {"intermediate_layers_indices": [0]},
+    image_token_index=99,
+)
 TEXT_ALONE = {
     "qwen3_5": lambda: Qwen3_5Config(
         text_config=TEXT | LINEAR | {"layer_types": ["full_attention"], "rope_parameters": ROTATION},

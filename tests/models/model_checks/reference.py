@@ -1,5 +1,7 @@
 """What plain transformers (and peft) say of a saved model: each sequence alone, whole, in float32."""
 
+import re
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,8 +46,20 @@ def plain_model(directory: Path) -> PreTrainedModel:
 
 
 def with_adapter(base: Path, adapter: Path) -> nn.Module:
-    """A model with an adapter, as peft loads it."""
-    return PeftModel.from_pretrained(plain_model(base), str(adapter), is_trainable=True).eval()
+    """A model with an adapter, as the adapter's card loads it.
+
+    Raises:
+        AssertionError: if adapters would stay as they are initialised.
+    """
+    card = (adapter / "README.md").read_text(encoding="utf-8")
+    loader = re.findall(r"PeftModel\.from_pretrained\((\w+)\.from_pretrained", card)[0]
+    lm = getattr(transformers, loader).from_pretrained(base, dtype=torch.float32)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        adapted = PeftModel.from_pretrained(lm, str(adapter), is_trainable=True)
+    lost = [str(warning.message) for warning in told if "missing adapter keys" in str(warning.message)]
+    assert not lost, lost[0]
+    return adapted.eval()
 
 
 def solutions(rollouts: Rollouts) -> list[Solution]:
