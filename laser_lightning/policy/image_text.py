@@ -35,7 +35,7 @@ def _is_causal(config: PretrainedConfig) -> bool:
 
     Of Mllama it loads a text part whose own type no auto class knows.
     """
-    causal = MODEL_FOR_CAUSAL_LM_MAPPING
+    causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING
     return type(config) in causal and causal[type(config)].config_class in causal
 
 
