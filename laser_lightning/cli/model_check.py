@@ -266,6 +266,10 @@ class _OneStep(SupervisedModule):
         """The run's."""
         return self.engine
 
+    def setup(self, stage: str) -> None:
+        """Set up what is no data."""
+        super(SupervisedModule, self).setup(stage)
+
     def encode(self, problems: list[Problem]) -> tuple[list[list[int]], list[list[int]]]:
         """Random token ids in the place of texts."""
         ids = random_ids(self.policy, tuple(8 for _ in problems))
