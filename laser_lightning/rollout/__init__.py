@@ -1,9 +1,17 @@
 """Rollout engines: prompts in, solutions with their scores out."""
 
+from typing import TYPE_CHECKING
+
+from laser_lightning.lazy import on_first_use
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
-from laser_lightning.rollout.kept_source import KeptSource
 from laser_lightning.rollout.recorded import RecordedSolutions
 from laser_lightning.rollout.transformers.engine import TransformersEngine
 from laser_lightning.rollout.vllm.engine import VLLMEngine
 
+if TYPE_CHECKING:
+    from laser_lightning.rollout.kept_source import KeptSource
+
 __all__ = ["KeptSource", "RecordedSolutions", "RolloutEngine", "Sampling", "TransformersEngine", "VLLMEngine"]
+
+# Sources know the trainer, without which the scorer does.
+__getattr__, __dir__ = on_first_use(__name__, {"KeptSource": "laser_lightning.rollout.kept_source"})
