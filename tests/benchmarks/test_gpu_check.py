@@ -1,13 +1,22 @@
 """The check of a GPU runs on a CPU, in tiny, so that it works the first time."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from transformers.utils.logging import enable_progress_bar
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def bars() -> Iterator[None]:
+    """Benchmarks leave out transformers' progress bars, which other tests in this process look at."""
+    yield
+    enable_progress_bar()
 
 
 @pytest.fixture
