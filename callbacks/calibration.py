@@ -96,9 +96,7 @@ class ReferenceConstantCalibration(Callback):
         if not isinstance(head, LastTokenSelfReward) or not head.needs_calibration:
             return
         if head.reference == "exported":
-            for known in (head, *of_averages(trainer, "self_reward")):
-                known.reference_constant.fill_(_exported_constant(module, head))  # type: ignore[operator]
-            head.check_reachable()
+            _set_constant(trainer, head, _exported_constant(module, head))
             return
         if isinstance(module, LaSeRModule) and module.engine.replays:
             raise UserError(
@@ -117,9 +115,7 @@ class ReferenceConstantCalibration(Callback):
             assert isinstance(module, LaSeRModule)
             log_probs, emitted = self._sampled(module, mine, trainer.global_rank)
         self.result = self._agree(module, head, log_probs, emitted)
-        for known in (head, *of_averages(trainer, "self_reward")):
-            known.reference_constant.fill_(self.result.mean)  # type: ignore[operator]
-        head.check_reachable()
+        _set_constant(trainer, head, self.result.mean)
         self._report(trainer, head, self.result)
 
     def _sampled(self, module: LaSeRModule, problems: list[Problem], rank: int) -> tuple[Tensor, Tensor]:
@@ -181,6 +177,13 @@ class ReferenceConstantCalibration(Callback):
         values = {"mean": result.mean, "std": result.std, "min": result.minimum, "max": result.maximum}
         for logger in trainer.loggers:
             logger.log_metrics({f"calibration/{name}": value for name, value in values.items()}, trainer.global_step)
+
+
+def _set_constant(trainer: Trainer, head: LastTokenSelfReward, constant: float) -> None:
+    """Give the constant to the head and to its averages; refuses one with which a score of 1 is unreachable."""
+    for known in (head, *of_averages(trainer, "self_reward")):
+        known.reference_constant.fill_(constant)  # type: ignore[operator]
+    head.check_reachable()
 
 
 def _exported_constant(module: TrainingModule, head: LastTokenSelfReward) -> float:

@@ -70,7 +70,6 @@ class TrainingModule(Part, SelfTested, OptimizerSteps):
         self.strict_loading = policy.lora is None  # with LoRA checkpoints lack the frozen weights, see saved_weights
         self.interruption = Interruption()
         self.parts = StepParts()
-        self._skipped_in_a_row = 0
         self._restored_random_states: list[dict[str, Any]] | None = None
         self._exchanges: list[Exchange] = []
         self.register_load_state_dict_post_hook(let_left_out_weights_be_missing)
