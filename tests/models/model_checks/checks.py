@@ -224,7 +224,7 @@ def draw_adapters(lm: nn.Module) -> None:
     generator = torch.Generator().manual_seed(5)
     for parameter in lm.parameters():
         if parameter.requires_grad:
-            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+            parameter.data = 0.05 * torch.randn(parameter.shape, generator=generator)
 
 
 # --------------------------------------------------------------- comparisons
