@@ -2,12 +2,14 @@
 
 from abc import abstractmethod
 
+import torch
 from torch import Tensor
 
 from laser_lightning.errors import UserError
 from laser_lightning.objective.losses.aggregation import weighted_sum
 from laser_lightning.objective.losses.kl import KLEstimate, KLEstimator
 from laser_lightning.objective.part import ObjectivePart
+from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD
 from laser_lightning.objective.targets import Targets
 from laser_lightning.policy.model import PolicyOutputs
 from laser_lightning.records.batching import MicroBatch
@@ -55,22 +57,30 @@ class SampledCrossEntropy(PolicyHold):
     """The cross-entropy of the policy on the tokens that it sampled itself.
 
     Its expected gradient is 0 at the policy that drew them, and elsewhere leads back to that one. The draws are of the
-    last rounds: the term holds the policy near their mean, against the policy gradient too.
+    last rounds: the term holds the policy near their mean, against the policy gradient too. With a smaller weight of
+    incorrect solutions it holds the policy near what was right in those rounds (self-imitation, arXiv 1806.05635, with
+    the reward of 0 or 1 in place of the advantage), in the direction of the policy gradient.
 
     Args:
         weight: of the term, beside the self-rewarding loss at weight 1.
         unbiased: leave out the only correct, or only incorrect, solution of a group. Replayed groups have both, and
             with that solution, which decides it, the expected gradient is that of the log-probability of having both:
             it leads every problem towards being half solved.
+        incorrect: what a token of an incorrect solution weighs, where one of a correct solution weighs 1; from 0 to 1.
     """
 
-    def __init__(self, weight: float = 0.2, unbiased: bool = True) -> None:
+    def __init__(self, weight: float = 0.2, unbiased: bool = True, incorrect: float = 1.0) -> None:
         super().__init__(weight)
+        if not 0 <= incorrect <= 1:
+            raise UserError(f"update.judging.hold.incorrect is {incorrect}, and must be from 0 to 1.")
         self.leaves_out_deciding = unbiased
+        self.incorrect = incorrect
 
     def __call__(self, outputs: PolicyOutputs, batch: MicroBatch, targets: Targets) -> Float[Tensor, ""]:
         """A micro-batch's share of weight * mean of -log pi (see ``PolicyHold``)."""
-        return -self.weight * weighted_sum(outputs.log_probs, batch.loss_mask, targets.policy_weights[batch.rows])
+        weights, correct = targets.policy_weights[batch.rows], targets.rewards[batch.rows] > CORRECT_THRESHOLD
+        weights = torch.where(correct, weights, self.incorrect * weights)
+        return -self.weight * weighted_sum(outputs.log_probs, batch.loss_mask, weights)
 
 
 class KLHold(PolicyHold):

@@ -26,7 +26,8 @@ def share(hold: PolicyHold, log_probs: torch.Tensor) -> torch.Tensor:
     nothing = torch.zeros(3)
     old = torch.full((3, 4), -1.0)
     weights = torch.tensor([0.1, 9.0, 0.5])
-    targets = Targets(nothing, nothing, weights, nothing, nothing, old_log_probs=old)
+    rewards = torch.tensor([0.0, 0.0, 1.0])
+    targets = Targets(nothing, rewards, weights, nothing, nothing, old_log_probs=old)
     return hold(PolicyOutputs(log_probs, log_probs, log_probs[:, :1]), BATCH, targets)
 
 
@@ -34,6 +35,14 @@ def test_the_sampled_cross_entropy_is_the_weighted_sum_of_the_sampled_tokens() -
     log_probs = torch.tensor([[-1.0, -2.0, 7.0], [-3.0, 7.0, -4.0]])
     # 0.2 * (0.5 * (1 + 2) + 0.1 * (3 + 4))
     assert float(share(SampledCrossEntropy(0.2), log_probs)) == pytest.approx(0.2 * 2.2)
+
+
+def test_tokens_of_incorrect_solutions_may_weigh_less() -> None:
+    log_probs = torch.tensor([[-1.0, -2.0, 7.0], [-3.0, 7.0, -4.0]])
+    # 0.5 * (0.5 * (1 + 2) + 0.2 * 0.1 * (3 + 4)): of the batch's two solutions the first is correct.
+    assert float(share(SampledCrossEntropy(0.5, incorrect=0.2), log_probs)) == pytest.approx(0.5 * 1.64)
+    with pytest.raises(UserError, match=r"update\.judging\.hold\.incorrect is 2, and must be from 0 to 1"):
+        SampledCrossEntropy(incorrect=2)
 
 
 @pytest.mark.parametrize(
