@@ -18,7 +18,7 @@ from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.policy import model as policy_module
 from laser_lightning.policy.model import EMBEDDED, PolicySettings
 from laser_lightning.rollout import Sampling
-from laser_lightning.verifiers import ExactVerifier
+from laser_lightning.verifiers import FunctionVerifier
 from laser_lightning.verifiers.settings import VerificationSettings
 
 
@@ -28,7 +28,7 @@ def trained(directory: Path, loss: PolicyLoss, budget: int, **options: Any) -> t
     module = LaSeRModule(
         PolicySettings(EMBEDDED),
         LastTokenSelfReward("<|reward|>", loss_weight=0.0, reference=-20.0),
-        ExactVerifier(r"#(\d+)$"),
+        FunctionVerifier(lambda response, gold: float(sum(map(ord, response)) % 2)),  # every group has a signal
         group_size=4,
         sampling=Sampling(max_response_tokens=48),
         policy_loss=loss,
@@ -83,6 +83,7 @@ def test_micro_batches_and_chunks_do_not_change_the_step(
     monkeypatch.setattr(policy_module, "LOGITS_AT_ONCE", 260 * 100)  # 25 positions of a reading at a time
     in_parts, of_parts = trained(tmp_path, loss, 200, **options)
     torch.testing.assert_close(in_parts, weights, rtol=0, atol=1e-6)
+    assert metrics["train/gradient_norm"] > 1e-3
     for name, (low, high) in logged.items():
         assert low <= metrics[f"train/{name}"] <= high
         assert of_parts[f"train/{name}"] == pytest.approx(metrics[f"train/{name}"], abs=1e-4)
