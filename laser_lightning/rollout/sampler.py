@@ -95,7 +95,7 @@ class Sampler:
         if self.self_reward.is_exact:
             assert self.reference is not None
             of_reference = self.log_probs(self.reference, rollouts, sampling.temperature, "reference_pass")
-        tokens, references = (None, None) if of_reference is None else of_reference[:2]
+        tokens, references = (None, None) if of_reference is None else (of_reference.tokens, of_reference.reward_tokens)
         hidden = self.hidden_states(rollouts) if self.self_reward.reads_hidden else None
         with torch.no_grad():
             scores = self.self_reward.score(Readings(rollouts.reward_token_log_probs, hidden, references))

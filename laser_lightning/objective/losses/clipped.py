@@ -49,5 +49,5 @@ def clip_surrogate(
         clip_high: how far it may rise above 1.
     """
     free = ratio * tokens.advantages
-    bounded = torch.clamp(ratio, 1 - clip_low, 1 + clip_high) * tokens.advantages  # type: ignore[call-overload]
+    bounded = torch.clamp(ratio, 1 - clip_low, 1 + clip_high) * tokens.advantages  # type: ignore[arg-type]
     return TokenLosses(-torch.minimum(free, bounded), (bounded < free) & tokens.mask)
