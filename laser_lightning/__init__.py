@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     )
     from laser_lightning.objective.context import StepContext
     from laser_lightning.objective.judging import JudgingSettings, KLHold, PolicyHold, SampledCrossEntropy
-    from laser_lightning.objective.losses import ImportanceCorrection, KLDivergence, KLEstimate, TruncatedImportance
+    from laser_lightning.objective.losses import (
+        ImportanceCorrection,
+        KLDivergence,
+        KLEstimate,
+        MaskedImportance,
+        TruncatedImportance,
+    )
     from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
     from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
     from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision
@@ -83,6 +89,7 @@ _EXPORTS = {
     "RewardShaper": "laser_lightning.objective.shaping",
     "OverlongPenalty": "laser_lightning.objective.shaping",
     "ImportanceCorrection": "laser_lightning.objective.losses",
+    "MaskedImportance": "laser_lightning.objective.losses",
     "TruncatedImportance": "laser_lightning.objective.losses",
     "KLDivergence": "laser_lightning.objective.losses",
     "KLEstimate": "laser_lightning.objective.losses",
@@ -118,6 +125,7 @@ __all__ = [
     "LastTokenSelfReward",
     "LeaveOneOut",
     "LossTerm",
+    "MaskedImportance",
     "MixedGroupWeights",
     "MuonWithAdamW",
     "OverlongPenalty",

@@ -70,7 +70,7 @@ def balance_ranks(
         width = prompt_width if name == "prompt_ids" else response_width
         if name in OF_REWARD_TOKENS:
             width = value.shape[1]
-        columns_missing = (0, width - value.shape[1]) if value.ndim == 2 else ()
+        columns_missing = (0, 0) * (value.ndim - 2) + (0, width - value.shape[1]) if value.ndim > 1 else ()
         sent = value.byte() if value.dtype == torch.bool else value  # gloo sends no bools
         padded = nn.functional.pad(sent, (*columns_missing, 0, max(counts) - len(value)))
         gathered = ranks.stack(padded)

@@ -31,6 +31,7 @@ from laser_lightning.objective.self_reward.solutions import StepSolutions, Super
 from laser_lightning.objective.sentences import sentence_ends
 from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.objective.targets import Targets
+from laser_lightning.policy.distributions import AskedReading
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, PolicyOutputs, PolicySettings
 from laser_lightning.policy.precision import float32_by_default
 from laser_lightning.records.batching import MicroBatch, Rollouts, micro_batches, shortest
@@ -255,8 +256,9 @@ class LaSeRModule(EvaluationHooks):
 
     def context(self, trained: Rollout) -> StepContext:
         """The step as its parts see it, with what the policy and frozen ones say of the tokens that it trains on."""
-        old, reference = self.update.reuses_rollouts, self.objective_parts.need_reference
-        log_probs = self.sampler.fixed_log_probs(trained, self.sampling.temperature, old, reference)
+        old, reference = self.objective.needs_old, self.objective_parts.need_reference
+        readings, temperature = self.objective.token_readings, self.sampling.temperature
+        log_probs = self.sampler.fixed_log_probs(trained, temperature, old, reference, readings)
         return StepContext(self.trainer.global_step, self.sampling.max_response_tokens, self.ranks, log_probs)
 
     def compute_advantages(self, step: SampledStep, phase: Phase, context: StepContext) -> Advantages:
@@ -285,7 +287,7 @@ class LaSeRModule(EvaluationHooks):
         supervision = Supervision(rewards, torch.zeros_like(rewards))
         if phase >= Phase.SELF_REWARDING and self.self_reward.loss_weight > 0:
             supervision = self.self_reward.supervise(StepSolutions.of(rollout, rows, context))
-        return Targets(
+        targets = Targets(
             advantages=advantages.values,
             rewards=rewards,
             policy_weights=solution_weights(
@@ -294,11 +296,10 @@ class LaSeRModule(EvaluationHooks):
             self_reward_weights=supervision.weights,
             self_reward_targets=supervision.targets,
             references=rollout.references,
-            old_log_probs=context.log_probs.old,
-            reference_log_probs=context.log_probs.reference,
-            sampling_log_probs=None if self.update.importance is None else rollouts.sampling_log_probs,
-            teacher_log_probs=context.log_probs.teacher,
+            sampling_log_probs=rollouts.sampling_log_probs,
+            **context.log_probs.as_targets(),
         )
+        return self.objective.mark_tokens(targets, rollouts.trained_mask, rows, self.ranks)
 
     # ------------------------------------------------------ one optimizer step
 
@@ -316,7 +317,7 @@ class LaSeRModule(EvaluationHooks):
         norm = self.apply_gradients(sums.terms.loss)
         if norm is not None:
             self.engine.weights_changed()
-            log.add_update(sums, norm, [term.name for term in self.update.all_terms])
+            log.add_update(sums, norm, self.objective.extra_names)
 
     def aligned_batches(self, rollouts: Rollouts, rows: Tensor) -> list[tuple[MicroBatch, float]]:
         """Micro-batches of some solutions with their weights, the same number on all ranks, which meet in every pass.
@@ -337,7 +338,7 @@ class LaSeRModule(EvaluationHooks):
             last = number + 1 == len(batches)
             self.parts.progress.advance(number, len(batches))
             with self.interruption.interruptible(communicates=True), self.micro_step(last):
-                outputs = self.differentiable(batch)
+                outputs = self.differentiable(*self.objective.inputs(batch, targets))
                 terms = self.objective(outputs, batch, targets).weighted(weight)
                 self.backward_share(terms.loss)
             mismatch = None
@@ -348,10 +349,9 @@ class LaSeRModule(EvaluationHooks):
         assert total is not None
         return total
 
-    def forward(self, batch: MicroBatch) -> PolicyOutputs:
+    def forward(self, batch: MicroBatch, asked: AskedReading | None = None) -> PolicyOutputs:
         """The one differentiable pass: log-probs of a micro-batch's responses, and what is read behind each."""
-        asked = self.objective.needs_entropy, self.objective.needs_routers
-        return self.policy(batch, self.self_reward.token_ids, self.sampling.temperature, *asked)
+        return self.policy(batch, self.self_reward.token_ids, self.sampling.temperature, *self.objective.needs, asked)
 
     # ----------------------------------------------------------------- logging
 

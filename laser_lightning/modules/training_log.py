@@ -147,6 +147,8 @@ class TrainingLog:
         if mismatch is not None:
             values["mismatch/token_log_prob"] = float(mismatch.tokens / mismatch.compared_tokens.clamp(min=1))
             values["mismatch/reward_token_log_prob"] = float(mismatch.scores / mismatch.compared_scores.clamp(min=1))
+        if terms.ratios is not None:
+            values |= {f"mismatch/{name}": value for name, value in terms.ratios.values_by_name().items()}
         if terms.weighted_tokens > 0:
             values["importance_weight"] = float(terms.importance_weights / terms.weighted_tokens)
             values["importance_capped"] = float(terms.capped_tokens / terms.weighted_tokens)

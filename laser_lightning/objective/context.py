@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from laser_lightning.distributed.ranks import Ranks
-from laser_lightning.shapes import Float
+from laser_lightning.shapes import Float, Shaped
 
 
 class FixedLogProbs(NamedTuple):
@@ -16,15 +16,30 @@ class FixedLogProbs(NamedTuple):
             those of the step itself.
         reference: [N, R] of the frozen policy of before training.
         teacher: [N, R] of the teacher.
+        old_reading: [N, R, ...] what the policy loss asked to be read off the distributions of the policy that the
+            update starts from.
+        teacher_reading: [N, R, ...] the same of the teacher's.
     """
 
     old: Float[Tensor, "N R"] | None = None
     reference: Float[Tensor, "N R"] | None = None
     teacher: Float[Tensor, "N R"] | None = None
+    old_reading: Shaped[Tensor, "N R ..."] | None = None
+    teacher_reading: Shaped[Tensor, "N R ..."] | None = None
 
     def rows(self, rows: slice) -> "FixedLogProbs":
         """Those of some solutions alone."""
         return FixedLogProbs(*(None if values is None else values[rows] for values in self))
+
+    def as_targets(self) -> dict[str, Tensor | None]:
+        """The same as fields of ``Targets``."""
+        return {
+            "old_log_probs": self.old,
+            "reference_log_probs": self.reference,
+            "teacher_log_probs": self.teacher,
+            "old_reading": self.old_reading,
+            "teacher_reading": self.teacher_reading,
+        }
 
 
 class StepContext(NamedTuple):

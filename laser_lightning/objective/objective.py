@@ -1,13 +1,15 @@
 """The objective of one optimizer step: policy loss + alpha * self-rewarding loss + KL - entropy (ALGORITHM step 6)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.objective.losses.aggregation import weighted_sum
 from laser_lightning.objective.losses.importance import correct_importance
 from laser_lightning.objective.losses.policy_loss import PolicyLoss, PolicyTokens
+from laser_lightning.objective.losses.ratios import RatioSums
 from laser_lightning.objective.part import ObjectivePart
 from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
 from laser_lightning.objective.self_reward.solutions import Supervision
@@ -15,9 +17,10 @@ from laser_lightning.objective.sentences import number_sentences
 from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.objective.sums import Sums
 from laser_lightning.objective.targets import Targets
+from laser_lightning.policy.distributions import AskedReading, DistributionReadings
 from laser_lightning.policy.model import PolicyOutputs
 from laser_lightning.records.batching import MicroBatch
-from laser_lightning.shapes import Bool, Float, Real
+from laser_lightning.shapes import Bool, Float, Int, Real
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class LossTerms(Sums):
         importance_weights: scalar, sum over tokens; 0 without a correction.
         capped_tokens: scalar, tokens whose weight was bounded.
         weighted_tokens: scalar, tokens that have a weight.
-        extra: [E], the terms of ``update.terms``, in their order, and that of the routers.
+        extra: [E], what ``Objective.extra_names`` names.
+        ratios: raw importance ratios; None where the engine's log-probs are not known.
     """
 
     loss: Float[Tensor, ""]
@@ -47,6 +51,7 @@ class LossTerms(Sums):
     capped_tokens: Real[Tensor, ""]
     weighted_tokens: Real[Tensor, ""]
     extra: Float[Tensor, " E"]
+    ratios: RatioSums | None = None
 
 
 @dataclass
@@ -76,6 +81,32 @@ class Objective:
         return any(part.needs_routers for part in self._parts)
 
     @property
+    def needs_old(self) -> bool:
+        """Whether the policy that the update starts from needs a pass of its own."""
+        return self.settings.reuses_rollouts or self.policy_loss.needs_old_pass
+
+    @property
+    def needs(self) -> tuple[bool, bool]:
+        """Whether entropies, and the balance of routers, are looked at."""
+        return self.needs_entropy, self.needs_routers
+
+    @property
+    def extra_names(self) -> list[str]:
+        """Names of what is logged besides: the further terms of the loss, and the policy loss's diagnostics."""
+        return [term.name for term in self.settings.all_terms] + list(self.policy_loss.diagnostic_names)
+
+    @property
+    def token_readings(self) -> DistributionReadings:
+        """What is read off the tokens' distributions."""
+        return self.policy_loss.readings
+
+    def inputs(self, batch: MicroBatch, targets: Targets) -> tuple[MicroBatch] | tuple[MicroBatch, AskedReading]:
+        """What the pass over a micro-batch is given: with what to read off the tokens' distributions, if anything."""
+        if (reading := self.token_readings.now) is None:
+            return (batch,)
+        return batch, AskedReading(reading, targets.old_reading).of(batch.rows, batch.loss_mask.shape[1])
+
+    @property
     def _parts(self) -> list[ObjectivePart]:
         return [self.policy_loss, *self.settings.parts().values()]
 
@@ -91,14 +122,16 @@ class Objective:
         tokens = self._tokens(outputs, batch, targets)
         policy = self.policy_loss(tokens)
         nothing = torch.zeros_like(weights.sum())
-        losses, ratios, capped, weighted = policy.losses, nothing, nothing, nothing
+        losses, importance_weights, capped, weighted = policy.losses, nothing, nothing, nothing
+        ratios = None
         if targets.sampling_log_probs is not None:
-            assert self.settings.importance is not None
             sampling = targets.sampling_log_probs[batch.rows, : mask.shape[1]]
-            importance = correct_importance(self.settings.importance, tokens.old_log_probs, sampling, mask)
-            losses = losses * importance.weights
-            ratios, capped = importance.weights.where(mask, 0.0).sum(), importance.capped.sum()
-            weighted = mask.sum()
+            ratios = RatioSums.between(tokens.old_log_probs, sampling, mask)
+            if self.settings.importance is not None:
+                importance = correct_importance(self.settings.importance, tokens.old_log_probs, sampling, mask)
+                losses = losses * importance.weights
+                importance_weights, capped = importance.weights.where(mask, 0.0).sum(), importance.capped.sum()
+                weighted = mask.sum()
         loss = policy_loss = weighted_sum(losses, mask, weights)
         self_reward_loss = kl = entropy = nothing
 
@@ -114,6 +147,7 @@ class Objective:
         extra = [term(outputs, batch, targets) for term in self.settings.all_terms]
         for share in extra:
             loss = loss + share
+        logged = [*extra, *(weighted_sum(values, mask, weights) for values in policy.diagnostics)]
         return LossTerms(
             loss,
             policy_loss.detach(),
@@ -121,10 +155,11 @@ class Objective:
             kl.detach(),
             entropy.detach(),
             weighted_sum(policy.clipped.float(), mask, weights),
-            ratios,
+            importance_weights,
             capped,
             weighted,
-            torch.stack([share.detach() for share in extra]) if extra else nothing.new_zeros(0),
+            torch.stack([share.detach() for share in logged]) if logged else nothing.new_zeros(0),
+            ratios,
         )
 
     def self_reward_loss(self, outputs: PolicyOutputs, batch: MicroBatch, targets: Targets) -> Float[Tensor, ""]:
@@ -161,11 +196,30 @@ class Objective:
             sentences=None if ends is None else number_sentences(token_ids, ends),
             reference_log_probs=of_batch(targets.reference_log_probs),
             teacher_log_probs=of_batch(targets.teacher_log_probs),
+            reading=outputs.reading,
+            old_reading=of_batch(targets.old_reading),
+            teacher_reading=of_batch(targets.teacher_reading),
+            marks=of_batch(targets.marks),
         )
+
+    def mark_tokens(
+        self, targets: Targets, trained: Bool[Tensor, "N R"], rows: Int[Tensor, " M"], ranks: Ranks
+    ) -> Targets:
+        """Targets with the tokens that the policy loss chooses among all of an optimizer step.
+
+        Args:
+            targets: of N solutions.
+            trained: [N, R] bool, their tokens that are trained on.
+            rows: [M] the solutions of the optimizer step.
+            ranks: the processes that take it, which call together.
+        """
+        of_step = torch.zeros_like(trained)
+        of_step[rows] = trained[rows]
+        return replace(targets, marks=self.policy_loss.mark_tokens(targets, of_step, ranks))
 
     def has_gradient(self, targets: Targets) -> Bool[Tensor, " N"]:
         """[N] bool: solutions whose share of the loss has a gradient; the others need no forward pass."""
-        found = (targets.token_advantages != 0).any(dim=1)
+        found = self.policy_loss.has_gradient(targets)
         if self.self_reward.loss_weight > 0:
             found = found | (targets.self_reward_weights > 0)
         for term in self.settings.all_terms:

@@ -10,6 +10,9 @@ from torch import Tensor
 from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.shapes import Shaped
 
+MAXIMUM = {"maximum": True}
+"""Metadata of a field of which the largest value counts, and not the sum; it is never negative."""
+
 
 @dataclass(frozen=True)
 class Sums:
@@ -28,8 +31,19 @@ class Sums:
         held = [getattr(self, field.name) for field in fields(self)]
         return [one for own in held if own is not None for one in (own.values() if isinstance(own, Sums) else [own])]
 
+    def _are_maxima(self) -> list[bool]:
+        """Which of ``values`` are maxima."""
+        held = [(getattr(self, field.name), "maximum" in field.metadata) for field in fields(self)]
+        return [
+            flag
+            for own, is_maximum in held
+            if own is not None
+            for flag in (own._are_maxima() if isinstance(own, Sums) else [is_maximum])
+        ]
+
     def __add__(self, other: Self) -> Self:
-        return self._of([one + more for one, more in zip(self.values(), other.values(), strict=True)])
+        pairs = zip(self.values(), other.values(), self._are_maxima(), strict=True)
+        return self._of([torch.maximum(one, more) if largest else one + more for one, more, largest in pairs])
 
     def weighted(self, weight: float) -> Self:
         """Every field times a number."""
@@ -40,8 +54,11 @@ class Sums:
         return self._of([value.detach() for value in self.values()])
 
     def over(self, ranks: Ranks) -> Self:
-        """Sums over all ranks, in double precision and on the CPU, from one collective operation."""
-        values = self.values()
-        total = ranks.sum(torch.cat([value.double().flatten() for value in values])).cpu()
-        parts = total.split([value.numel() for value in values])
+        """Sums over all ranks, in double precision, on the CPU, from one collective operation; maxima from one more."""
+        values, largest = self.values(), self._are_maxima()
+        flat = torch.cat([value.double().flatten() for value in values])
+        sizes = [value.numel() for value in values]
+        sums = ranks.sum(flat).cpu().split(sizes)
+        maxima = ranks.stack(flat).amax(dim=0).cpu().split(sizes) if any(largest) else sums
+        parts = [top if is_maximum else part for part, top, is_maximum in zip(sums, maxima, largest, strict=True)]
         return self._of([part.view(value.shape) for part, value in zip(parts, values, strict=True)])

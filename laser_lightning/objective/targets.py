@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from laser_lightning.shapes import Float
+from laser_lightning.shapes import Bool, Float, Shaped
 
 
 @dataclass
@@ -21,8 +21,11 @@ class Targets:
         old_log_probs: [N, R] of the policy that the update started from; None for a first and only step, where they
             are those of the step itself.
         reference_log_probs: [N, R] of the frozen reference, where the KL term or a part asks for them, else None.
-        sampling_log_probs: [N, R] of the engine, for importance weights, else None.
+        sampling_log_probs: [N, R] of the engine; None where it knows none.
         teacher_log_probs: [N, R] of the teacher, where a part asks for them, else None.
+        old_reading: [N, R, ...] what the policy loss reads off the old policy's distributions; else None.
+        teacher_reading: [N, R, ...] the same of the teacher's.
+        marks: [N, R] bool, tokens that the policy loss chose among all of the step (``PolicyLoss.mark_tokens``).
     """
 
     advantages: Float[Tensor, " N"] | Float[Tensor, "N R"]
@@ -35,6 +38,9 @@ class Targets:
     reference_log_probs: Float[Tensor, "N R"] | None = None
     sampling_log_probs: Float[Tensor, "N R"] | None = None
     teacher_log_probs: Float[Tensor, "N R"] | None = None
+    old_reading: Shaped[Tensor, "N R ..."] | None = None
+    teacher_reading: Shaped[Tensor, "N R ..."] | None = None
+    marks: Bool[Tensor, "N R"] | None = None
 
     @property
     def token_advantages(self) -> Float[Tensor, "N R"] | Float[Tensor, "N 1"]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from laser_lightning.errors import UserError
+from laser_lightning.policy.distributions import AskedReading, read_distributions
 from laser_lightning.policy.image_text import freeze_other_parts
 from laser_lightning.policy.loading import (
     EMBEDDED,
@@ -57,6 +58,7 @@ class PolicyOutputs(NamedTuple):
         hidden: [B, D] last hidden state at each response's last token.
         router_balance: [B] float32, how evenly the experts are used by each response's trained tokens
             (``router_balance``); 0 where not asked for.
+        reading: [B, R, ...] what was read off the distributions of the response tokens; None where not asked for.
     """
 
     log_probs: Tensor
@@ -64,6 +66,7 @@ class PolicyOutputs(NamedTuple):
     reward_token_log_probs: Tensor
     hidden: Tensor | None = None
     router_balance: Tensor | None = None
+    reading: Tensor | None = None
 
 
 class Policy(nn.Module):
@@ -120,6 +123,7 @@ class Policy(nn.Module):
         temperature: float = 1.0,
         entropy: bool = False,
         routers: bool = False,
+        asked: AskedReading | None = None,
     ) -> PolicyOutputs:
         """Log-probs of the response tokens and of the reward tokens, from one pass.
 
@@ -129,6 +133,7 @@ class Policy(nn.Module):
             temperature: the one that the responses were sampled at.
             entropy: compute entropies too.
             routers: compute how evenly a mixture of experts spreads the tokens too.
+            asked: what is to be read off the tempered distributions too.
         """
         lengths = batch.prompt_lengths + batch.response_lengths
         hidden, starts, logits = self._flat_pass(batch.input_ids, lengths, routers)
@@ -137,17 +142,25 @@ class Policy(nn.Module):
         places = batch.prompt_lengths[rows] + places
         ends = starts + lengths - 1
         tokens, read = len(rows), len(reward_token_ids)
-        asked = torch.tensor(reward_token_ids, device=ends.device).repeat(len(ends))
+        reward_tokens = torch.tensor(reward_token_ids, device=ends.device).repeat(len(ends))
         # The hidden state at a place predicts the token at the next one; behind the last one those are reward tokens.
         states = hidden[torch.cat((starts[rows] + places - 1, ends.repeat_interleave(read)))]
+        token_ids, ones = batch.input_ids[rows, places], hidden.new_ones(len(reward_tokens))
         statistics = token_statistics(
             states,
-            torch.cat((batch.input_ids[rows, places], asked)),
+            torch.cat((token_ids, reward_tokens)),
             self.head,
-            torch.cat((hidden.new_full((tokens,), temperature, dtype=torch.float64), hidden.new_ones(len(asked)))),
+            torch.cat((hidden.new_full((tokens,), temperature, dtype=torch.float64), ones)),
             entropy,
             self.chunk_size,
         )
+        reading = None
+        if asked is not None:
+            given = None if asked.given is None else asked.given[mask]
+            found = read_distributions(
+                asked.reading, states[:tokens], token_ids, self.head, temperature, given, self.chunk_size
+            )
+            reading = found.new_zeros(*mask.shape, *found.shape[1:]).index_put((mask,), found)
         empty = torch.zeros(mask.shape, device=hidden.device)
         return PolicyOutputs(
             empty.masked_scatter(mask, statistics.log_probs[:tokens]),
@@ -155,6 +168,7 @@ class Policy(nn.Module):
             statistics.log_probs[tokens:].view(-1, read),
             states[tokens::read],
             self._router_balance(batch, starts, logits) if routers else empty.new_zeros(len(ends)),
+            reading,
         )
 
     def _router_balance(self, batch: MicroBatch, starts: Tensor, logits: tuple[Tensor, ...]) -> Tensor:

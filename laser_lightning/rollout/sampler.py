@@ -15,11 +15,12 @@ from laser_lightning.errors import UserError
 from laser_lightning.objective.context import FixedLogProbs
 from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
 from laser_lightning.objective.self_reward.solutions import zero_if_truncated
+from laser_lightning.policy.distributions import AskedReading, DistributionReading, DistributionReadings
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy
 from laser_lightning.records.batching import Rollouts, micro_batches
 from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
-from laser_lightning.shapes import Float
+from laser_lightning.shapes import Float, Shaped
 from laser_lightning.verifiers import Submission, VerifierPool
 
 Gather = Callable[..., AbstractContextManager[None]]
@@ -33,10 +34,12 @@ class SolutionLogProbs(NamedTuple):
         tokens: [N, R] float32, log-probs of the response tokens at the sampling temperature; 0 outside the responses.
         reward_tokens: [N, K] float32, log pi(z) behind each response's last token, at temperature 1, of the tokens that
             scores are made of.
+        reading: [N, R, ...] what was read off the distributions of the response tokens; None where not asked for.
     """
 
     tokens: Float[Tensor, "N R"]
     reward_tokens: Float[Tensor, "N K"]
+    reading: Shaped[Tensor, "N R ..."] | None = None
 
 
 @dataclass
@@ -92,7 +95,7 @@ class Sampler:
         if self.self_reward.is_exact:
             assert self.reference is not None
             of_reference = self.log_probs(self.reference, rollouts, sampling.temperature, "reference_pass")
-        tokens, references = (None, None) if of_reference is None else of_reference
+        tokens, references = (None, None) if of_reference is None else (of_reference.tokens, of_reference.reward_tokens)
         hidden = self.hidden_states(rollouts) if self.self_reward.reads_hidden else None
         with torch.no_grad():
             scores = self.self_reward.score(Readings(rollouts.reward_token_log_probs, hidden, references))
@@ -134,7 +137,12 @@ class Sampler:
 
     @torch.no_grad()
     def log_probs(
-        self, model: Policy | AdaptersOff, rollouts: Rollouts, temperature: float, part: str
+        self,
+        model: Policy | AdaptersOff,
+        rollouts: Rollouts,
+        temperature: float,
+        part: str,
+        asked: AskedReading | None = None,
     ) -> SolutionLogProbs:
         """Run a model over given solutions, in a pass of its own.
 
@@ -143,21 +151,36 @@ class Sampler:
             rollouts: N solutions.
             temperature: the one that they were sampled at.
             part: the part of the step that this is.
+            asked: what is to be read off the tokens' distributions, given [N, R, ...].
         """
         found = SolutionLogProbs(
             torch.zeros_like(rollouts.sampling_log_probs), torch.zeros_like(rollouts.reward_token_log_probs)
         )
+        reading: Tensor | None = None
         rows = torch.arange(len(rollouts), device=found.tokens.device)
         with self.parts(part), self.gathered(model):
             for batch in micro_batches(
                 rollouts, rows, self.micro_batch_tokens, self.policy.pad_token_id, self.policy.packs
             ):
-                outputs = model(batch, self.self_reward.score_token_ids, temperature)
-                found.tokens[batch.rows, : outputs.log_probs.shape[1]] = outputs.log_probs
+                width = batch.loss_mask.shape[1]
+                own = None if asked is None else asked.of(batch.rows, width)
+                outputs = model(batch, self.self_reward.score_token_ids, temperature, asked=own)
+                found.tokens[batch.rows, :width] = outputs.log_probs
                 found.reward_tokens[batch.rows] = outputs.reward_token_log_probs
-        return found
+                if outputs.reading is not None:
+                    if reading is None:
+                        reading = outputs.reading.new_zeros(*found.tokens.shape, *outputs.reading.shape[2:])
+                    reading[batch.rows, :width] = outputs.reading
+        return found._replace(reading=reading)
 
-    def fixed_log_probs(self, rollout: Rollout, temperature: float, old: bool, reference: bool) -> FixedLogProbs:
+    def fixed_log_probs(
+        self,
+        rollout: Rollout,
+        temperature: float,
+        old: bool,
+        reference: bool,
+        readings: DistributionReadings = DistributionReadings(),
+    ) -> FixedLogProbs:
         """What policies say of given tokens before an update, and no gradient reaches.
 
         Args:
@@ -165,17 +188,29 @@ class Sampler:
             temperature: the one that they were sampled at.
             old: ask the policy as it is now.
             reference: ask the frozen policy of before training; the teacher is asked where there is one.
+            readings: what is read off the distributions of those that are asked.
         """
 
-        def asked(model: Policy | AdaptersOff | None, part: str) -> Tensor:
+        def of(
+            model: Policy | AdaptersOff | None,
+            part: str,
+            reading: DistributionReading | None = None,
+            given: Tensor | None = None,
+        ) -> SolutionLogProbs:
             assert model is not None
-            return self.log_probs(model, rollout.rollouts, temperature, part).tokens
+            asked = None if reading is None else AskedReading(reading, given)
+            return self.log_probs(model, rollout.rollouts, temperature, part, asked)
 
         known = rollout.reference_log_probs  # of the pass that gave exact scores, where there was one
+        of_old = of(self.policy, "old_log_probs_pass", readings.old) if old else None
+        read = None if of_old is None else of_old.reading
+        of_teacher = None if self.teacher is None else of(self.teacher, "teacher_pass", readings.teacher, read)
         return FixedLogProbs(
-            old=asked(self.policy, "old_log_probs_pass") if old else None,
-            reference=(asked(self.reference, "reference_pass") if known is None else known) if reference else None,
-            teacher=None if self.teacher is None else asked(self.teacher, "teacher_pass"),
+            old=None if of_old is None else of_old.tokens,
+            reference=(of(self.reference, "reference_pass").tokens if known is None else known) if reference else None,
+            teacher=None if of_teacher is None else of_teacher.tokens,
+            old_reading=read,
+            teacher_reading=None if of_teacher is None else of_teacher.reading,
         )
 
     @torch.no_grad()

@@ -49,6 +49,8 @@ def a_round(rank: int, prompts: int, group: int, widths: tuple[int, int]) -> tup
         self_reward_targets=number.float() * 4,
         references=number[:, None].float().repeat(1, 2) * 6,
         old_log_probs=rollouts.sampling_log_probs * 5,
+        old_reading=number[:, None, None] + torch.arange(width)[:, None] * torch.tensor([10, 100]),
+        marks=(number[:, None] + torch.arange(width)) % 3 == 0,
     )
     return rollouts, targets
 
@@ -121,6 +123,9 @@ def test_every_solution_is_on_one_rank_with_all_that_belongs_to_it() -> None:
             assert rollouts.finished.dtype == torch.bool
             assert torch.equal(rollouts.sampling_log_probs[place, :width], given.sampling_log_probs[row])
             assert torch.equal(targets.old_log_probs[place, :width], given_targets.old_log_probs[row])  # type: ignore[index]
+            for name in ("old_reading", "marks"):
+                assert torch.equal(getattr(targets, name)[place, :width], getattr(given_targets, name)[row])
+            assert targets.marks.dtype == torch.bool  # type: ignore[union-attr]
             reads = rollouts.reward_token_log_probs[place], given.reward_token_log_probs[row]
             assert torch.equal(*(read.nan_to_num() for read in reads))
             assert torch.equal(targets.references[place], given_targets.references[row])  # type: ignore[index]

@@ -125,6 +125,19 @@ def test_a_policy_loss(tmp_path: Path) -> None:
         assert float(row["train/policy_loss"]) == pytest.approx(total / tokens, rel=1e-4)
 
 
+def test_a_policy_loss_that_reads_distributions(tmp_path: Path) -> None:
+    # With the bound at 1 every token is one at which the policy hesitated, and the loss is the clipped one.
+    for most, directory in (("0.7", tmp_path / "some"), ("1.1", tmp_path / "all")):
+        directory.mkdir()
+        options = ["--model.policy_loss=my_reading.HesitantTokens", f"--model.policy_loss.most={most}"]
+        fit("my_reading.py", *options, "--trainer.max_steps=1", directory=directory)
+    (some,), (every,) = steps(tmp_path / "some/run"), steps(tmp_path / "all/run")
+    assert 0.01 < float(some["train/hesitant"]) < 0.9
+    assert float(every["train/hesitant"]) == pytest.approx(1.0)
+    assert some["train/reward"] == every["train/reward"]
+    assert some["train/policy_loss"] != every["train/policy_loss"]
+
+
 def policy_loss_of(step: list[dict[str, Any]], advantages: Callable[[list[dict[str, Any]]], list[float]]) -> float:
     """The mean over tokens of -A, for the solutions of a step in their groups of 8: ratios are 1 in the only update."""
     groups = [step[start : start + 8] for start in range(0, 64, 8)]

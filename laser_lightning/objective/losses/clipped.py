@@ -27,10 +27,27 @@ class ClippedPolicyLoss(PolicyLoss):
     def __call__(self, tokens: PolicyTokens) -> TokenLosses:
         """Per-token losses (see ``PolicyLoss``)."""
         ratio = self.ratios((tokens.log_probs - tokens.old_log_probs).where(tokens.mask, 0.0), tokens.mask)
-        free = ratio * tokens.advantages
-        bounded = ratio.clamp(1 - self.clip_low, 1 + self.clip_high) * tokens.advantages
-        return TokenLosses(-torch.minimum(free, bounded), (bounded < free) & tokens.mask)
+        return clip_surrogate(ratio, tokens, self.clip_low, self.clip_high)
 
     def ratios(self, log_ratios: Float[Tensor, "B R"], mask: Bool[Tensor, "B R"]) -> Float[Tensor, "B R"]:
         """[B, R] what is clipped: the ratios of tokens, from their logarithms, which are 0 outside the mask."""
         return log_ratios.exp()
+
+
+def clip_surrogate(
+    ratio: Float[Tensor, "B R"],
+    tokens: PolicyTokens,
+    clip_low: float | Float[Tensor, "B R"],
+    clip_high: float | Float[Tensor, "B R"],
+) -> TokenLosses:
+    """-min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A) of given ratios.
+
+    Args:
+        ratio: [B, R], with gradient.
+        tokens: whose advantages these are.
+        clip_low: how far a ratio may fall below 1, the same for all tokens or [B, R].
+        clip_high: how far it may rise above 1.
+    """
+    free = ratio * tokens.advantages
+    bounded = torch.clamp(ratio, 1 - clip_low, 1 + clip_high) * tokens.advantages  # type: ignore[arg-type]
+    return TokenLosses(-torch.minimum(free, bounded), (bounded < free) & tokens.mask)

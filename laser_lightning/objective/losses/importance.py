@@ -10,6 +10,8 @@ from laser_lightning.errors import UserError
 from laser_lightning.objective.part import ObjectivePart
 from laser_lightning.shapes import Bool, Float
 
+Level = Literal["token", "sequence", "geometric"]
+
 
 class ImportanceWeights(NamedTuple):
     """What the policy losses of tokens are multiplied by.
@@ -41,28 +43,49 @@ class ImportanceCorrection(ObjectivePart):
         """
 
 
-class TruncatedImportance(ImportanceCorrection):
-    """min(pi_trainer / pi_engine, cap) of each token, or of each whole response.
-
-    The cap bounds the variance of the ratio (Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You
-    Off-Policy RL Training").
+def ratios_of(level: Level, log_ratios: Float[Tensor, "B R"], mask: Bool[Tensor, "B R"]) -> Float[Tensor, "B R"]:
+    """Ratios at a level: a response's own ratio stands at each of its tokens.
 
     Args:
-        level: ``token`` for a ratio of each token, ``sequence`` for their product over the response.
+        level: ``token`` for a ratio of each token, ``sequence`` for their product over the response, ``geometric`` for
+            the geometric mean over its tokens, (pi_trainer(y) / pi_engine(y))^(1 / |y|).
+        log_ratios: [B, R], 0 outside the mask.
+        mask: [B, R] bool, the tokens that are trained on.
+    """
+    if level == "token":
+        return log_ratios.exp()
+    of_response = log_ratios.sum(dim=1, keepdim=True)
+    if level == "geometric":
+        of_response = of_response / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return of_response.exp().expand_as(log_ratios)
+
+
+class TruncatedImportance(ImportanceCorrection):
+    """min(max(pi_trainer / pi_engine, floor), cap) of each token, or of each whole response.
+
+    The cap bounds the variance of the ratio (Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You
+    Off-Policy RL Training"); a floor above 0 keeps tokens that the trainer finds unlikely in the gradient (truncation
+    on both sides).
+
+    Args:
+        level: ``token`` for a ratio of each token, ``sequence`` for their product over the response, ``geometric`` for
+            their geometric mean over the response.
         cap: largest weight.
+        floor: smallest weight; 0 for no bound.
     """
 
-    def __init__(self, level: Literal["token", "sequence"] = "token", cap: float = 2.0) -> None:
+    def __init__(self, level: Level = "token", cap: float = 2.0, floor: float = 0.0) -> None:
         if cap < 1:
             raise UserError(f"update.importance.cap is {cap}, and must be at least 1.")
-        self.level, self.cap = level, cap
+        if not 0 <= floor <= 1:
+            raise UserError(f"update.importance.floor is {floor}, and must be between 0 and 1.")
+        self.level, self.cap, self.floor = level, cap, floor
 
     def __call__(self, log_ratios: Float[Tensor, "B R"], mask: Bool[Tensor, "B R"]) -> ImportanceWeights:
         """The truncated ratios (see ``ImportanceCorrection``)."""
-        if self.level == "sequence":
-            log_ratios = log_ratios.sum(dim=1, keepdim=True).expand_as(log_ratios)
-        ratios = log_ratios.exp()
-        return ImportanceWeights(ratios.clamp(max=self.cap), (ratios > self.cap) & mask)
+        ratios = ratios_of(self.level, log_ratios, mask)
+        weights = ratios.clamp(self.floor, self.cap)
+        return ImportanceWeights(weights, (weights != ratios) & mask)
 
 
 @torch.no_grad()
