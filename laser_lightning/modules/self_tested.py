@@ -7,10 +7,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from laser_lightning.distributed.parts import StepParts
 from laser_lightning.distributed.ranks import Ranks
-from laser_lightning.policy.model import AdaptersOff, Policy
+from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy
 from laser_lightning.policy.precision import float32_by_default
 from laser_lightning.rollout.engine import RolloutEngine
-from laser_lightning.rollout.self_test import Finding, check_policy
+from laser_lightning.rollout.self_test import Finding, SelfTest, check_policy, share_rightly
 
 
 class SelfTested(lightning.LightningModule):
@@ -57,5 +57,9 @@ class SelfTested(lightning.LightningModule):
         """
         trains = self.trainer.state.fn == TrainerFn.FITTING
         precision = self.trainer.precision_plugin.forward_context()
-        with precision, float32_by_default(), self.parts("self_test"), self.gathered_weights(self.policy):
+        frozen = [model for model in self.children() if isinstance(model, FrozenPolicy)]
+        with precision, float32_by_default(), self.parts("self_test"), self.gathered_weights(self.policy, *frozen):
+            for model in frozen:
+                if model.sharing is not None:
+                    share_rightly(SelfTest(model, ranks=self.ranks))
             return check_policy(self.policy, self.rollout_engine, self.ranks, trains)

@@ -16,7 +16,7 @@ from laser_lightning.objective.context import FixedLogProbs
 from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
 from laser_lightning.objective.self_reward.solutions import zero_if_truncated
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy
-from laser_lightning.records.batching import Rollouts, micro_batches
+from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
 from laser_lightning.shapes import Float
@@ -149,9 +149,7 @@ class Sampler:
         )
         rows = torch.arange(len(rollouts), device=found.tokens.device)
         with self.parts(part), self.gathered(model):
-            for batch in micro_batches(
-                rollouts, rows, self.micro_batch_tokens, self.policy.pad_token_id, self.policy.packs
-            ):
+            for batch in model.micro_batches(rollouts, rows, self.micro_batch_tokens):
                 outputs = model(batch, self.self_reward.score_token_ids, temperature)
                 found.tokens[batch.rows, : outputs.log_probs.shape[1]] = outputs.log_probs
                 found.reward_tokens[batch.rows] = outputs.reward_token_log_probs
@@ -192,8 +190,6 @@ class Sampler:
         found = torch.full(shape, torch.nan, dtype=self.policy.lm.dtype, device=self.policy.device)
         rows = rollouts.finished.nonzero().squeeze(-1)
         with self.parts("hidden_states_pass"), self.gathered(self.policy):
-            for batch in micro_batches(
-                rollouts, rows, self.micro_batch_tokens, self.policy.pad_token_id, self.policy.packs
-            ):
+            for batch in self.policy.micro_batches(rollouts, rows, self.micro_batch_tokens):
                 found[batch.rows] = self.policy.hidden_at_end(batch)
         return found

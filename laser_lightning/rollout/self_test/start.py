@@ -41,6 +41,8 @@ def check_policy(
         found += [_passed(partial(decode_rightly, way, engine)) for way in (test.decoding, test.refilling)]
     if trains:
         found.append(_passed(test.update))
+    if policy.sharing is not None:
+        found.append(share_rightly(test))
     return found
 
 
@@ -48,6 +50,25 @@ def _passed(way: Callable[[], Finding]) -> Finding:
     finding = way()
     if not finding.passed:
         raise UserError(finding.sentence)
+    return finding
+
+
+def share_rightly(test: SelfTest) -> Finding:
+    """Try shared prompts; if they are not exact, let each solution compute its own, unless they are asked for.
+
+    Args:
+        test: of a policy with ``sharing``, which may be set to None.
+
+    Raises:
+        UserError: if they are not exact, and asked for.
+    """
+    finding, policy = test.sharing(), test.policy
+    if finding.passed:
+        return finding
+    if policy.shares_always:
+        raise UserError(finding.sentence)
+    policy.sharing = None
+    rank_zero_warn(f"{finding.cause}. Each solution computes its prompt itself, which is right, and slower.")
     return finding
 
 

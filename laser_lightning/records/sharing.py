@@ -1,0 +1,102 @@
+"""Which solutions share the computation of their prompt."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from laser_lightning.shapes import Int
+
+
+@dataclass(frozen=True)
+class PromptSharing:
+    """Lets solutions of one prompt share its computation in trees: a prompt with several responses behind it, each of
+    which sees the prompt and itself.
+
+    The prompt is then computed once for a tree. Attention goes over all pairs of places of a tree, though, of which
+    those of two responses are for nothing. With P tokens of prompt and S of responses in a tree, R of them a
+    solution's, it costs (P + S) * (1 + (P + S) / A) * R / S, in units of a token's work without attention, where A is
+    the number of places that cost as much to attend to. That is least for S = sqrt(P * (P + A)).
+
+    Attributes:
+        attention_places: A; infinite for trees as large as there is room for.
+    """
+
+    attention_places: float = math.inf
+
+    def response_tokens(self, prompt_tokens: int) -> float:
+        """The most tokens that the responses of a tree have together, where there are several.
+
+        Args:
+            prompt_tokens: tokens of their prompt.
+        """
+        return math.sqrt(prompt_tokens * (prompt_tokens + self.attention_places))
+
+
+class Tree(NamedTuple):
+    """Solutions of one prompt that are computed together.
+
+    Attributes:
+        solutions: their numbers; one alone is computed as a plain sequence.
+        tokens: the prompt's, once, and those of the responses.
+    """
+
+    solutions: list[int]
+    tokens: int
+
+
+def plant_trees(
+    prompts: Sequence[int],
+    prompt_lengths: Sequence[int],
+    response_lengths: Sequence[int],
+    sharing: PromptSharing | None,
+    most_tokens: float = math.inf,
+) -> list[Tree]:
+    """Put solutions of the same prompt into trees, the longest responses first; each alone without sharing.
+
+    Args:
+        prompts: the prompt of each of M solutions; equal numbers are equal prompts.
+        prompt_lengths: tokens of each solution's prompt.
+        response_lengths: tokens of each response.
+        sharing: how much is worth sharing; None for nothing.
+        most_tokens: of a tree of several solutions.
+
+    Returns:
+        Trees with all M solutions, in an order that follows from the arguments alone.
+    """
+    every = zip(prompt_lengths, response_lengths, strict=True)
+    if sharing is None:
+        return [Tree([number], prompt + response) for number, (prompt, response) in enumerate(every)]
+    groups: dict[int, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        groups.setdefault(prompt, []).append(number)
+    trees: list[Tree] = []
+    for group in groups.values():
+        prompt_tokens = prompt_lengths[group[0]]
+        most = min(sharing.response_tokens(prompt_tokens), most_tokens - prompt_tokens)
+        tree, tokens = [], 0
+        for number in sorted(group, key=lambda number: -response_lengths[number]):
+            if tree and tokens + response_lengths[number] > most:
+                trees.append(Tree(tree, prompt_tokens + tokens))
+                tree, tokens = [], 0
+            tree.append(number)
+            tokens += response_lengths[number]
+        trees.append(Tree(tree, prompt_tokens + tokens))
+    return trees
+
+
+def number_prompts(
+    prompt_ids: Int[torch.Tensor, "P Lp"], prompt_lengths: Int[torch.Tensor, " P"]
+) -> Int[torch.Tensor, " P"]:
+    """[P] numbers of prompts, the same for those with the same tokens, whoever's they are.
+
+    Args:
+        prompt_ids: [P, Lp] int64, right-padded with anything.
+        prompt_lengths: [P] int64.
+    """
+    places = torch.arange(prompt_ids.shape[1], device=prompt_ids.device)
+    tokens = prompt_ids.where(places < prompt_lengths[:, None], 0)
+    rows = torch.cat((prompt_lengths[:, None], tokens), dim=1)  # the padding may be a token, too
+    return rows.unique(dim=0, return_inverse=True)[1]
