@@ -12,7 +12,9 @@ MIXED, TRUNCATED, CORRECT, SILENT = "mixed", "truncated", "correct", "silent"
 RUNS: dict[str, dict[str, Any]] = {
     # Policy loss, self-rewarding loss, mixed advantages, KL; a rank whose solutions are all truncated or all correct.
     # The budgets make 1, 3, 2 and 4 micro-batches on two ranks. A rollout fails once, with the weights gathered.
+    # A prompt is computed once for as many solutions as there is room for.
     "whole objective": {
+        "shared_prompts": "always",
         "kl_coef": 0.2,
         "max_grad_norm": 1.0,
         "max_steps": 4,
@@ -53,8 +55,9 @@ RUNS: dict[str, dict[str, Any]] = {
         "budgets": [10_000, 54, 72, 36],
         "fails": [2],
     },
-    # Advantages normalized over the solutions of all ranks.
+    # Advantages normalized over the solutions of all ranks; each computes its prompt itself.
     "batch statistics": {
+        "shared_prompts": "never",
         "batch_normalized": True,
         "max_grad_norm": 1.0,
         "max_steps": 2,
