@@ -19,10 +19,12 @@ class SelfTested(lightning.LightningModule):
     Attributes:
         policy: the model, from ``configure_model`` on.
         parts: times the parts of a step.
+        has_groups: whether several solutions of a prompt go through the policy in one step.
     """
 
     policy: Policy
     parts: StepParts
+    has_groups: bool = False
 
     @property
     def ranks(self) -> Ranks:
@@ -57,9 +59,9 @@ class SelfTested(lightning.LightningModule):
         """
         trains = self.trainer.state.fn == TrainerFn.FITTING
         precision = self.trainer.precision_plugin.forward_context()
-        frozen = [model for model in self.children() if isinstance(model, FrozenPolicy)]
+        frozen = [m for m in self.children() if isinstance(m, FrozenPolicy) and self.has_groups]
         with precision, float32_by_default(), self.parts("self_test"), self.gathered_weights(self.policy, *frozen):
             for model in frozen:
                 if model.sharing is not None:
                     share_rightly(SelfTest(model, ranks=self.ranks))
-            return check_policy(self.policy, self.rollout_engine, self.ranks, trains)
+            return check_policy(self.policy, self.rollout_engine, self.ranks, trains, self.has_groups)

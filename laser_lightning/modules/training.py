@@ -103,7 +103,7 @@ class TrainingModule(Part, SelfTested, OptimizerSteps):
                 self.policy.check_adapters()
             if self.policy.adapters is not None:
                 rank_zero_info(str(self.policy.adapters))
-            if self.policy_settings.shared_prompts == "auto" and (why := sharing_obstacle(self.policy.lm)) is not None:
+            if self.has_groups and chosen.shared_prompts == "auto" and (why := sharing_obstacle(self.policy.lm)):
                 rank_zero_info(f"Each solution computes its prompt itself, and none is shared: {why}.")
         data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
         if isinstance(data, PromptDataModule):

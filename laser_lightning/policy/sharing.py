@@ -82,6 +82,7 @@ def _reach(lm: PreTrainedModel) -> str | None:
     """
     limit = position_limit(lm.config.get_text_config()) or math.inf
     for key, value in vars(lm.config.get_text_config()).items():
+        # Of several widths one may be narrow.
         widths = [value] if isinstance(value, int) else [0] if value else []
         is_window = "window" in key and key not in _NO_WINDOWS and any(0 <= width < limit for width in widths)
         if (is_window or key in _BY_DISTANCE) and value:

@@ -76,7 +76,8 @@ def plant_trees(
     for group in groups.values():
         prompt_tokens = prompt_lengths[group[0]]
         most = min(sharing.response_tokens(prompt_tokens), most_tokens - prompt_tokens)
-        tree, tokens = [], 0
+        tree: list[int] = []
+        tokens = 0
         for number in sorted(group, key=lambda number: -response_lengths[number]):
             if tree and tokens + response_lengths[number] > most:
                 trees.append(Tree(tree, prompt_tokens + tokens))

@@ -14,7 +14,11 @@ from laser_lightning.rollout.self_test.ways import SelfTest
 
 
 def check_policy(
-    policy: Policy, engine: RolloutEngine | None = None, ranks: Ranks | None = None, trains: bool = True
+    policy: Policy,
+    engine: RolloutEngine | None = None,
+    ranks: Ranks | None = None,
+    trains: bool = True,
+    has_groups: bool = True,
 ) -> list[Finding]:
     """Try all that a run is about to use; let the engine take a slower way where only that is right.
 
@@ -25,6 +29,7 @@ def check_policy(
         engine: draws solutions; None where nothing is sampled.
         ranks: the processes of the run.
         trains: whether the policy is trained, and not evaluated alone.
+        has_groups: whether several solutions of a prompt go through it, which may share the prompt.
 
     Returns:
         What was found, in the order in which it was tried.
@@ -41,7 +46,7 @@ def check_policy(
         found += [_passed(partial(decode_rightly, way, engine)) for way in (test.decoding, test.refilling)]
     if trains:
         found.append(_passed(test.update))
-    if policy.sharing is not None:
+    if has_groups and policy.sharing is not None:
         found.append(share_rightly(test))
     return found
 
