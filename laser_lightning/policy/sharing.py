@@ -15,6 +15,16 @@ from laser_lightning.records.sharing import PromptSharing
 MASKED = ("sdpa", "eager")
 """Attention implementations that take any mask."""
 
+ATTENTION_PLACES = 2.0
+"""Places that cost as much to attend to as all else of a layer that a token goes through, in widths D of the model.
+
+A usual layer has 12 * D^2 weights, which take 24 * D^2 FLOPs a token, and attention takes 4 * D for each place: 6
+widths, of which a third is taken, since attention with a mask runs at a lower speed than products of weights.
+"""
+
+MOST_COST = 0.9
+"""Of shared prompts, in parts of the tokens of each solution alone: less is not worth another way of computing."""
+
 _BY_DISTANCE = ("alibi", "index_topk", "attention_chunk_size")
 _NO_WINDOWS = ("max_window_layers", "use_sliding_window", "sliding_window_pattern")
 
@@ -36,19 +46,11 @@ def prompt_sharing(lm: PreTrainedModel, wanted: Literal["auto", "always", "never
         if obstacle is not None:
             raise UserError(f"policy.shared_prompts is 'always', and {obstacle}: set it to auto or never.")
         return PromptSharing()
-    return None if obstacle is not None else PromptSharing(attention_places(lm))
-
-
-def attention_places(lm: PreTrainedModel) -> float:
-    """Places that cost as much to attend to as all else of a layer that a token goes through.
-
-    A usual layer has 12 * D^2 weights, which take 24 * D^2 FLOPs a token, and attention 4 * D for each place.
-
-    Args:
-        lm: the model.
-    """
+    if obstacle is not None:
+        return None
     width = getattr(lm.config.get_text_config(), "hidden_size", None)
-    return 6.0 * float(lm.get_output_embeddings().in_features if width is None else width)
+    width = lm.get_output_embeddings().in_features if width is None else width
+    return PromptSharing(ATTENTION_PLACES * float(width), MOST_COST)
 
 
 def sharing_obstacle(lm: PreTrainedModel) -> str | None:

@@ -16,23 +16,37 @@ class PromptSharing:
     which sees the prompt and itself.
 
     The prompt is then computed once for a tree. Attention goes over all pairs of places of a tree, though, of which
-    those of two responses are for nothing. With P tokens of prompt and S of responses in a tree, R of them a
-    solution's, it costs (P + S) * (1 + (P + S) / A) * R / S, in units of a token's work without attention, where A is
-    the number of places that cost as much to attend to. That is least for S = sqrt(P * (P + A)).
+    those of two responses are for nothing. With P tokens of prompt and S of k responses a tree costs
+    (P + S) * (1 + (P + S) / A), in units of a token's work without attention, where A is the number of places that cost
+    as much to attend to. For each of its solutions that is least at S = sqrt(P * (P + A)).
 
     Attributes:
         attention_places: A; infinite for trees as large as there is room for.
+        most_cost: of a tree, in parts of the k * P + S tokens that its solutions have alone.
     """
 
     attention_places: float = math.inf
+    most_cost: float = math.inf
 
     def response_tokens(self, prompt_tokens: int) -> float:
-        """The most tokens that the responses of a tree have together, where there are several.
+        """The most tokens S that the responses of a tree have together, where there are several.
 
         Args:
-            prompt_tokens: tokens of their prompt.
+            prompt_tokens: P.
         """
         return math.sqrt(prompt_tokens * (prompt_tokens + self.attention_places))
+
+    def pays(self, prompt_tokens: int, response_tokens: int, solutions: int) -> bool:
+        """Whether a tree costs less than its solutions alone.
+
+        Args:
+            prompt_tokens: P.
+            response_tokens: S.
+            solutions: k.
+        """
+        tokens = prompt_tokens + response_tokens
+        cost = tokens * (1 + tokens / self.attention_places)
+        return cost <= self.most_cost * (solutions * prompt_tokens + response_tokens)
 
 
 class Tree(NamedTuple):
@@ -76,16 +90,26 @@ def plant_trees(
     for group in groups.values():
         prompt_tokens = prompt_lengths[group[0]]
         most = min(sharing.response_tokens(prompt_tokens), most_tokens - prompt_tokens)
-        tree: list[int] = []
-        tokens = 0
-        for number in sorted(group, key=lambda number: -response_lengths[number]):
-            if tree and tokens + response_lengths[number] > most:
+        for tree in _filled(sorted(group, key=lambda number: -response_lengths[number]), response_lengths, most):
+            tokens = sum(response_lengths[number] for number in tree)
+            if len(tree) > 1 and sharing.pays(prompt_tokens, tokens, len(tree)):
                 trees.append(Tree(tree, prompt_tokens + tokens))
-                tree, tokens = [], 0
-            tree.append(number)
-            tokens += response_lengths[number]
-        trees.append(Tree(tree, prompt_tokens + tokens))
+            else:
+                trees += [Tree([number], prompt_tokens + response_lengths[number]) for number in tree]
     return trees
+
+
+def _filled(numbers: Sequence[int], tokens: Sequence[int], most: float) -> list[list[int]]:
+    """Numbers in order, as many together as have at most so many tokens; one alone may have more."""
+    parts: list[list[int]] = []
+    held = 0
+    for number in numbers:
+        held += tokens[number]
+        if not parts or held > most:
+            parts.append([])
+            held = tokens[number]
+        parts[-1].append(number)
+    return parts
 
 
 def number_prompts(

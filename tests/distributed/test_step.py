@@ -45,6 +45,7 @@ RUNS: dict[str, dict[str, Any]] = {
     # Adapters beside frozen weights, the KL term against the policy without them, and another number of passes on each
     # rank between two uses of both.
     "lora": {
+        "shared_prompts": "always",
         "lora": {"rank": 4, "alpha": 8.0},
         "kl_coef": 0.2,
         "gradient_checkpointing": True,

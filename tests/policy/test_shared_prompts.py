@@ -117,7 +117,7 @@ def test_scores_and_hidden_states_behind_given_solutions(make_policy: MakePolicy
 def test_how_much_is_shared_follows_the_setting(make_policy: MakePolicy) -> None:
     assert make_policy(shared_prompts="never").sharing is None
     assert make_policy(shared_prompts="always").sharing == PromptSharing()
-    assert make_policy().sharing == PromptSharing(6.0 * 32)  # a width of 32
+    assert make_policy().sharing == PromptSharing(2.0 * 32, 0.9)  # a width of 32
 
 
 @pytest.mark.parametrize(

@@ -12,38 +12,50 @@ from laser_lightning.records.sharing import PromptSharing, Tree, number_prompts,
 MakeRollouts = Callable[..., Rollouts]
 
 
-def cost(prompt: int, response: int, solutions: int, attention_places: float) -> float:
-    """Of one of the solutions of a tree."""
-    tokens = prompt + solutions * response
-    return tokens * (1 + tokens / attention_places) / solutions
-
-
 @pytest.mark.parametrize("prompt", [16, 64, 512])
 @pytest.mark.parametrize("response", [8, 64, 512])
-def test_a_tree_has_the_size_at_which_a_solution_costs_least(prompt: int, response: int) -> None:
-    places, group = 3456.0, 2000
-    (first, *_) = plant_trees([0] * group, [prompt] * group, [response] * group, PromptSharing(places))
-    best = min(range(1, group + 1), key=lambda solutions: cost(prompt, response, solutions, places))
+@pytest.mark.parametrize("width", [576, 4096])
+def test_a_tree_has_the_size_at_which_a_solution_costs_least(prompt: int, response: int, width: int) -> None:
+    places, group = 2.0 * width, 500
+
+    def cost(solutions: int) -> float:
+        """Of one of them."""
+        tokens = prompt + solutions * response
+        return tokens * (1 + tokens / places) / solutions
+
+    known = [0] * group, [prompt] * group, [response] * group
+    best = min(range(1, group + 1), key=cost)
     # The best number is a whole one to either side of the best size of all.
+    (first, *_) = plant_trees(*known, PromptSharing(places))
     assert len(first.solutions) in (best, max(1, best - 1))
-    chosen, alone = (cost(prompt, response, number, places) for number in (len(first.solutions), 1))
-    assert chosen <= alone
+    # It is taken where it costs at most nine tenths of the tokens of each alone.
+    (taken, *_) = plant_trees(*known, PromptSharing(places, 0.9))
+    pays = cost(len(first.solutions)) <= 0.9 * (prompt + response)
+    assert taken.solutions == (first.solutions if pays else [0])
 
 
 def test_trees_by_hand() -> None:
-    # sqrt(3 * (3 + 24)) = 9: the responses of a tree have at most 9 tokens, the longest come first.
-    assert PromptSharing(24.0).response_tokens(3) == 9.0
-    prompts, lengths, responses = [7, 8, 7, 7, 7, 8], [3, 1, 3, 3, 3, 1], [4, 3, 5, 2, 20, 2]
-    # Of prompt 7: 20 alone, 5 + 4, and 2. Of prompt 8: sqrt(1 * 25) = 5 = 3 + 2.
-    trees = [Tree([4], 23), Tree([2, 0], 12), Tree([3], 5), Tree([1, 5], 6)]
-    assert plant_trees(prompts, lengths, responses, PromptSharing(24.0)) == trees
-    # With room for 10 tokens 5 + 4 are too many beside a prompt of 3, and 5 + 2 are not.
-    found = plant_trees(prompts, lengths, responses, PromptSharing(24.0), most_tokens=10)
-    assert found == [Tree([4], 23), Tree([2], 8), Tree([0, 3], 9), Tree([1, 5], 6)]
-    # Without a price of attention all are together.
-    assert plant_trees(prompts, lengths, responses, PromptSharing()) == [Tree([4, 2, 0, 3], 34), Tree([1, 5], 6)]
-    alone = plant_trees(prompts, lengths, responses, None)
-    assert alone == [Tree([row], lengths[row] + responses[row]) for row in range(6)]
+    sharing = PromptSharing(144.0, 0.9)
+    # The responses of a tree have at most 21 tokens behind 3 of a prompt, and 12 behind 1.
+    assert sharing.response_tokens(3) == math.sqrt(3 * 147) == 21.0
+    assert sharing.response_tokens(1) == pytest.approx(12.04, abs=0.01)
+    prompts = [7, 8, 7, 7, 7, 8, 7, 9, 9, 7]
+    lengths = [3, 1, 3, 3, 3, 1, 3, 3, 3, 3]
+    responses = [6, 3, 8, 4, 30, 2, 3, 10, 9, 2]
+    # Of prompt 7, longest first: 30 alone; 8 + 6 + 4 + 3 = 21, which cost 24 * (1 + 24 / 144) = 28, and at most
+    # 0.9 * (4 * 3 + 21) = 29.7; and 2. Of prompt 8: 3 + 2, 6 * (1 + 6 / 144) = 6.25 <= 0.9 * 7.
+    # Of prompt 9: 10 + 9 would cost 22 * (1 + 22 / 144) = 25.4 > 0.9 * 25, so each is alone.
+    alone = [Tree([7], 13), Tree([8], 12)]
+    found = plant_trees(prompts, lengths, responses, sharing)
+    assert found == [Tree([4], 33), Tree([2, 0, 3, 6], 24), Tree([9], 5), Tree([1, 5], 6), *alone]
+    # With room for 13 tokens 6 + 4 and 3 + 2 are left to share the 3 of prompt 7.
+    found = plant_trees(prompts, lengths, responses, sharing, most_tokens=13)
+    assert found == [Tree([4], 33), Tree([2], 11), Tree([0, 3], 13), Tree([6, 9], 8), Tree([1, 5], 6), *alone]
+    # Where attention costs nothing all are together.
+    found = plant_trees(prompts, lengths, responses, PromptSharing())
+    assert found == [Tree([4, 2, 0, 3, 6, 9], 56), Tree([1, 5], 6), Tree([7, 8], 22)]
+    found = plant_trees(prompts, lengths, responses, None)
+    assert found == [Tree([row], lengths[row] + responses[row]) for row in range(10)]
 
 
 def test_prompts_are_the_same_by_their_tokens_alone() -> None:
