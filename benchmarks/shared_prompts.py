@@ -14,6 +14,7 @@ import argparse
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -23,7 +24,6 @@ from torch import Tensor
 
 from laser_lightning.data import FileSource, PromptTemplate
 from laser_lightning.evaluation.settings import EvaluationSettings
-from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.optimization import OptimizerSettings
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.objective.settings import UpdateSettings
@@ -120,38 +120,38 @@ class Alternate(lightning.Callback):
         }
         self.tokens: dict[bool, int] = {}
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: LaSeRModule) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: "TimedUpdates") -> None:
         """Remember what is shared."""
         self.sharing, self.places = pl_module.policy.sharing, Places(pl_module.policy)
 
     def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: LaSeRModule, batch: object, batch_idx: int
-    ) -> None:  # type: ignore[override]
+        self, trainer: lightning.Trainer, pl_module: "TimedUpdates", batch: object, index: int
+    ) -> None:
         """Switch."""
-        pl_module.policy.sharing = self.sharing if batch_idx % 2 else None
-        pl_module.generator.manual_seed(batch_idx // 2)  # both steps of a pair draw the same solutions
+        pl_module.policy.sharing = self.sharing if index % 2 else None
+        pl_module.generator.manual_seed(index // 2)  # both steps of a pair draw the same solutions
         self.places.count, self.started = 0, seconds(pl_module.device)
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: LaSeRModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:  # type: ignore[override]
+        self, trainer: lightning.Trainer, pl_module: "TimedUpdates", outputs: object, batch: object, index: int
+    ) -> None:
         """Collect."""
-        shares = bool(batch_idx % 2)
+        shares = bool(index % 2)
         self.taken["whole step"][shares].append(seconds(pl_module.device) - self.started)
-        self.taken["update"][shares].append(pl_module.update_cpu_seconds)  # type: ignore[operator, arg-type]
+        self.taken["update"][shares].append(pl_module.update_seconds)
         self.tokens[shares] = self.places.count
 
 
 class TimedUpdates(AlternatingRewards):
     """Times its updates."""
 
-    update_cpu_seconds = 0.0
+    update_seconds = 0.0
 
-    def update_policy(self, *args: object) -> None:  # type: ignore[override]
+    def update_policy(self, *args: Any) -> None:
         """Time it."""
         started = seconds(self.device)
-        super().update_policy(*args)  # type: ignore[arg-type]
-        self.update_cpu_seconds = seconds(self.device) - started
+        super().update_policy(*args)
+        self.update_seconds = seconds(self.device) - started
 
 
 def steps(options: argparse.Namespace) -> list[list[str]]:

@@ -208,7 +208,7 @@ def micro_batches(
         )
     if sharing is not None:
         prompts = number_prompts(rollouts.prompt_ids, rollouts.prompt_lengths)[prompts]
-    known = (values.tolist() for values in (prompts, prompt_lengths, response_lengths))
+    known = prompts.tolist(), prompt_lengths.tolist(), response_lengths.tolist()
     trees = sorted(plant_trees(*known, sharing, token_budget), key=lambda tree: -tree.tokens)
     tokens = [tree.tokens for tree in trees]
     sizes = _sizes(tokens, token_budget, packed)
