@@ -10,20 +10,19 @@ from laser_lightning.shapes import Bool, Int
 
 
 class Layout(NamedTuple):
-    """The tokens of B sequences in S rows.
+    """The tokens of B sequences in rows.
 
     Attributes:
-        input_ids: [S, W] int64.
-        positions: [S, W] int64, each token's in its sequence; None where that is its place in the row.
-        mask: [S, 1, W, W] bool, which places each place sees; None for those in front of it that the positions tell to
-            be of its own sequence.
+        input_ids: [rows, width] int64.
+        positions: [rows, width] int64, each token's in its sequence; None where that is its place in the row.
+        mask: [rows, 1, width, width] bool, which places each place sees; None for those of its own sequence in front.
         places: [B, L] int64, where each token of a sequence lies in the flattened rows; those behind its last one hold
             no meaning.
     """
 
-    input_ids: Int[Tensor, "S W"]
-    positions: Int[Tensor, "S W"] | None
-    mask: Bool[Tensor, "S 1 W W"] | None
+    input_ids: Int[Tensor, "rows width"]
+    positions: Int[Tensor, "rows width"] | None
+    mask: Bool[Tensor, "rows 1 width width"] | None
     places: Int[Tensor, "B L"]
 
 
@@ -78,7 +77,7 @@ def _in_trees(batch: MicroBatch, trees: Tensor, pad_token_id: int, packed: bool)
     filled = length_mask(batch.prompt_lengths + responses, positions.shape[1])
 
     def spread(values: Tensor, empty: int) -> Tensor:
-        """[S, W] values of the tokens [B, L]; solutions of a tree have the same ones for its prompt."""
+        """[rows, width] values of the tokens [B, L]; solutions of a tree have the same ones for its prompt."""
         flat = torch.full((rows * width,), empty, dtype=torch.long, device=device)
         flat[places[filled]] = values[filled]
         return flat.view(rows, width)

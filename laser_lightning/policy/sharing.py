@@ -97,7 +97,7 @@ def mask_for(lm: PreTrainedModel, mask: Tensor) -> Tensor:
 
     Args:
         lm: the model.
-        mask: [S, 1, W, W] bool, which places each place sees.
+        mask: [rows, 1, width, width] bool, which places each place sees.
     """
     if lm.config.get_text_config()._attn_implementation != "eager":
         return mask

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from laser_lightning.shapes import Int
 
@@ -112,9 +113,7 @@ def _filled(numbers: Sequence[int], tokens: Sequence[int], most: float) -> list[
     return parts
 
 
-def number_prompts(
-    prompt_ids: Int[torch.Tensor, "P Lp"], prompt_lengths: Int[torch.Tensor, " P"]
-) -> Int[torch.Tensor, " P"]:
+def number_prompts(prompt_ids: Int[Tensor, "P Lp"], prompt_lengths: Int[Tensor, " P"]) -> Int[Tensor, " P"]:
     """[P] numbers of prompts, the same for those with the same tokens, whoever's they are.
 
     Args:
