@@ -63,5 +63,5 @@ class SelfTested(lightning.LightningModule):
         with precision, float32_by_default(), self.parts("self_test"), self.gathered_weights(self.policy, *frozen):
             for model in frozen:
                 if model.sharing is not None:
-                    share_rightly(SelfTest(model, ranks=self.ranks))
+                    share_rightly(SelfTest(model, ranks=self.ranks), training=False)
             return check_policy(self.policy, self.rollout_engine, self.ranks, trains, self.has_groups)

@@ -47,7 +47,7 @@ def check_policy(
     if trains:
         found.append(_passed(test.update))
     if has_groups and policy.sharing is not None:
-        found.append(share_rightly(test))
+        found.append(share_rightly(test, trains))
     return found
 
 
@@ -58,16 +58,17 @@ def _passed(way: Callable[[], Finding]) -> Finding:
     return finding
 
 
-def share_rightly(test: SelfTest) -> Finding:
+def share_rightly(test: SelfTest, training: bool) -> Finding:
     """Try shared prompts; if they are not exact, let each solution compute its own, unless they are asked for.
 
     Args:
         test: of a policy with ``sharing``, which may be set to None.
+        training: in training mode, else in evaluation mode.
 
     Raises:
         UserError: if they are not exact, and asked for.
     """
-    finding, policy = test.sharing(), test.policy
+    finding, policy = test.sharing(training=training), test.policy
     if finding.passed:
         return finding
     if policy.shares_always:

@@ -207,8 +207,16 @@ class SelfTest:
         doing = "pack sequences" if self.policy.packs else "run a batch of sequences in training mode"
         return self._finding(way, lambda: self._update_error(self.policy.packs), explain, doing)
 
-    def sharing(self, way: str = "shared prompts") -> Finding:
-        """The same, with each prompt computed once for all of its solutions."""
+    def sharing(self, way: str = "shared prompts", training: bool = True) -> Finding:
+        """The same, with each prompt computed once for all of its solutions.
+
+        Args:
+            way: its name.
+            training: in training mode, else in evaluation mode.
+        """
+
+        def measure() -> float:
+            return self._update_error(self.policy.packs, PromptSharing(), training)
 
         def explain(error: float) -> tuple[str, str]:
             return (
@@ -217,15 +225,14 @@ class SelfTest:
                 "set policy.shared_prompts to never",
             )
 
-        doing = "share prompts"
-        return self._finding(way, lambda: self._update_error(self.policy.packs, PromptSharing()), explain, doing)
+        return self._finding(way, measure, explain, "share prompts")
 
-    def _update_error(self, packs: bool, sharing: PromptSharing | None = None) -> float:
+    def _update_error(self, packs: bool, sharing: PromptSharing | None = None, training: bool = True) -> float:
         policy, known = self.policy, self._given
         rollouts, before = known.rollouts, policy.packs
         tokens, read = torch.zeros_like(known.tokens), torch.zeros_like(known.read)
         rows, places = torch.arange(len(rollouts), device=policy.device), 2 * rollouts.response_ids.numel() + 1024
-        policy.lm.train()
+        policy.lm.train(training)
         policy.packs = packs
         try:
             for batch in micro_batches(rollouts, rows, places, policy.pad_token_id, packs, sharing=sharing):
