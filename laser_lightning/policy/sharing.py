@@ -72,21 +72,24 @@ def sharing_obstacle(lm: PreTrainedModel) -> str | None:
     kinds = getattr(config, "layer_types", None)
     if others := sorted({str(kind) for kind in kinds or ()} - {"full_attention"}):
         return f"layers of {name} do not attend to all that is in front of them ({', '.join(others)})"
-    if kinds is None and (reach := _reach(lm)) is not None:
+    if (reach := _reach(lm, windows=kinds is None)) is not None:
         return f"tokens of {name} attend to others by their distance ({reach})"
     return None
 
 
-def _reach(lm: PreTrainedModel) -> str | None:
+def _reach(lm: PreTrainedModel, windows: bool) -> str | None:
     """The setting that says which places a token sees, or how well, by their distance; None if there is none.
 
-    A window as wide as the model has positions is none.
+    Args:
+        lm: the model.
+        windows: whether its settings of windows count: not where all layers are said to have none. One as wide as the
+            model has positions is none.
     """
     limit = position_limit(lm.config.get_text_config()) or math.inf
     for key, value in vars(lm.config.get_text_config()).items():
         # Of several widths one may be narrow.
         widths = [value] if isinstance(value, int) else [0] if value else []
-        is_window = "window" in key and key not in _NO_WINDOWS and any(0 <= width < limit for width in widths)
+        is_window = windows and "window" in key and key not in _NO_WINDOWS and any(0 <= w < limit for w in widths)
         if (is_window or key in _BY_DISTANCE) and value:
             return f"{key}: {value}"
     return None
