@@ -12,9 +12,9 @@ MIXED, TRUNCATED, CORRECT, SILENT = "mixed", "truncated", "correct", "silent"
 RUNS: dict[str, dict[str, Any]] = {
     # Policy loss, self-rewarding loss, mixed advantages, KL; a rank whose solutions are all truncated or all correct.
     # The budgets make 1, 3, 2 and 4 micro-batches on two ranks. A rollout fails once, with the weights gathered.
-    # A prompt is computed once for as many solutions as there is room for.
+    # Each solution computes its prompt itself.
     "whole objective": {
-        "shared_prompts": "always",
+        "shared_prompts": "never",
         "kl_coef": 0.2,
         "max_grad_norm": 1.0,
         "max_steps": 4,
@@ -29,9 +29,10 @@ RUNS: dict[str, dict[str, Any]] = {
         "kinds": [[MIXED, SILENT], [SILENT, MIXED], [MIXED, MIXED]],
         "budgets": [40, 40, 40],
     },
-    # Two optimizer steps per round, with old log-probs, exact scores, importance weights, and everything recomputed in
-    # the backward pass.
+    # Two optimizer steps per round, with old log-probs, exact scores, importance weights, prompts that are computed
+    # once for as many solutions as there is room for, and everything recomputed in the backward pass.
     "reused rollouts": {
+        "shared_prompts": "always",
         "importance": "token",
         "reference": "exact",
         "epochs": 2,
@@ -56,9 +57,8 @@ RUNS: dict[str, dict[str, Any]] = {
         "budgets": [10_000, 54, 72, 36],
         "fails": [2],
     },
-    # Advantages normalized over the solutions of all ranks; each computes its prompt itself.
+    # Advantages normalized over the solutions of all ranks.
     "batch statistics": {
-        "shared_prompts": "never",
         "batch_normalized": True,
         "max_grad_norm": 1.0,
         "max_steps": 2,
