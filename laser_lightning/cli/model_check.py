@@ -24,6 +24,7 @@ from laser_lightning.modules.supervised import SupervisedModule
 from laser_lightning.policy.loading import PolicySettings, recompute_activations
 from laser_lightning.policy.lora import LoRASettings, merge_adapter
 from laser_lightning.policy.model import Policy
+from laser_lightning.policy.sharing import sharing_obstacle
 from laser_lightning.records.batching import micro_batches
 from laser_lightning.rollout import RolloutEngine, TransformersEngine, VLLMEngine
 from laser_lightning.rollout.self_test import Finding, SelfTest, decode_rightly
@@ -117,6 +118,7 @@ def _of_the_model(asked: Asked) -> Iterator[Row]:
             ("refill", ours, partial(decode_rightly, test.refilling, eager)),
             ("pad", not policy.packs, partial(_update, test, packs=False)),
             ("pack", policy.packs, partial(_update, test, packs=True)),
+            ("shared prompts", policy.shares_always, partial(_shared, test)),
             ("compile (engine)", compiles, compiled.decoding),
             ("gradient checkpointing", settings.gradient_checkpointing, partial(_recomputed, policy)),
             ("export", settings.lora is None, partial(_exported, module)),
@@ -179,6 +181,12 @@ def _update(test: SelfTest, packs: bool) -> Finding:
         return test.update()
     finally:
         test.policy.packs = before
+
+
+def _shared(test: SelfTest) -> Finding:
+    if (why := sharing_obstacle(test.policy.lm)) is not None:
+        raise UserError(f"Each solution computes its prompt itself: {why}.")
+    return test.sharing()
 
 
 def _recomputed(policy: Policy) -> Row:

@@ -35,6 +35,7 @@ HARMLESS = (
     "model.update.micro_batch_tokens",
     "model.policy.attention",
     "model.policy.packing",
+    "model.policy.shared_prompts",
     "model.policy.gradient_checkpointing",
     "model.policy.compile",
     "model.policy.liger",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.records.batching import Rollouts
+from laser_lightning.records.sharing import PromptSharing, Tree, number_prompts, plant_trees
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -21,17 +22,17 @@ TargetsT = TypeVar("TargetsT", bound="DataclassInstance")
 
 
 def dealt(lengths: Sequence[int], ranks: int) -> list[list[int]]:
-    """Deal solutions out to ranks, so that their tokens are as even as can be told at once.
+    """Deal solutions, or trees of them, out to ranks, so that their tokens are as even as can be told at once.
 
     The longest solution comes first, and each goes to the rank with the fewest tokens so far (longest processing time
     first: the heaviest rank has at most 4/3 of what the best deal would give it).
 
     Args:
-        lengths: tokens of each solution, prompt and response.
+        lengths: tokens of each one, prompt and response.
         ranks: number of ranks.
 
     Returns:
-        The solutions of each rank, ascending.
+        Those of each rank, ascending.
     """
     loads = [(0, rank) for rank in range(ranks)]
     shares: list[list[int]] = [[] for _ in range(ranks)]
@@ -43,7 +44,7 @@ def dealt(lengths: Sequence[int], ranks: int) -> list[list[int]]:
 
 
 def balance_ranks(
-    rollouts: Rollouts, targets: TargetsT, rows: Tensor, ranks: Ranks
+    rollouts: Rollouts, targets: TargetsT, rows: Tensor, ranks: Ranks, sharing: PromptSharing | None = None
 ) -> tuple[Rollouts, TargetsT, Tensor]:
     """This rank's share of an optimizer step on the solutions of all ranks.
 
@@ -54,6 +55,7 @@ def balance_ranks(
         targets: theirs, a record whose fields are tensors with a row for each of the N solutions, or None.
         rows: [M] int64, those that have a gradient.
         ranks: the processes that train together, which all call it together.
+        sharing: solutions that share their prompt stay together, up to a rank's share of all tokens.
 
     Returns:
         The solutions of the share, each with its prompt (G = 1), their targets, and [M'] int64, which of them count:
@@ -78,11 +80,21 @@ def balance_ranks(
 
     held = {f.name: value for f in fields(Rollouts) if (value := getattr(mine, f.name)) is not None}
     everything = {name: of_all_ranks(name, value) for name, value in held.items()}
-    lengths = (everything["prompt_lengths"] + everything["response_lengths"]).tolist()
-    share = dealt(lengths, ranks.count)[ranks.index]
+    together = Rollouts(**everything)
+    trees = _trees_of(together, sharing, ranks.count)
+    numbers = dealt([tree.tokens for tree in trees], ranks.count)[ranks.index]
+    share = sorted(solution for number in numbers for solution in trees[number].solutions)
     chosen = torch.tensor(share or [0], device=rows.device)
     return (
-        Rollouts(**{name: value[chosen] for name, value in everything.items()}),
+        together.select(chosen),
         type(targets)(**{name: of_all_ranks(name, value[rows])[chosen] for name, value in known.items()}),
         torch.arange(len(share), device=rows.device),
     )
+
+
+def _trees_of(rollouts: Rollouts, sharing: PromptSharing | None, ranks: int) -> list[Tree]:
+    """Solutions that share their prompt, in trees small enough to be dealt out; without sharing each alone."""
+    prompts = number_prompts(rollouts.prompt_ids, rollouts.prompt_lengths)
+    known = prompts.tolist(), rollouts.prompt_lengths.tolist(), rollouts.response_lengths.tolist()
+    whole = plant_trees(*known, sharing)
+    return plant_trees(*known, sharing, most_tokens=sum(tree.tokens for tree in whole) / ranks)

@@ -116,7 +116,11 @@ class LaSeRScorer:
         self_reward = SelfRewardSettings.read(path)
         _check_reference(path, self_reward, reference)
         settings = PolicySettings(
-            path=str(path), attention=attention, packing="never", trust_remote_code=trust_remote_code
+            path=str(path),
+            attention=attention,
+            packing="never",
+            shared_prompts="never",
+            trust_remote_code=trust_remote_code,
         )
         tokenizer = load_tokenizer(settings)
         self_reward.check_tokenizer(tokenizer)

@@ -36,6 +36,7 @@ class EvaluationHooks(TrainingModule):
         last_rollout: the latest training or evaluation round, for callbacks.
     """
 
+    has_groups = True
     evaluator: Evaluator
     sampler: Sampler
     verifier: Verifier

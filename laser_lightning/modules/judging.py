@@ -155,7 +155,7 @@ class Judging:
             return None
         needed = ((targets.self_reward_weights > 0) | (targets.policy_weights > 0)).nonzero().flatten()
         if ranks.count > 1:
-            rollouts, targets, needed = balance_ranks(rollouts, targets, needed, ranks)
+            rollouts, targets, needed = balance_ranks(rollouts, targets, needed, ranks, module.policy.sharing)
         terms, scores = self._accumulate_gradients(rollouts, targets, needed)
         rate = self.settings.learning_rate
         norm = module.apply_uncounted(

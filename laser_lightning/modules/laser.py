@@ -34,7 +34,7 @@ from laser_lightning.objective.targets import Targets
 from laser_lightning.policy.distributions import AskedReading
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, PolicyOutputs, PolicySettings
 from laser_lightning.policy.precision import float32_by_default
-from laser_lightning.records.batching import MicroBatch, Rollouts, micro_batches, shortest
+from laser_lightning.records.batching import MicroBatch, Rollouts, shortest
 from laser_lightning.records.rollout import Rollout, SampledStep, concat_rollouts
 from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
 from laser_lightning.rollout.sampler import Sampler
@@ -312,7 +312,7 @@ class LaSeRModule(EvaluationHooks):
             )
             return
         if self.ranks.count > 1:
-            rollouts, targets, needed = balance_ranks(rollouts, targets, needed, self.ranks)
+            rollouts, targets, needed = balance_ranks(rollouts, targets, needed, self.ranks, self.policy.sharing)
         sums = self.accumulate_gradients(self.aligned_batches(rollouts, needed), rollouts, targets)
         norm = self.apply_gradients(sums.terms.loss)
         if norm is not None:
@@ -324,10 +324,10 @@ class LaSeRModule(EvaluationHooks):
 
         Where a rank has fewer than another, a solution of weight 0 fills the places.
         """
-        budget, pad, packed = self.update.micro_batch_tokens, self.policy.pad_token_id, self.policy.packs
-        most = self.ranks.max(len(micro_batches(rollouts, rows, budget, pad, packed)))
-        batches = [(batch, 1.0) for batch in micro_batches(rollouts, rows, budget, pad, packed, at_least=most)]
-        return batches + [(shortest(rollouts, pad), 0.0)] * (most - len(batches))
+        budget = self.update.micro_batch_tokens
+        most = self.ranks.max(len(self.policy.micro_batches(rollouts, rows, budget)))
+        batches = [(batch, 1.0) for batch in self.policy.micro_batches(rollouts, rows, budget, at_least=most)]
+        return batches + [(shortest(rollouts, self.policy.pad_token_id), 0.0)] * (most - len(batches))
 
     def accumulate_gradients(
         self, batches: list[tuple[MicroBatch, float]], rollouts: Rollouts, targets: Targets

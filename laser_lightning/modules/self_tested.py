@@ -7,10 +7,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from laser_lightning.distributed.parts import StepParts
 from laser_lightning.distributed.ranks import Ranks
-from laser_lightning.policy.model import AdaptersOff, Policy
+from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy
 from laser_lightning.policy.precision import float32_by_default
 from laser_lightning.rollout.engine import RolloutEngine
-from laser_lightning.rollout.self_test import Finding, check_policy
+from laser_lightning.rollout.self_test import Finding, SelfTest, check_policy, share_rightly
 
 
 class SelfTested(lightning.LightningModule):
@@ -19,10 +19,12 @@ class SelfTested(lightning.LightningModule):
     Attributes:
         policy: the model, from ``configure_model`` on.
         parts: times the parts of a step.
+        has_groups: whether several solutions of a prompt go through the policy in one step.
     """
 
     policy: Policy
     parts: StepParts
+    has_groups: bool = False
 
     @property
     def ranks(self) -> Ranks:
@@ -57,5 +59,9 @@ class SelfTested(lightning.LightningModule):
         """
         trains = self.trainer.state.fn == TrainerFn.FITTING
         precision = self.trainer.precision_plugin.forward_context()
-        with precision, float32_by_default(), self.parts("self_test"), self.gathered_weights(self.policy):
-            return check_policy(self.policy, self.rollout_engine, self.ranks, trains)
+        frozen = [m for m in self.children() if isinstance(m, FrozenPolicy) and self.has_groups]
+        with precision, float32_by_default(), self.parts("self_test"), self.gathered_weights(self.policy, *frozen):
+            for model in frozen:
+                if model.sharing is not None:
+                    share_rightly(SelfTest(model, ranks=self.ranks), training=False)
+            return check_policy(self.policy, self.rollout_engine, self.ranks, trains, self.has_groups)

@@ -34,6 +34,7 @@ from laser_lightning.policy.exports import refuse_failed, try_exports
 from laser_lightning.policy.loading import mend_generation_config, refuse_quantised
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy, PolicySettings, load_tokenizer, model_path
 from laser_lightning.policy.quantised import refuse_quantised_checkpoint
+from laser_lightning.policy.sharing import sharing_obstacle
 from laser_lightning.runs.checkpoints import read_checkpoint
 from laser_lightning.runs.interruption import Interruption
 from laser_lightning.runs.random_state import random_state, restore_random_state
@@ -102,6 +103,8 @@ class TrainingModule(Part, SelfTested, OptimizerSteps):
                 self.policy.check_adapters()
             if self.policy.adapters is not None:
                 rank_zero_info(str(self.policy.adapters))
+            if self.has_groups and chosen.shared_prompts == "auto" and (why := sharing_obstacle(self.policy.lm)):
+                rank_zero_info(f"Each solution computes its prompt itself, and none is shared: {why}.")
         data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
         if isinstance(data, PromptDataModule):
             self.check_vocabulary(data)

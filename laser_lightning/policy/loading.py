@@ -52,6 +52,9 @@ class PolicySettings:
             laser-lightning[liger]``).
         trust_remote_code: run model code that comes with the weights.
         lora: train adapters beside the frozen weights (needs the extra ``lora``); null trains all weights.
+        shared_prompts: compute a prompt once for several of its solutions, in the update and in passes without
+            gradient: ``auto`` does so where it is exact and saves work, ``always`` wherever solutions have the same
+            prompt, and refuses models for which it is not exact; ``never`` computes it for each solution.
     """
 
     path: str
@@ -65,6 +68,7 @@ class PolicySettings:
     liger: bool = False
     trust_remote_code: bool = False
     lora: LoRASettings | None = None
+    shared_prompts: Literal["auto", "always", "never"] = "auto"
 
 
 def model_path(path: str) -> str:

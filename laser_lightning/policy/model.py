@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from laser_lightning.errors import UserError
 from laser_lightning.policy.distributions import AskedReading, read_distributions
 from laser_lightning.policy.image_text import freeze_other_parts
+from laser_lightning.policy.layout import lay_out
 from laser_lightning.policy.loading import (
     EMBEDDED,
     PolicySettings,
@@ -24,8 +25,9 @@ from laser_lightning.policy.loading import (
 from laser_lightning.policy.logprobs import reward_token_log_probs, token_statistics
 from laser_lightning.policy.lora import adapters_off, add_adapters, check_adapters
 from laser_lightning.policy.routers import experts_per_token, router_balance
+from laser_lightning.policy.sharing import mask_for, prompt_sharing
 from laser_lightning.policy.structure import decoder_of, position_limit, refuse_long_rows
-from laser_lightning.records.batching import MicroBatch, Rollouts, length_mask, micro_batches
+from laser_lightning.records.batching import MicroBatch, Rollouts, micro_batches
 
 __all__ = [
     "EMBEDDED",
@@ -83,6 +85,8 @@ class Policy(nn.Module):
         eos_token_ids: sorted ids that end a response: those of the generation config, else the tokenizer's.
         pad_token_id: id that fills unused places; never used to tell what a place holds.
         packs: whether micro-batches are run as one row without padding.
+        sharing: which solutions share the computation of their prompt; None for none.
+        shares_always: whether that is asked for, and not only welcome.
     """
 
     def __init__(self, settings: PolicySettings, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -104,6 +108,8 @@ class Policy(nn.Module):
         self._decode = torch.compile(self._run_decoder, dynamic=True) if settings.compile else self._run_decoder
         flash = "flash" in str(self.lm.config.get_text_config()._attn_implementation)
         self.packs = settings.packing == "always" or (settings.packing == "auto" and flash)
+        self.sharing = prompt_sharing(self.lm, settings.shared_prompts)
+        self.shares_always = settings.shared_prompts == "always"
         self.eos_token_ids = eos_token_ids(self.lm, tokenizer)
         # Tokenizers get a pad token that the model has no row for.
         has_pad = tokenizer.pad_token_id < self.vocabulary_size
@@ -135,17 +141,16 @@ class Policy(nn.Module):
             routers: compute how evenly a mixture of experts spreads the tokens too.
             asked: what is to be read off the tempered distributions too.
         """
-        lengths = batch.prompt_lengths + batch.response_lengths
-        hidden, starts, logits = self._flat_pass(batch.input_ids, lengths, routers)
+        hidden, places, logits = self._flat_pass(batch, routers)
         mask = batch.response_mask
-        rows, places = mask.nonzero(as_tuple=True)
-        places = batch.prompt_lengths[rows] + places
-        ends = starts + lengths - 1
+        rows, positions = mask.nonzero(as_tuple=True)
+        positions = batch.prompt_lengths[rows] + positions
+        ends = _last_places(batch, places)
         tokens, read = len(rows), len(reward_token_ids)
         reward_tokens = torch.tensor(reward_token_ids, device=ends.device).repeat(len(ends))
         # The hidden state at a place predicts the token at the next one; behind the last one those are reward tokens.
-        states = hidden[torch.cat((starts[rows] + places - 1, ends.repeat_interleave(read)))]
-        token_ids, ones = batch.input_ids[rows, places], hidden.new_ones(len(reward_tokens))
+        states = hidden[torch.cat((places[rows, positions - 1], ends.repeat_interleave(read)))]
+        token_ids, ones = batch.input_ids[rows, positions], hidden.new_ones(len(reward_tokens))
         statistics = token_statistics(
             states,
             torch.cat((token_ids, reward_tokens)),
@@ -167,20 +172,23 @@ class Policy(nn.Module):
             empty.masked_scatter(mask, statistics.entropy[:tokens]),
             statistics.log_probs[tokens:].view(-1, read),
             states[tokens::read],
-            self._router_balance(batch, starts, logits) if routers else empty.new_zeros(len(ends)),
+            self._router_balance(batch, places, logits) if routers else empty.new_zeros(len(ends)),
             reading,
         )
 
-    def _router_balance(self, batch: MicroBatch, starts: Tensor, logits: tuple[Tensor, ...]) -> Tensor:
-        solutions, places = batch.loss_mask.nonzero(as_tuple=True)
-        flat = starts[solutions] + batch.prompt_lengths[solutions] + places
-        return router_balance(logits, flat, solutions, len(starts), experts_per_token(self.lm))
+    def _router_balance(self, batch: MicroBatch, places: Tensor, logits: tuple[Tensor, ...]) -> Tensor:
+        solutions, positions = batch.loss_mask.nonzero(as_tuple=True)
+        flat = places[solutions, batch.prompt_lengths[solutions] + positions]
+        return router_balance(logits, flat, solutions, len(places), experts_per_token(self.lm))
 
     def hidden_at_end(self, batch: MicroBatch) -> Tensor:
         """[B, D] last hidden states at each response's last token."""
-        lengths = batch.prompt_lengths + batch.response_lengths
-        hidden, starts = self.flat_hidden_states(batch.input_ids, lengths)
-        return hidden[starts + lengths - 1]
+        hidden, places, _ = self._flat_pass(batch)
+        return hidden[_last_places(batch, places)]
+
+    def micro_batches(self, rollouts: Rollouts, rows: Tensor, token_budget: int, at_least: int = 1) -> list[MicroBatch]:
+        """Cut solutions [M] into micro-batches as this model runs them (see ``records.batching.micro_batches``)."""
+        return micro_batches(rollouts, rows, token_budget, self.pad_token_id, self.packs, at_least, self.sharing)
 
     def scores_of(self, rollouts: Rollouts, reward_token_ids: Sequence[int], micro_batch_tokens: int) -> Tensor:
         """[N, K] log pi(z) behind each response's last token, truncated ones too, without the responses' own log-probs.
@@ -194,7 +202,7 @@ class Policy(nn.Module):
         budget = max(micro_batch_tokens, int(lengths.max()))
         rows = torch.arange(len(rollouts), device=lengths.device)
         found = rollouts.reward_token_log_probs.new_zeros(len(rows), len(reward_token_ids))
-        for batch in micro_batches(rollouts, rows, budget, self.pad_token_id, self.packs):
+        for batch in self.micro_batches(rollouts, rows, budget):
             found[batch.rows] = reward_token_log_probs(self.head(self.hidden_at_end(batch)), reward_token_ids)
         return found
 
@@ -238,39 +246,21 @@ class Policy(nn.Module):
         return self._decode(input_ids, None)[0]
 
     def _run_decoder(
-        self, input_ids: Tensor, positions: Tensor | None, routers: bool = False
+        self, input_ids: Tensor, positions: Tensor | None, mask: Tensor | None = None, routers: bool = False
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Hidden states, and the logits of each layer's router where asked for."""
-        asked = {"output_router_logits": True} if routers else {}
+        asked: dict[str, Any] = {"output_router_logits": True} if routers else {}
+        if mask is not None:
+            asked["attention_mask"] = mask_for(self.lm, mask)
         output = self.decoder(input_ids=input_ids, position_ids=positions, use_cache=False, **asked)
         return output.last_hidden_state, tuple(output.router_logits) if routers else ()
 
-    def flat_hidden_states(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Last hidden states of right-padded sequences, packed without their padding where ``packs`` says so.
-
-        Args:
-            input_ids: [B, L] token ids.
-            lengths: [B] int64.
-
-        Returns:
-            [T, D] hidden states, and [B] places in them where the sequences begin.
-        """
-        hidden, starts, _ = self._flat_pass(input_ids, lengths)
-        return hidden, starts
-
-    def _flat_pass(
-        self, input_ids: Tensor, lengths: Tensor, routers: bool = False
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        refuse_long_rows(self.lm.config.get_text_config(), input_ids.shape[1])
-        if not self.packs:
-            hidden, logits = self._decode(input_ids, None, routers)
-            starts = torch.arange(len(hidden), device=hidden.device) * hidden.shape[1]
-            return hidden.flatten(0, 1), starts, logits
-        mask = length_mask(lengths, input_ids.shape[1])
-        positions = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
-        # Where positions begin anew, transformers keeps attention from looking across.
-        hidden, logits = self._decode(input_ids[mask][None], positions[mask][None], routers)
-        return hidden[0], lengths.cumsum(0) - lengths, logits
+    def _flat_pass(self, batch: MicroBatch, routers: bool = False) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """[T, D] hidden states, [B, L] where in them each token of a sequence is, and the logits of routers."""
+        refuse_long_rows(self.lm.config.get_text_config(), batch.input_ids.shape[1])
+        layout = lay_out(batch, self.pad_token_id, self.packs)
+        hidden, logits = self._decode(layout.input_ids, layout.positions, layout.mask, routers)
+        return hidden.flatten(0, 1), layout.places, logits
 
     def head(self, hidden: Tensor) -> Tensor:
         """Float32 logits [..., V] of hidden states [..., D], as the model's own forward computes them."""
@@ -293,6 +283,11 @@ class Policy(nn.Module):
         """Refuse a model that does not run with its adapters, or goes past some (see ``lora.check_adapters``)."""
         if self.adapters is not None:
             check_adapters(self.lm, torch.arange(4, device=self.device)[None] % self.vocabulary_size)
+
+
+def _last_places(batch: MicroBatch, places: Tensor) -> Tensor:
+    """[B] where each response's last token is, of the places [B, L] of all."""
+    return places.gather(1, (batch.prompt_lengths + batch.response_lengths - 1)[:, None]).squeeze(1)
 
 
 class FrozenPolicy(Policy):
@@ -322,3 +317,7 @@ class AdaptersOff:
         """The policy's outputs without its adapters (see ``Policy.forward``)."""
         with adapters_off(self.policy.lm):
             return self.policy(*args, **options)
+
+    def micro_batches(self, rollouts: Rollouts, rows: Tensor, token_budget: int) -> list[MicroBatch]:
+        """Those of the policy."""
+        return self.policy.micro_batches(rollouts, rows, token_budget)

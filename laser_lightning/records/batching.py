@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
 
 from laser_lightning.errors import UserError
+from laser_lightning.records.sharing import PromptSharing, number_prompts, plant_trees
 from laser_lightning.shapes import Bool, Float, Int, Shaped
 
 
@@ -141,6 +143,8 @@ class MicroBatch:
         prompt_lengths: [B] int64.
         response_lengths: [B] int64.
         loss_mask: [B, R] bool, the response tokens that are trained on.
+        trees: [B] int64, ascending from 0: solutions with the same number, which are next to each other, have the same
+            prompt, and it is computed once for them; None for each alone.
     """
 
     rows: Int[Tensor, " B"]
@@ -148,6 +152,7 @@ class MicroBatch:
     prompt_lengths: Int[Tensor, " B"]
     response_lengths: Int[Tensor, " B"]
     loss_mask: Bool[Tensor, "B R"]
+    trees: Int[Tensor, " B"] | None = None
 
     @property
     def response_mask(self) -> Bool[Tensor, "B R"]:
@@ -162,7 +167,8 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same on another device."""
-        return MicroBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        held = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        return MicroBatch(**{name: value.to(device) for name, value in held.items()})
 
 
 def micro_batches(
@@ -172,11 +178,12 @@ def micro_batches(
     pad_token_id: int,
     packed: bool = False,
     at_least: int = 1,
+    sharing: PromptSharing | None = None,
 ) -> list[MicroBatch]:
     """Cut solutions into micro-batches of at most ``token_budget`` places.
 
     Solutions are sorted by length first, so that little of the budget goes into padding. The order within the
-    result is a function of the lengths alone.
+    result is a function of the lengths, and with ``sharing`` of which prompts are equal, alone.
 
     Args:
         rollouts: the solutions.
@@ -184,7 +191,9 @@ def micro_batches(
         token_budget: largest number of places in a micro-batch.
         pad_token_id: fills unused places.
         packed: the forward pass leaves padding out: places are tokens, and not rows times the longest sequence.
-        at_least: micro-batches to make, as equal in places as can be; fewer only where there are fewer solutions.
+        at_least: micro-batches to make, as equal in places as can be; fewer only where there are fewer solutions, or
+            trees of them.
+        sharing: solutions of the same prompt lie in trees, which are the sequences then; None for each alone.
 
     Raises:
         UserError: if a single sequence is longer than the budget.
@@ -192,27 +201,36 @@ def micro_batches(
     prompts = rows // rollouts.group_size
     prompt_lengths, response_lengths = rollouts.prompt_lengths[prompts], rollouts.response_lengths[rows]
     lengths = prompt_lengths + response_lengths
-    order = torch.argsort(lengths, descending=True, stable=True)
     if len(rows) and int(lengths.max()) > token_budget:
         raise UserError(
             f"A sequence of {int(lengths.max())} tokens does not fit into update.micro_batch_tokens = {token_budget}: "
             "raise it, or lower sampling.max_response_tokens or data.max_prompt_tokens."
         )
-    trained = rollouts.trained_mask
-    sorted_lengths = lengths[order].tolist()
-    sizes = _sizes(sorted_lengths, token_budget, packed)
+    if sharing is not None:
+        prompts = number_prompts(rollouts.prompt_ids, rollouts.prompt_lengths)[prompts]
+    known = prompts.tolist(), prompt_lengths.tolist(), response_lengths.tolist()
+    trees = sorted(plant_trees(*known, sharing, token_budget), key=lambda tree: -tree.tokens)
+    tokens = [tree.tokens for tree in trees]
+    sizes = _sizes(tokens, token_budget, packed)
     if sizes and at_least > 1:
-        sizes = _even_sizes(sorted_lengths, token_budget, packed, min(max(at_least, len(sizes)), len(rows)))
-    return [
-        MicroBatch(
-            rows[chosen],
-            join_solutions(rollouts, rows[chosen], int(lengths[chosen].max()), pad_token_id),
-            prompt_lengths[chosen],
-            response_lengths[chosen],
-            trained[rows[chosen], : int(response_lengths[chosen].max())],
+        sizes = _even_sizes(tokens, token_budget, packed, min(max(at_least, len(sizes)), len(trees)))
+    trained = rollouts.trained_mask
+    batches, ends = [], list(accumulate(sizes))
+    for start, end in pairwise((0, *ends)):
+        of_batch = trees[start:end]
+        chosen = torch.tensor([number for tree in of_batch for number in tree.solutions], device=rows.device)
+        of_trees = [number for number, tree in enumerate(of_batch) for _ in tree.solutions]
+        batches.append(
+            MicroBatch(
+                rows[chosen],
+                join_solutions(rollouts, rows[chosen], int(lengths[chosen].max()), pad_token_id),
+                prompt_lengths[chosen],
+                response_lengths[chosen],
+                trained[rows[chosen], : int(response_lengths[chosen].max())],
+                torch.tensor(of_trees, device=rows.device) if len(of_trees) > len(of_batch) else None,
+            )
         )
-        for chosen in order.split(sizes)
-    ]
+    return batches
 
 
 def _sizes(lengths: list[int], budget: int, packed: bool) -> list[int]:

@@ -17,7 +17,7 @@ from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
 from laser_lightning.objective.self_reward.solutions import zero_if_truncated
 from laser_lightning.policy.distributions import AskedReading, DistributionReading, DistributionReadings
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy
-from laser_lightning.records.batching import Rollouts, micro_batches
+from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
 from laser_lightning.shapes import Float, Shaped
@@ -159,9 +159,7 @@ class Sampler:
         reading: Tensor | None = None
         rows = torch.arange(len(rollouts), device=found.tokens.device)
         with self.parts(part), self.gathered(model):
-            for batch in micro_batches(
-                rollouts, rows, self.micro_batch_tokens, self.policy.pad_token_id, self.policy.packs
-            ):
+            for batch in model.micro_batches(rollouts, rows, self.micro_batch_tokens):
                 width = batch.loss_mask.shape[1]
                 own = None if asked is None else asked.of(batch.rows, width)
                 outputs = model(batch, self.self_reward.score_token_ids, temperature, asked=own)
@@ -227,8 +225,6 @@ class Sampler:
         found = torch.full(shape, torch.nan, dtype=self.policy.lm.dtype, device=self.policy.device)
         rows = rollouts.finished.nonzero().squeeze(-1)
         with self.parts("hidden_states_pass"), self.gathered(self.policy):
-            for batch in micro_batches(
-                rollouts, rows, self.micro_batch_tokens, self.policy.pad_token_id, self.policy.packs
-            ):
+            for batch in self.policy.micro_batches(rollouts, rows, self.micro_batch_tokens):
                 found[batch.rows] = self.policy.hidden_at_end(batch)
         return found

@@ -16,7 +16,16 @@ from laser_lightning.rollout import TransformersEngine
 SaveModel = Callable[..., Path]
 TinyConfig = Callable[..., PretrainedConfig]
 ALWAYS = ["load", "same pass twice", "causality", "head", "training mode", "decode", "refill", "optimizer step"]
-OTHERS = ["pack", "compile (engine)", "gradient checkpointing", "vLLM", "LoRA", "merged export", "adapter export"]
+OTHERS = [
+    "pack",
+    "shared prompts",
+    "compile (engine)",
+    "gradient checkpointing",
+    "vLLM",
+    "LoRA",
+    "merged export",
+    "adapter export",
+]
 
 
 @pytest.fixture(autouse=True)

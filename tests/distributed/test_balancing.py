@@ -11,6 +11,7 @@ from laser_lightning.distributed.balancing import balance_ranks, dealt
 from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.objective.targets import Targets
 from laser_lightning.records.batching import Rollouts
+from laser_lightning.records.sharing import PromptSharing
 
 
 def test_the_longest_goes_to_the_rank_with_the_fewest_tokens() -> None:
@@ -87,13 +88,15 @@ class ThreadRanks(Ranks):
         return stacked
 
 
-def on_all_ranks(rounds: list[tuple[Rollouts, Targets]], rows: list[list[int]]) -> list[Any]:
+def on_all_ranks(
+    rounds: list[tuple[Rollouts, Targets]], rows: list[list[int]], sharing: PromptSharing | None = None
+) -> list[Any]:
     meeting, results = Meeting(len(rounds)), [None] * len(rounds)
 
     def one(rank: int) -> None:
         rollouts, targets = rounds[rank]
         kept = torch.tensor(rows[rank], dtype=torch.long)
-        results[rank] = balance_ranks(rollouts, targets, kept, ThreadRanks(meeting, rank))
+        results[rank] = balance_ranks(rollouts, targets, kept, ThreadRanks(meeting, rank), sharing)
 
     threads = [threading.Thread(target=one, args=(rank,)) for rank in range(len(rounds))]
     for thread in threads:
@@ -154,3 +157,32 @@ def test_a_rank_without_a_solution_gets_one_that_does_not_count(empty: int) -> N
     results = on_all_ranks(rounds, rows)
     assert sorted(len(counting) for _, _, counting in results) == [0, 1]
     assert all(len(rollouts) == 1 for rollouts, _, _ in results)
+
+
+def of_lengths(rank: int, prompt: int, responses: list[list[int]]) -> tuple[Rollouts, Targets]:
+    """A round whose groups have responses of given lengths, behind prompts of one length."""
+    rollouts, targets = a_round(rank, len(responses), len(responses[0]), (prompt, 9))
+    rollouts.prompt_lengths = torch.full((len(responses),), prompt)
+    rollouts.response_lengths = torch.tensor(responses).flatten()
+    return rollouts, targets
+
+
+def solutions_of(result: Any) -> list[int]:
+    rollouts, _, counting = result
+    return rollouts.response_ids[counting, 0].tolist()
+
+
+def test_solutions_that_share_their_prompt_stay_together() -> None:
+    # Trees of 10 + 4 and 10 + 8 tokens on the first rank, 10 + 6 and 10 + 2 on the second, 60 in all: the largest, 18,
+    # and the smallest, 12, go to one rank, 16 and 14 to the other.
+    rounds = [of_lengths(0, 10, [[2, 2], [4, 4]]), of_lengths(1, 10, [[3, 3], [1, 1]])]
+    first, second = on_all_ranks(rounds, [list(range(4))] * 2, PromptSharing())
+    assert solutions_of(first) == [1002, 1003, 2002, 2003]
+    assert solutions_of(second) == [1000, 1001, 2000, 2001]
+
+
+def test_a_group_is_cut_where_a_rank_would_wait() -> None:
+    # One group of 10 + 4 * 5 = 30 tokens: a rank's share of it is 15, a prompt with one response.
+    rounds = [of_lengths(0, 10, [[5, 5, 5, 5]]), of_lengths(1, 10, [[5, 5, 5, 5]])]
+    results = on_all_ranks(rounds, [list(range(4)), []], PromptSharing())
+    assert [len(solutions_of(result)) for result in results] == [2, 2]

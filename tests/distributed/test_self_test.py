@@ -56,5 +56,5 @@ def test_what_is_wrong_in_one_process_refuses_the_run_in_all(
 @pytest.mark.parametrize("strategy", STRATEGY)
 def test_both_processes_find_the_same(overlays: Path, command: Callable[..., str], strategy: str) -> None:
     output = command(overlays, "fit", *STRATEGY[strategy], "--config", "Telling.yaml", succeeds=False)
-    ways = "['evaluation mode', 'causality', 'head', 'training mode', 'decode', 'refill', 'update']"
+    ways = "['evaluation mode', 'causality', 'head', 'training mode', 'decode', 'refill', 'update', 'shared prompts']"
     assert output.count(f"found {ways} True") == 2

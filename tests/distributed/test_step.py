@@ -12,7 +12,9 @@ MIXED, TRUNCATED, CORRECT, SILENT = "mixed", "truncated", "correct", "silent"
 RUNS: dict[str, dict[str, Any]] = {
     # Policy loss, self-rewarding loss, mixed advantages, KL; a rank whose solutions are all truncated or all correct.
     # The budgets make 1, 3, 2 and 4 micro-batches on two ranks. A rollout fails once, with the weights gathered.
+    # Each solution computes its prompt itself.
     "whole objective": {
+        "shared_prompts": "never",
         "kl_coef": 0.2,
         "max_grad_norm": 1.0,
         "max_steps": 4,
@@ -27,9 +29,10 @@ RUNS: dict[str, dict[str, Any]] = {
         "kinds": [[MIXED, SILENT], [SILENT, MIXED], [MIXED, MIXED]],
         "budgets": [40, 40, 40],
     },
-    # Two optimizer steps per round, with old log-probs, exact scores, importance weights, and everything recomputed in
-    # the backward pass.
+    # Two optimizer steps per round, with old log-probs, exact scores, importance weights, prompts that are computed
+    # once for as many solutions as there is room for, and everything recomputed in the backward pass.
     "reused rollouts": {
+        "shared_prompts": "always",
         "importance": "token",
         "reference": "exact",
         "epochs": 2,
@@ -43,6 +46,7 @@ RUNS: dict[str, dict[str, Any]] = {
     # Adapters beside frozen weights, the KL term against the policy without them, and another number of passes on each
     # rank between two uses of both.
     "lora": {
+        "shared_prompts": "always",
         "lora": {"rank": 4, "alpha": 8.0},
         "kl_coef": 0.2,
         "gradient_checkpointing": True,

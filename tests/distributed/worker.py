@@ -286,6 +286,7 @@ def steps(spec: dict[str, Any]) -> Any:
             random_init=spec.get("random_init", False),
             dtype=spec.get("dtype", "float32"),
             lora=LoRASettings(**spec["lora"]) if "lora" in spec else None,
+            shared_prompts=spec.get("shared_prompts", "auto"),
         ),
         self_reward=Probe()
         if spec.get("probe")

@@ -255,6 +255,21 @@ def test_packing_does_not_change_the_step(tmp_path: Path, pretrained: PolicySett
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-6)
 
 
+def test_sharing_prompts_does_not_change_the_step(tmp_path: Path, pretrained: PolicySettings) -> None:
+    # The reference's pass and the update's, in micro-batches of several prompts and of one.
+    for budget in (10_000, 64):
+        results = []
+        for shared in ("never", "auto", "always"):
+            update = UpdateSettings(micro_batch_tokens=budget, kl_coef=0.1)
+            model = fresh(policy=replace(pretrained, shared_prompts=shared), update=update)  # type: ignore[arg-type]
+            fit(tmp_path, model)
+            assert (model.policy.sharing is None) == (shared == "never")
+            results.append(weights(model))
+        assert not torch.equal(results[2], results[0])  # rounding says that another way was taken
+        for other in results[1:]:
+            torch.testing.assert_close(other, results[0], rtol=0, atol=1e-6)
+
+
 def test_global_step_counts_optimizer_steps(tmp_path: Path) -> None:
     # 2 mini-batches in each of 2 epochs: 4 optimizer steps per rollout.
     model = fresh(update=UpdateSettings(mini_batches=2, epochs=2))

@@ -22,6 +22,7 @@ from laser_lightning.verifiers.settings import VerificationSettings
 
 MODEL = ["evaluation mode", "causality", "head"]
 ENGINE = ["decode", "refill"]
+SHARED = "shared prompts"
 
 
 class Watched(LaSeRModule):
@@ -78,7 +79,7 @@ def test_a_fit_tries_its_policy_once_and_is_the_same_without(tmp_path: Path) -> 
         ended.append([random_state(model.generator), [parameter.detach() for parameter in model.parameters()]])
         if looks:  # with evaluations before the first step and behind the last
             (found,) = model.found
-            assert [finding.way for finding in found] == [*MODEL, "training mode", *ENGINE, "update"]
+            assert [finding.way for finding in found] == [*MODEL, "training mode", *ENGINE, "update", SHARED]
     (states, weights), (same_states, same_weights) = ended
     assert str(states) == str(same_states)
     assert all(torch.equal(one, other) for one, other in zip(weights, same_weights, strict=True))
@@ -88,7 +89,7 @@ def test_an_evaluation_that_stands_alone_tries_what_it_uses(tmp_path: Path) -> N
     model = module()
     trainer(tmp_path).validate(model, datamodule=data(), verbose=False)
     trainer(tmp_path).predict(model, datamodule=data(), return_predictions=False)
-    assert [[finding.way for finding in found] for found in model.found] == 2 * [[*MODEL, *ENGINE]]
+    assert [[finding.way for finding in found] for found in model.found] == 2 * [[*MODEL, *ENGINE, SHARED]]
 
 
 def test_the_tolerance_is_that_of_the_precision(tmp_path: Path) -> None:

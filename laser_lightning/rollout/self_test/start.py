@@ -14,7 +14,11 @@ from laser_lightning.rollout.self_test.ways import SelfTest
 
 
 def check_policy(
-    policy: Policy, engine: RolloutEngine | None = None, ranks: Ranks | None = None, trains: bool = True
+    policy: Policy,
+    engine: RolloutEngine | None = None,
+    ranks: Ranks | None = None,
+    trains: bool = True,
+    has_groups: bool = True,
 ) -> list[Finding]:
     """Try all that a run is about to use; let the engine take a slower way where only that is right.
 
@@ -25,6 +29,7 @@ def check_policy(
         engine: draws solutions; None where nothing is sampled.
         ranks: the processes of the run.
         trains: whether the policy is trained, and not evaluated alone.
+        has_groups: whether several solutions of a prompt go through it, which may share the prompt.
 
     Returns:
         What was found, in the order in which it was tried.
@@ -41,6 +46,8 @@ def check_policy(
         found += [_passed(partial(decode_rightly, way, engine)) for way in (test.decoding, test.refilling)]
     if trains:
         found.append(_passed(test.update))
+    if has_groups and policy.sharing is not None:
+        found.append(share_rightly(test, trains))
     return found
 
 
@@ -48,6 +55,26 @@ def _passed(way: Callable[[], Finding]) -> Finding:
     finding = way()
     if not finding.passed:
         raise UserError(finding.sentence)
+    return finding
+
+
+def share_rightly(test: SelfTest, training: bool) -> Finding:
+    """Try shared prompts; if they are not exact, let each solution compute its own, unless they are asked for.
+
+    Args:
+        test: of a policy with ``sharing``, which may be set to None.
+        training: in training mode, else in evaluation mode.
+
+    Raises:
+        UserError: if they are not exact, and asked for.
+    """
+    finding, policy = test.sharing(training=training), test.policy
+    if finding.passed:
+        return finding
+    if policy.shares_always:
+        raise UserError(finding.sentence)
+    policy.sharing = None
+    rank_zero_warn(f"{finding.cause}. Each solution computes its prompt itself, which is right, and slower.")
     return finding
 
 

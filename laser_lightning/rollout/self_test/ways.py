@@ -12,6 +12,7 @@ from laser_lightning.errors import UserError
 from laser_lightning.policy.model import Policy
 from laser_lightning.policy.structure import causal_remedy, is_bidirectional
 from laser_lightning.records.batching import Rollouts, micro_batches
+from laser_lightning.records.sharing import PromptSharing
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
 from laser_lightning.rollout.self_test.findings import Finding
 from laser_lightning.rollout.self_test.probe import (
@@ -37,6 +38,11 @@ Explain = Callable[[float], tuple[str, str]]
 """Finds cause and remedy of an error (nats); all ranks call it together."""
 
 ANOTHER_MODEL = "take another model"
+REMEDIES = {
+    "pack sequences": "set policy.packing to never",
+    "share prompts": "set policy.shared_prompts to never",
+}
+"""Of what a model need not do."""
 DAMAGED = "its weights are damaged, or overflow in their dtype"
 
 
@@ -201,15 +207,35 @@ class SelfTest:
         doing = "pack sequences" if self.policy.packs else "run a batch of sequences in training mode"
         return self._finding(way, lambda: self._update_error(self.policy.packs), explain, doing)
 
-    def _update_error(self, packs: bool) -> float:
+    def sharing(self, way: str = "shared prompts", training: bool = True) -> Finding:
+        """The same, with each prompt computed once for all of its solutions.
+
+        Args:
+            way: its name.
+            training: in training mode, else in evaluation mode.
+        """
+
+        def measure() -> float:
+            return self._update_error(self.policy.packs, PromptSharing(), training)
+
+        def explain(error: float) -> tuple[str, str]:
+            return (
+                f"In {self.name} solutions that share their prompt's computation disturb each other (their log-probs "
+                f"differ by {error:.3g} nats from those of each alone)",
+                "set policy.shared_prompts to never",
+            )
+
+        return self._finding(way, measure, explain, "share prompts")
+
+    def _update_error(self, packs: bool, sharing: PromptSharing | None = None, training: bool = True) -> float:
         policy, known = self.policy, self._given
         rollouts, before = known.rollouts, policy.packs
         tokens, read = torch.zeros_like(known.tokens), torch.zeros_like(known.read)
         rows, places = torch.arange(len(rollouts), device=policy.device), 2 * rollouts.response_ids.numel() + 1024
-        policy.lm.train()
+        policy.lm.train(training)
         policy.packs = packs
         try:
-            for batch in micro_batches(rollouts, rows, places, policy.pad_token_id, packs):
+            for batch in micro_batches(rollouts, rows, places, policy.pad_token_id, packs, sharing=sharing):
                 with _uncompiled():
                     outputs = policy(batch, tokens_read(policy))
                 tokens[batch.rows, : outputs.log_probs.shape[1]] = outputs.log_probs
@@ -268,7 +294,7 @@ class SelfTest:
         if raised is None:  # here; another process may have raised
             return Finding(way, error, self.tolerance_nats, f"The logits of {self.name} are not finite", DAMAGED)
         why = " ".join(f"{type(raised).__name__}: {raised}".split())
-        remedy = "set policy.packing to never" if doing == "pack sequences" else ANOTHER_MODEL
+        remedy = REMEDIES.get(doing, ANOTHER_MODEL)
         return Finding(way, error, self.tolerance_nats, f"{self.name} cannot {doing} ({why})", remedy)
 
 

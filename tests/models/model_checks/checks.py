@@ -23,6 +23,7 @@ from laser_lightning.policy.character_tokenizer import character_tokenizer
 from laser_lightning.policy.lora import LoRASettings
 from laser_lightning.policy.model import PolicySettings
 from laser_lightning.records.batching import MicroBatch, Rollouts, micro_batches
+from laser_lightning.records.sharing import PromptSharing
 from laser_lightning.rollout import Sampling, TransformersEngine
 from laser_lightning.verifiers import ExactVerifier
 from laser_lightning.verifiers.settings import VerificationSettings
@@ -96,6 +97,10 @@ class Checks:
             compare_models(plain_model(self.exported(self.module, "export")), self.plain)
         with self.outcome("pack"):
             compare_update(trained(self.base, packing="always"), self.given(), self.plain)
+        with self.outcome("shared prompts"):
+            if self.module.policy.sharing is not None:  # not known, and not found, to be inexact
+                compare_update(self.module, self.given(), self.plain, PromptSharing())
+                compare_gradients(self.module, self.given(), self.plain, PromptSharing())
         with self.outcome("lora"):
             self.adapted = trained(self.base, lora=LoRASettings(rank=4, alpha=8.0))
             draw_adapters(self.adapted.policy.lm)
@@ -273,18 +278,20 @@ def image_tokens(config: PretrainedConfig) -> set[int]:
     return own.union(*map(image_tokens, parts))
 
 
-def batches(module: LaSeRModule, rollouts: Rollouts) -> list[MicroBatch]:
+def batches(module: LaSeRModule, rollouts: Rollouts, sharing: PromptSharing | None) -> list[MicroBatch]:
     """Micro-batches of more than one row, of which there are several."""
     rows = torch.arange(len(rollouts))
-    return micro_batches(rollouts, rows, 60, module.policy.pad_token_id, module.policy.packs)
+    return micro_batches(rollouts, rows, 60, module.policy.pad_token_id, module.policy.packs, sharing=sharing)
 
 
 @torch.no_grad()
-def compare_update(module: LaSeRModule, rollouts: Rollouts, plain: nn.Module) -> None:
+def compare_update(
+    module: LaSeRModule, rollouts: Rollouts, plain: nn.Module, sharing: PromptSharing | None = None
+) -> None:
     """What the update's pass says, in training mode, is what the plain model says of each sequence alone."""
     module.policy.lm.train()
     truths = [read(plain, solution) for solution in solutions(rollouts)]
-    for batch in batches(module, rollouts):
+    for batch in batches(module, rollouts, sharing):
         outputs = module.policy(batch, (REWARD,), 1.0)
         for place, row in enumerate(batch.rows.tolist()):
             length = int(batch.response_lengths[place])
@@ -292,7 +299,9 @@ def compare_update(module: LaSeRModule, rollouts: Rollouts, plain: nn.Module) ->
             near(outputs.reward_token_log_probs[place, 0], truths[row].reward, "scores of the update")
 
 
-def compare_gradients(module: LaSeRModule, rollouts: Rollouts, plain: nn.Module) -> None:
+def compare_gradients(
+    module: LaSeRModule, rollouts: Rollouts, plain: nn.Module, sharing: PromptSharing | None = None
+) -> None:
     """The gradient of what is trained is that of autograd through the plain model, sequence by sequence."""
     weights = torch.randn(len(rollouts), LIMIT + 1, generator=torch.Generator().manual_seed(3))
 
@@ -305,7 +314,7 @@ def compare_gradients(module: LaSeRModule, rollouts: Rollouts, plain: nn.Module)
         parts = zip(outputs.log_probs, lengths, outputs.reward_token_log_probs[:, 0], rows, strict=True)
         return torch.stack([loss(log_probs[:length], reward, row) for log_probs, length, reward, row in parts]).sum()
 
-    ours = gradients(module.policy.lm, lambda: sum(map(of_batch, batches(module, rollouts))))
+    ours = gradients(module.policy.lm, lambda: sum(map(of_batch, batches(module, rollouts, sharing))))
     alone = list(enumerate(solutions(rollouts)))
     theirs = gradients(plain, lambda: sum(loss(*read(plain, solution), row) for row, solution in alone))
     assert ours, "nothing has a gradient"

@@ -30,7 +30,7 @@ from laser_lightning.rollout.self_test.probe import tolerance_nats
 MakePolicy = Callable[..., Policy]
 SaveModel = Callable[..., Path]
 TinyConfig = Callable[..., PretrainedConfig]
-WAYS = ["evaluation mode", "causality", "head", "training mode", "decode", "refill", "update"]
+WAYS = ["evaluation mode", "causality", "head", "training mode", "decode", "refill", "update", "shared prompts"]
 
 
 def wrap(monkeypatch: pytest.MonkeyPatch, module: Any, change: Callable[..., Any]) -> None:
@@ -51,7 +51,7 @@ def test_right_models_pass_within_rounding(family: tuple[Path, float], make_poli
     policy = make_policy(family[0], packing=packing)
     assert policy.lm.training
     found = check_policy(policy, TransformersEngine())
-    assert [finding.way for finding in found] == WAYS
+    assert [finding.way for finding in found] == (WAYS if policy.sharing is not None else WAYS[:-1])
     assert max(finding.error_nats for finding in found) < 1e-4
     assert all(finding.passed and not finding.sentence for finding in found)
     assert policy.lm.training
@@ -88,9 +88,10 @@ def test_a_model_of_few_positions_is_tried_within_them(
 
 def test_only_what_is_used_is_tried(make_policy: MakePolicy) -> None:
     policy = make_policy()
-    assert [finding.way for finding in check_policy(policy)] == ["evaluation mode", "causality", "head", *WAYS[3::3]]
+    assert [finding.way for finding in check_policy(policy)] == [*WAYS[:4], *WAYS[6:]]
     evaluated = check_policy(policy, TransformersEngine(), trains=False)
-    assert [finding.way for finding in evaluated] == ["evaluation mode", "causality", "head", "decode", "refill"]
+    assert [finding.way for finding in evaluated] == [*WAYS[:3], "decode", "refill", WAYS[-1]]
+    assert [finding.way for finding in check_policy(make_policy(shared_prompts="never"))] == [*WAYS[:4], "update"]
 
 
 def test_rows_end_and_are_refilled_at_different_steps(make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,6 +249,39 @@ def test_a_model_that_cannot_pack(make_policy: MakePolicy, monkeypatch: pytest.M
     wrap(monkeypatch, policy.lm.get_decoder(), without_positions)
     with pytest.raises(UserError, match=r"cannot pack sequences .*position_ids.*packing to never"):
         check_policy(policy)
+
+
+def test_solutions_of_a_prompt_that_see_each_other(make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def blind(forward: Any, attention_mask: Any = None, **inputs: Any) -> Any:
+        return forward(**inputs)
+
+    policy = make_policy()
+    wrap(monkeypatch, policy.lm.get_decoder(), blind)
+    with pytest.warns(UserWarning, match=r"In Qwen2ForCausalLM solutions that share .* computes its prompt itself"):
+        (*right, found) = check_policy(policy)
+    assert all(finding.passed for finding in right)
+    assert found.error_nats > 0.1
+    assert policy.sharing is None
+    assert [finding.way for finding in check_policy(policy)] == [*WAYS[:4], "update"]  # from now on without
+    asked = make_policy(shared_prompts="always")
+    wrap(monkeypatch, asked.lm.get_decoder(), blind)
+    with pytest.raises(UserError, match=r"solutions that share their prompt's .*: set policy\.shared_prompts to never"):
+        check_policy(asked)
+
+
+def test_a_model_that_takes_no_mask_of_places(make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_mask(forward: Any, attention_mask: Any = None, **inputs: Any) -> Any:
+        if attention_mask is not None:
+            raise ValueError("wrong shape of attention_mask")
+        return forward(**inputs)
+
+    policy = make_policy()
+    wrap(monkeypatch, policy.lm.get_decoder(), without_mask)
+    with pytest.warns(
+        UserWarning, match=r"cannot share prompts \(ValueError: wrong shape.* computes its prompt itself"
+    ):
+        check_policy(policy)
+    assert policy.sharing is None
 
 
 def test_a_state_space_model_cannot_pack(
