@@ -256,12 +256,12 @@ class PromptDataModule(LightningDataModule):
 
     def _check_bounds(self) -> None:
         """Refuse bounds that nothing would ask."""
-        rounds = getattr(getattr(self.trainer, "lightning_module", None), "sampling_rounds", 1)
-        if self.accuracy_bounds.bind and rounds == 1:
+        module = getattr(self.trainer, "lightning_module", None)
+        if module is not None and self.accuracy_bounds.bind and getattr(module, "sampling_rounds", 1) == 1:
             raise UserError(
-                f"data.accuracy_bounds fills steps with groups of an accuracy from {self.accuracy_bounds.low} to "
-                f"{self.accuracy_bounds.high} alone, and model.sampling_rounds is 1, which takes the groups as they "
-                "come: set it to more, such as 4."
+                f"data.accuracy_bounds (from {self.accuracy_bounds.low} to {self.accuracy_bounds.high}) says which "
+                "groups a step is filled with, and groups are taken as they come: set model.sampling_rounds above 1, "
+                "such as 4."
             )
 
     def _steps_taken(self) -> int:
