@@ -280,14 +280,16 @@ class LaSeRModule(EvaluationHooks):
         """Fix every denominator and class count of an optimizer step on solutions ``rows``, over all ranks."""
         rollouts, rewards = rollout.rollouts, rollout.rewards
         lengths = rollouts.trained_mask.sum(dim=1)
-        totals = self.ranks.sum(torch.cat((lengths[rows].sum()[None], rows.new_tensor([len(rows)]))))
+        tokens, solutions = self.ranks.sum(torch.cat((lengths[rows].sum()[None], rows.new_tensor([len(rows)]))))
         supervision = Supervision(rewards, torch.zeros_like(rewards))
         if phase >= Phase.SELF_REWARDING and self.self_reward.loss_weight > 0:
             supervision = self.self_reward.supervise(StepSolutions.of(rollout, rows, context))
         return Targets(
             advantages=advantages.values,
             rewards=rewards,
-            policy_weights=solution_weights(lengths, self.update.aggregation, *totals, context.max_response_tokens),
+            policy_weights=solution_weights(
+                lengths, self.update.aggregation, tokens, solutions, context.max_response_tokens
+            ),
             self_reward_weights=supervision.weights,
             self_reward_targets=supervision.targets,
             references=rollout.references,

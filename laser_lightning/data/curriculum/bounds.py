@@ -43,5 +43,5 @@ class AccuracyBounds:
         Args:
             rewards: [P, G] of the verifier.
         """
-        accuracy = (rewards > CORRECT).double().mean(dim=1)
+        accuracy = (rewards > CORRECT).float().mean(dim=1)
         return (accuracy >= self.low) & (accuracy <= self.high)

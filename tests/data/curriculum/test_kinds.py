@@ -23,10 +23,10 @@ class ThreeToOne(KindCurriculum):
 def test_kinds_come_by_their_probabilities(make_problems: Callable[[str], list[Problem]], make_draw: Callable) -> None:
     curriculum = ThreeToOne()
     curriculum.begin(make_problems("ab" * 50))  # a at even places
-    chosen = [place for number in range(100) for place in curriculum.choose(make_draw(8, number))]
+    chosen = [place for number in range(300) for place in curriculum.choose(make_draw(8, number))]
     counts = Counter("ab"[place % 2] for place in chosen)
-    # 800 draws: 600 expected, with a deviation of sqrt(800 * 3/16) = 12; the seed is fixed.
-    assert abs(counts["a"] - 600) < 36
+    # 2,400 draws: 1,800 expected, with a deviation of sqrt(2400 * 3/16) = 21; the seed is fixed.
+    assert abs(counts["a"] - 1800) < 63
     assert len({*chosen}) == 100, "all problems come"
     assert all(len({*curriculum.choose(make_draw(8, number))}) == 8 for number in range(100)), "none twice in a step"
     # Both kinds reach each of two ranks, which take every second one.
