@@ -77,24 +77,21 @@ class FunctionShaper(RewardShaper):
 def groups_of(rewards: Tensor, rollout: Rollout, context: StepContext) -> list[SolutionGroup]:
     """The groups of a step's solutions, as plain values."""
     size = rollout.rollouts.group_size
-    columns: list[list[Any]] = [
-        rollout.texts,
-        rollout.rollouts.response_lengths.tolist(),
-        rollout.rollouts.finished.tolist(),
-        [verification.answer for verification in rollout.verifications],
-        rollout.rewards.tolist(),
-        rollout.self_rewards.tolist(),
-        rewards.tolist(),
-    ]
-    return [
-        SolutionGroup(
-            problem,
-            *(column[number * size : (number + 1) * size] for column in columns),
-            step=context.step,
-            max_response_tokens=context.max_response_tokens,
-        )
-        for number, problem in enumerate(rollout.problems)
-    ]
+    columns = {
+        "texts": rollout.texts,
+        "lengths": rollout.rollouts.response_lengths.tolist(),
+        "finished": rollout.rollouts.finished.tolist(),
+        "answers": [verification.answer for verification in rollout.verifications],
+        "verdicts": rollout.rewards.tolist(),
+        "self_rewards": rollout.self_rewards.tolist(),
+        "rewards": rewards.tolist(),
+    }
+
+    def group(number: int, problem: Problem) -> SolutionGroup:
+        own: dict[str, Any] = {name: column[number * size : (number + 1) * size] for name, column in columns.items()}
+        return SolutionGroup(problem, **own, step=context.step, max_response_tokens=context.max_response_tokens)
+
+    return [group(number, problem) for number, problem in enumerate(rollout.problems)]
 
 
 def imported(path: str) -> Callable[..., Any]:
@@ -113,4 +110,4 @@ def imported(path: str) -> Callable[..., Any]:
         ) from error
     if not callable(function):
         raise UnusableFunctionError(f"FunctionShaper (advantage.shaping): '{path}' is a {type(function).__name__}.")
-    return function  # type: ignore[no-any-return]
+    return function
