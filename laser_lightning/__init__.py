@@ -49,7 +49,17 @@ if TYPE_CHECKING:
         SelfRewardWeights,
     )
     from laser_lightning.objective.self_reward.yes_no import YesNoSelfReward
-    from laser_lightning.objective.shaping import OverlongPenalty, RewardShaper
+    from laser_lightning.objective.shaping import (
+        CosineReward,
+        FormatLengthReward,
+        FormatReward,
+        FunctionShaper,
+        KimiLengthReward,
+        OverlongPenalty,
+        RepetitionPenalty,
+        RewardShaper,
+        SolutionGroup,
+    )
     from laser_lightning.objective.term import LossTerm
     from laser_lightning.policy.muon import MuonWithAdamW
     from laser_lightning.records.batching import Rollouts
@@ -88,6 +98,13 @@ _EXPORTS = {
     "TrustWeightedMixing": "laser_lightning.objective.advantages",
     "RewardShaper": "laser_lightning.objective.shaping",
     "OverlongPenalty": "laser_lightning.objective.shaping",
+    "CosineReward": "laser_lightning.objective.shaping",
+    "FormatLengthReward": "laser_lightning.objective.shaping",
+    "FormatReward": "laser_lightning.objective.shaping",
+    "FunctionShaper": "laser_lightning.objective.shaping",
+    "KimiLengthReward": "laser_lightning.objective.shaping",
+    "RepetitionPenalty": "laser_lightning.objective.shaping",
+    "SolutionGroup": "laser_lightning.objective.shaping",
     "ImportanceCorrection": "laser_lightning.objective.losses",
     "MaskedImportance": "laser_lightning.objective.losses",
     "TruncatedImportance": "laser_lightning.objective.losses",
@@ -112,7 +129,11 @@ __all__ = [
     "BatchNormalized",
     "Candidates",
     "ClassBalancedWeights",
+    "CosineReward",
     "EqualWeights",
+    "FormatLengthReward",
+    "FormatReward",
+    "FunctionShaper",
     "GroupBalancedWeights",
     "GroupRelative",
     "ImportanceCorrection",
@@ -120,6 +141,7 @@ __all__ = [
     "KLDivergence",
     "KLEstimate",
     "KLHold",
+    "KimiLengthReward",
     "LaSeRModule",
     "LaSeRScorer",
     "LastTokenSelfReward",
@@ -133,6 +155,7 @@ __all__ = [
     "PromptDataModule",
     "RISEModule",
     "Readings",
+    "RepetitionPenalty",
     "RewardShaper",
     "Rollouts",
     "SampledCrossEntropy",
@@ -140,6 +163,7 @@ __all__ = [
     "SelfRewardMixing",
     "SelfRewardTarget",
     "SelfRewardWeights",
+    "SolutionGroup",
     "StepContext",
     "StepSolutions",
     "SupervisedModule",

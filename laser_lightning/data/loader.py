@@ -18,14 +18,15 @@ from laser_lightning.errors import UserError
 class PromptLoader:
     """Deals problems to the ranks in lists of ``Problem``; Lightning saves and restores its position.
 
-    All ranks have the same number of batches per epoch: as many whole ones as the problems fill.
+    All ranks have the same number of batches per epoch: as many whole ones as the problems fill, and at least one.
 
     With ``drop_last`` (training) every batch has ``batch_size`` problems, this rank's share of the
-    ``batch_size * world_size`` that the curriculum chooses. The loader is a *stream*: each ``iter()`` hands out
-    ``len(self)`` more batches, from where the last one stopped. So Lightning's epochs, cut short by
-    ``limit_train_batches`` or not, go through the data in turn, and the position and what the curriculum has
-    learned are all there is to save. The position counts the batches handed out: checkpoints between steps resume
-    exactly; in a checkpoint taken in the middle of a step (an exception) the unfinished batch counts as used.
+    ``batch_size * world_size`` that the curriculum chooses (fewer problems than that come several times). The loader is
+    a *stream*: each ``iter()`` hands out ``len(self)`` more batches, from where the last one stopped. So Lightning's
+    epochs, cut short by ``limit_train_batches`` or not, go through the data in turn, and the position and what the
+    curriculum has learned are all there is to save. The position counts the batches handed out: checkpoints between
+    steps resume exactly; in a checkpoint taken in the middle of a step (an exception) the unfinished batch counts as
+    used.
 
     Without ``drop_last`` (evaluation) every ``iter()`` starts at the beginning, all problems come, and the
     sizes of the batches differ by at most one over batches and ranks. Where there are too few problems for
@@ -47,7 +48,7 @@ class PromptLoader:
         choices_checksum: of all that was chosen since the loader was made; equal on ranks that chose the same.
 
     Raises:
-        UserError: there are no problems, or with ``drop_last`` fewer than one global batch.
+        UserError: there are no problems.
     """
 
     def __init__(
@@ -68,11 +69,6 @@ class PromptLoader:
         self.rank, self.world_size = rank, world_size
         if not problems:
             raise UserError("There are no problems to load.")
-        if drop_last and len(problems) < self.global_batch_size:
-            raise UserError(
-                f"The training set has {len(problems)} problems, fewer than the {self.global_batch_size} of "
-                "one step: lower data.prompts_per_step, or add problems."
-            )
         self.curriculum = (UniformShuffling() if shuffle else InOrder()) if curriculum is None else curriculum
         self.curriculum.begin(problems)
         saved_state(self.curriculum)  # what no checkpoint can hold is refused now
@@ -83,7 +79,7 @@ class PromptLoader:
     def __len__(self) -> int:
         """Batches per epoch, the same on all ranks."""
         whole, rest = divmod(len(self.problems), self.global_batch_size)
-        return whole if self.drop_last or rest == 0 else whole + 1
+        return max(1, whole) if self.drop_last or rest == 0 else whole + 1
 
     def __iter__(self) -> Iterator[list[Problem]]:
         # The position is read and moved only when a batch is asked for: Lightning makes iterators that it

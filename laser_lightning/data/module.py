@@ -12,6 +12,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from laser_lightning.data.checks import check_indices, judgeable
+from laser_lightning.data.curriculum.bounds import AccuracyBounds
 from laser_lightning.data.curriculum.curriculum import Curriculum
 from laser_lightning.data.curriculum.uniform import InOrder, UniformShuffling
 from laser_lightning.data.loader import PromptLoader
@@ -26,6 +27,7 @@ from laser_lightning.errors import UserError
 TRAIN = "train"
 PROBLEM_AS_IT_IS = PromptTemplate()
 EACH_ONCE_AN_EPOCH = UniformShuffling()
+ANY_ACCURACY = AccuracyBounds()
 
 
 def _without_null(sets: dict[str, ProblemSource | None] | None) -> dict[str, ProblemSource]:
@@ -57,6 +59,8 @@ class PromptDataModule(LightningDataModule):
         local_files: directory with copies of the evaluation sets: each is read from ``<name of the set>.jsonl`` there,
             with the columns ``problem`` and ``answer`` (and the source's ``verifier_column``), and not from its source.
         curriculum: which problems a training step gets. A run trains with a copy of it.
+        accuracy_bounds: with model.sampling_rounds above 1, the bounds of the share of correct solutions in the groups
+            that a step is filled with.
 
     Attributes:
         train_problems: the training problems, once ``setup("fit")`` has run.
@@ -79,6 +83,7 @@ class PromptDataModule(LightningDataModule):
         local_files: str | None = None,
         unmatched_gold: Literal["filter", "refuse"] = "refuse",
         curriculum: Curriculum = EACH_ONCE_AN_EPOCH,
+        accuracy_bounds: AccuracyBounds = ANY_ACCURACY,
     ) -> None:
         super().__init__()
         sizes = {
@@ -106,6 +111,7 @@ class PromptDataModule(LightningDataModule):
         self.overlong_prompts = overlong_prompts
         self.shuffle, self.curriculum, self.seed = shuffle, curriculum, seed_or_global(seed)
         self.local_files, self.unmatched_gold = local_files, unmatched_gold
+        self.accuracy_bounds = accuracy_bounds
 
         self.train_problems: list[Problem] = []
         self.evaluation_problems: dict[str, list[Problem]] = {}
@@ -228,7 +234,13 @@ class PromptDataModule(LightningDataModule):
                 "trainer.overfit_batches does not work with this data: train on fewer problems instead "
                 "(max_rows of the source under data.train)."
             )
+        self._check_bounds()
         self.train_problems = self._load(TRAIN, self.train)
+        if len(self.train_problems) < self.prompts_per_step:
+            rank_zero_warn(
+                f"The training set has {len(self.train_problems)} problems, fewer than data.prompts_per_step = "
+                f"{self.prompts_per_step}: they are repeated to fill each step."
+            )
         self._train_loader = PromptLoader(
             self.train_problems,
             self.prompts_per_step // world_size,
@@ -241,6 +253,16 @@ class PromptDataModule(LightningDataModule):
             curriculum=deepcopy(self.curriculum) if self.shuffle else InOrder(),
             step=None if self.trainer is None else self._steps_taken,
         )
+
+    def _check_bounds(self) -> None:
+        """Refuse bounds that nothing would ask."""
+        module = getattr(self.trainer, "lightning_module", None)
+        if module is not None and self.accuracy_bounds.bind and getattr(module, "sampling_rounds", 1) == 1:
+            raise UserError(
+                f"data.accuracy_bounds (from {self.accuracy_bounds.low} to {self.accuracy_bounds.high}) says which "
+                "groups a step is filled with, and groups are taken as they come: set model.sampling_rounds above 1, "
+                "such as 4."
+            )
 
     def _steps_taken(self) -> int:
         assert self.trainer is not None

@@ -17,7 +17,7 @@ from laser_lightning.modules.mismatch_limit import MismatchLimit
 from laser_lightning.modules.optimization import OptimizerSettings
 from laser_lightning.modules.reward_log import FailingRewards, count_rewards
 from laser_lightning.modules.teacher import load_teacher
-from laser_lightning.modules.teaching import teach_curriculum
+from laser_lightning.modules.teaching import keeps, sampling_at, teach_curriculum
 from laser_lightning.modules.training_log import PROGRESS_BAR, Mismatch, StepWarnings, TrainingLog, UpdateSums
 from laser_lightning.objective.advantages import Advantages, AdvantageSettings
 from laser_lightning.objective.context import StepContext
@@ -65,9 +65,9 @@ class LaSeRModule(EvaluationHooks):
         seed: seed of all sampling, evaluations included. Default: that of ``seed_everything``.
         teacher: a frozen policy of its own, for parts that ask for its log-probs; null for none.
         sampling_rounds: sample further problems, up to this many times data.prompts_per_step in all, until the step is
-            full of groups whose rewards are not all equal (DAPO's dynamic sampling, arXiv 2503.14476, equation 11), or
-            that data.curriculum keeps for another reason; 1 trains on the groups as they come. The self-rewarding loss
-            is trained on the same groups, and the metrics count all that was sampled.
+            full of groups whose rewards are not all equal (DAPO's dynamic sampling, arXiv 2503.14476, equation 11), of
+            an accuracy within data.accuracy_bounds, or that data.curriculum keeps for another reason; 1 trains on the
+            groups as they come. The self-rewarding loss is trained on the same groups; metrics count all of them.
 
     Attributes:
         objective_parts: the parts of the objective by their keys, which may remember something between steps.
@@ -239,18 +239,16 @@ class LaSeRModule(EvaluationHooks):
         run, until each has as many groups that the curriculum keeps (those with a signal, by default) as it was given
         problems, or the rounds are used up; then others fill the places.
         """
-        sampled = self.sampler.rollout(problems, self.group_size, self.sampling, self.generator)
+        sampling = sampling_at(self.sampling, self.data, self.trainer.global_step)
+        sampled = self.sampler.rollout(problems, self.group_size, sampling, self.generator)
         if self.sampling_rounds == 1:
             return SampledStep(sampled, sampled)
-        keeps = self.data.train_curriculum.keeps
         for _ in range(self.sampling_rounds - 1):
-            if self.ranks.max(len(problems) - int(keeps(sampled.grouped(sampled.policy_rewards)).sum())) <= 0:
+            if self.ranks.max(len(problems) - int(keeps(self.data, sampled).sum())) <= 0:
                 break
             more = next(iter(self.data.train_dataloader()))
-            sampled = concat_rollouts(
-                sampled, self.sampler.rollout(more, self.group_size, self.sampling, self.generator)
-            )
-        kept = keeps(sampled.grouped(sampled.policy_rewards))
+            sampled = concat_rollouts(sampled, self.sampler.rollout(more, self.group_size, sampling, self.generator))
+        kept = keeps(self.data, sampled)
         chosen = kept.int().argsort(descending=True, stable=True)[: len(problems)]
         return SampledStep(sampled, sampled.select(chosen), chosen=chosen)
 
@@ -259,7 +257,8 @@ class LaSeRModule(EvaluationHooks):
         old, reference = self.objective.needs_old, self.objective_parts.need_reference
         readings, temperature = self.objective.token_readings, self.sampling.temperature
         log_probs = self.sampler.fixed_log_probs(trained, temperature, old, reference, readings)
-        return StepContext(self.trainer.global_step, self.sampling.max_response_tokens, self.ranks, log_probs)
+        limit = sampling_at(self.sampling, self.data, self.trainer.global_step).max_response_tokens
+        return StepContext(self.trainer.global_step, limit, self.ranks, log_probs)
 
     def compute_advantages(self, step: SampledStep, phase: Phase, context: StepContext) -> Advantages:
         """Advantages of the verifier's rewards, mixed with self-rewards in the integrated phase."""
@@ -283,7 +282,7 @@ class LaSeRModule(EvaluationHooks):
         """Fix every denominator and class count of an optimizer step on solutions ``rows``, over all ranks."""
         rollouts, rewards = rollout.rollouts, rollout.rewards
         lengths = rollouts.trained_mask.sum(dim=1)
-        totals = self.ranks.sum(torch.cat((lengths[rows].sum()[None], rows.new_tensor([len(rows)]))))
+        tokens, solutions = self.ranks.sum(torch.cat((lengths[rows].sum()[None], rows.new_tensor([len(rows)]))))
         supervision = Supervision(rewards, torch.zeros_like(rewards))
         if phase >= Phase.SELF_REWARDING and self.self_reward.loss_weight > 0:
             supervision = self.self_reward.supervise(StepSolutions.of(rollout, rows, context))
@@ -291,7 +290,7 @@ class LaSeRModule(EvaluationHooks):
             advantages=advantages.values,
             rewards=rewards,
             policy_weights=solution_weights(
-                lengths, self.update.aggregation, totals[0], totals[1], self.sampling.max_response_tokens
+                lengths, self.update.aggregation, tokens, solutions, context.max_response_tokens
             ),
             self_reward_weights=supervision.weights,
             self_reward_targets=supervision.targets,

@@ -1,4 +1,6 @@
-"""What a training step made of its problems, on all ranks, for the curriculum to learn from."""
+"""What a training step asks of the curriculum, and what of the step, on all ranks, the curriculum learns from."""
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -9,6 +11,30 @@ from laser_lightning.data.module import PromptDataModule
 from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.errors import UserError
 from laser_lightning.records.rollout import Rollout, SampledStep
+from laser_lightning.rollout import Sampling
+
+
+def sampling_at(sampling: Sampling, data: PromptDataModule, step: int) -> Sampling:
+    """How a training step draws its solutions: as configured, with the length limit of the curriculum's stage.
+
+    Args:
+        sampling: as configured.
+        data: has the curriculum.
+        step: optimizer steps taken so far.
+    """
+    limit = data.train_curriculum.max_response_tokens(step)
+    return sampling if limit is None else replace(sampling, max_response_tokens=limit)
+
+
+def keeps(data: PromptDataModule, sampled: Rollout) -> Tensor:
+    """[P] bool: the groups that a step is filled with, by the curriculum and the bounds of their accuracy.
+
+    Args:
+        data: has both.
+        sampled: P groups of this rank.
+    """
+    kept = data.train_curriculum.keeps(sampled.grouped(sampled.policy_rewards))
+    return kept & data.accuracy_bounds.contain(sampled.grouped(sampled.rewards))
 
 
 def teach_curriculum(data: PromptDataModule, step: SampledStep, advantages: Tensor, number: int, ranks: Ranks) -> None:

@@ -101,7 +101,8 @@ class StepWarnings:
         if values["train/truncation_rate"] == 1:
             rank_zero_warn(
                 f"All responses of step {step} were cut at sampling.max_response_tokens = "
-                f"{self.max_response_tokens}: none has a self-reward to learn from."
+                f"{self.max_response_tokens} (or at the limit of the curriculum's stage): none has a self-reward to "
+                "learn from."
             )
         if values["train/reward_token_emitted"] and not self._told_emission:
             self._told_emission = True

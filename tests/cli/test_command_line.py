@@ -34,6 +34,8 @@ HEAVY = ("torch", "lightning", "transformers", "deepspeed", "datasets", "matplot
         (["fit", "--config", "quickstart", "--trainer.max_stepss", "3"], 2, "did you mean trainer.max_steps?"),
         (["fit", "--config", "quickstart", "--model.advantage.mixing.tua=0"], 2, "did you mean advantage.mixing.tau?"),
         (["fit", "--config", "quickstart", "--model.update.kl.init_args.estimate=k1"], 2, "update.kl.estimator?"),
+        (["fit", "--config", "quickstart", "--data.accuracy_bounds.lo=0.2"], 2, "did you mean accuracy_bounds.low?"),
+        (["fit", "--config", "quickstart", "--config", "methods/sec", "--data.curriculum.rat=1"], 2, "rate?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

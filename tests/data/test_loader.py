@@ -155,9 +155,18 @@ def test_position_in_other_data_is_refused(other: PromptLoader, message: str) ->
         other.load_state_dict(training_loader(12, 4).state_dict())
 
 
-def test_training_set_smaller_than_a_step_is_refused() -> None:
-    with pytest.raises(UserError, match="has 7 problems, fewer than the 8 of one step"):
-        PromptLoader(make_problems(7), 4, world_size=2, drop_last=True)
+def test_a_training_set_smaller_than_a_step_is_repeated() -> None:
+    # 3 problems in steps of 4: 0 1 2 0, 1 2 0 1, 2 0 1 2, a batch an epoch.
+    shares = [PromptLoader(make_problems(3), 2, rank=rank, world_size=2, drop_last=True) for rank in range(2)]
+    assert [len(share) for share in shares] == [1, 1]
+    dealt = [[indices([next(iter(share))])[0] for share in shares] for _ in range(3)]
+    assert dealt == [[[0, 2], [1, 0]], [[1, 0], [2, 1]], [[2, 1], [0, 2]]]
+
+
+def test_one_problem_fills_a_step() -> None:
+    loader = training_loader(1, 4)
+    assert indices([next(iter(loader)), next(iter(loader))]) == [[0] * 4, [0] * 4]
+    assert loader.state_dict()["epoch"] == 2
 
 
 def test_no_problems_are_refused() -> None:

@@ -206,6 +206,22 @@ def test_a_reward_shaper(tmp_path: Path) -> None:
     assert float(second["train/policy_loss"]) == pytest.approx(shaped, rel=1e-4)
 
 
+def test_a_function_that_shapes_rewards(tmp_path: Path) -> None:
+    shaper = ["--model.advantage.shaping+=laser_lightning.FunctionShaper"]
+    shaper += ["--model.advantage.shaping.function=my_shaping_function.price_tokens", "--model.advantage.mixing=null"]
+    fit("my_shaping_function.py", *shaper, directory=tmp_path)
+
+    def advantages(group: list[dict[str, Any]]) -> list[float]:
+        return normalised([line["reward"] - 0.01 * line["response_tokens"] for line in group])
+
+    solutions = lines(tmp_path / "run/solutions/train.jsonl")
+    first, second = steps(tmp_path / "run")
+    plain = policy_loss_of(solutions[:64], lambda group: normalised([line["reward"] for line in group]))
+    assert float(first["train/policy_loss"]) == pytest.approx(plain, rel=1e-4)
+    shaped = policy_loss_of(solutions[64:], advantages)
+    assert float(second["train/policy_loss"]) == pytest.approx(shaped, rel=1e-4)
+
+
 def test_a_term_of_the_loss_with_a_teacher(tmp_path: Path) -> None:
     term = ["--model.update.terms+=my_term.KeepNearTeacher", "--model.update.terms.weight=2"]
     fit(

@@ -4,6 +4,7 @@ import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -12,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from laser_lightning.data import ArithmeticSource, Curriculum, Draw, PromptDataModule, StepOutcome
+from laser_lightning.data import AccuracyBounds, ArithmeticSource, Curriculum, Draw, PromptDataModule, StepOutcome
 from laser_lightning.data.loader import PromptLoader
 from laser_lightning.data.problem import Problem
 from laser_lightning.distributed.ranks import Ranks
@@ -20,7 +21,7 @@ from laser_lightning.errors import UserError
 from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.laser import LaSeRModule, SampledStep
 from laser_lightning.modules.optimization import OptimizerSettings
-from laser_lightning.modules.teaching import gather_outcome
+from laser_lightning.modules.teaching import gather_outcome, keeps
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.policy.model import EMBEDDED, PolicySettings
 from laser_lightning.records.batching import Rollouts
@@ -135,6 +136,22 @@ def test_processes_that_disagree_are_told_so(make_rollouts: Callable[..., Rollou
     gather_outcome(a_loader([0, 1, 2, 3]), step, torch.zeros(4), 1, ranks)
     with pytest.raises(UserError, match=r"data.curriculum \(Chosen\) chose other problems on one process"):
         gather_outcome(a_loader([0, 2, 1, 3]), step, torch.zeros(4), 1, ranks)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "kept"),
+    [
+        # Accuracies 1/2, 0, 1 and 1/2: those with a signal, as without bounds.
+        ((0.0, 1.0), [True, False, False, True]),
+        ((0.5, 0.5), [True, False, False, True]),
+        ((0.25, 0.4), [False] * 4),
+    ],
+)
+def test_bounds_come_on_top_of_what_the_curriculum_keeps(
+    bounds: tuple[float, float], kept: list[bool], make_rollouts: Callable[..., Rollouts]
+) -> None:
+    data: Any = SimpleNamespace(train_curriculum=Chosen([]), accuracy_bounds=AccuracyBounds(*bounds))
+    assert keeps(data, a_round([0, 1, 2, 3], make_rollouts)).tolist() == kept
 
 
 # ---------------------------------------------------------------------------------------------- in a run
@@ -260,3 +277,24 @@ def test_a_step_is_filled_with_what_the_curriculum_keeps(tmp_path: Path) -> None
     # Of 4 solutions one or two are right; 3 would have a signal too.
     assert set(told.rewards[trained].sum(dim=1).tolist()) <= {1.0, 2.0}
     assert (told.rewards.sum(dim=1) == 3).any()
+
+
+class ShortAtFirst(Rarest):
+    """Cuts the responses of the first step at 6 tokens, and those of later ones at the module's limit of 24."""
+
+    def max_response_tokens(self, step: int) -> int | None:
+        return 6 if step < 1 else None
+
+
+def test_the_curriculum_limits_the_length_of_responses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    original = LaSeRModule.context
+
+    def noted(module: LaSeRModule, trained: Rollout) -> Any:
+        context = original(module, trained)
+        seen.append((context.max_response_tokens, int(trained.rollouts.response_lengths.max())))
+        return context
+
+    monkeypatch.setattr(LaSeRModule, "context", noted)
+    fit(tmp_path, 2, 1, ShortAtFirst)
+    assert seen == [(6, 6), (24, 24)]

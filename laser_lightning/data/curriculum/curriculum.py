@@ -65,6 +65,7 @@ class Curriculum(Part, ABC):
         begin(problems)                 once, before anything else
         load_state_dict(state)          in a resumed run
         choose(draw)                    for each step, and for each further round of one
+        max_response_tokens(step)       before each round is sampled
         keeps(rewards)                  behind each round, with sampling_rounds above 1
         learn(outcome)                  behind each step
         state_dict()                    behind any step, for a checkpoint or for the state to go back to
@@ -100,6 +101,17 @@ class Curriculum(Part, ABC):
         Returns:
             ``draw.count`` numbers of problems. One may come twice: it then has two groups of solutions.
         """
+
+    def max_response_tokens(self, step: int) -> int | None:
+        """Say how long the responses of a training step may be.
+
+        Args:
+            step: optimizer steps taken so far.
+
+        Returns:
+            None, by default, for the limit of ``model.sampling``.
+        """
+        return None
 
     def keeps(self, rewards: Tensor) -> Tensor:
         """Say which groups a step is filled with where ``sampling_rounds`` lets it sample until it is full.

@@ -8,7 +8,8 @@ from laser_lightning.data.curriculum.curriculum import Curriculum, Draw
 class InOrder(Curriculum):
     """Goes through the problems in their order, over and over.
 
-    An epoch is as many whole draws as the problems fill; those left over wait for the next epoch's order.
+    An epoch is as many whole draws as the problems fill; those left over wait for the next epoch's order. Problems that
+    fill no draw are repeated: each draw goes through the orders of as many epochs as it takes.
     """
 
     def __init__(self) -> None:
@@ -16,10 +17,14 @@ class InOrder(Curriculum):
 
     def choose(self, draw: Draw) -> list[int]:
         """The next problems of the epoch."""
-        epoch, place = divmod(draw.number, len(self.problems) // draw.count)
-        if self._order is None or self._order[:2] != (draw.seed, epoch):
-            self._order = (draw.seed, epoch, self.order_of(draw.seed, epoch))
-        return self._order[2][place * draw.count : (place + 1) * draw.count]
+        per_epoch = len(self.problems) // draw.count * draw.count or len(self.problems)
+        first = draw.number * draw.count
+        return [self._at(draw.seed, *divmod(place, per_epoch)) for place in range(first, first + draw.count)]
+
+    def _at(self, seed: int, epoch: int, place: int) -> int:
+        if self._order is None or self._order[:2] != (seed, epoch):
+            self._order = (seed, epoch, self.order_of(seed, epoch))
+        return self._order[2][place]
 
     def order_of(self, seed: int, epoch: int) -> list[int]:
         """The order of all problems in one epoch."""

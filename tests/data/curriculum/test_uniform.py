@@ -37,6 +37,19 @@ def test_in_order(seed: int) -> None:
     assert choices(curriculum, range(4), 3, seed) == [[0, 1, 2], [3, 4, 5], [0, 1, 2], [3, 4, 5]]
 
 
+def test_problems_that_fill_no_draw_are_repeated_in_new_orders() -> None:
+    # 3 problems in draws of 4: the orders of the epochs one behind the other, and no problem more often than others.
+    curriculum = UniformShuffling()
+    curriculum.begin(problems(3))
+    orders = []
+    for epoch in range(4):
+        order = list(range(3))
+        random.Random(f"5/{epoch}").shuffle(order)
+        orders += order
+    assert choices(curriculum, range(3), 4, seed=5) == [orders[0:4], orders[4:8], orders[8:12]]
+    assert choices(curriculum, range(1, 2), 4, seed=5) == [orders[4:8]], "whatever was asked before"
+
+
 def test_neither_learns() -> None:
     assert not UniformShuffling().learns
     assert not InOrder().learns
