@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from laser_lightning.inference.scorer import LaSeRScorer
     from laser_lightning.metrics.votes import AdditiveRule, Candidates, VoteRule
     from laser_lightning.modules.laser import LaSeRModule
+    from laser_lightning.modules.outcome_rewards import OutcomeRewards
     from laser_lightning.modules.rise import RISEModule
     from laser_lightning.modules.supervised import SupervisedModule
     from laser_lightning.objective.advantages import (
@@ -53,6 +54,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "AdditiveRule": "laser_lightning.metrics.votes",
     "LaSeRModule": "laser_lightning.modules.laser",
+    "OutcomeRewards": "laser_lightning.modules.outcome_rewards",
     "RISEModule": "laser_lightning.modules.rise",
     "SupervisedModule": "laser_lightning.modules.supervised",
     "LastTokenSelfReward": "laser_lightning.objective.self_reward.last_token",
@@ -120,6 +122,7 @@ __all__ = [
     "LossTerm",
     "MixedGroupWeights",
     "MuonWithAdamW",
+    "OutcomeRewards",
     "OverlongPenalty",
     "PolicyHold",
     "PromptDataModule",
