@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from laser_lightning.modules.laser import LaSeRModule
     from laser_lightning.modules.outcome_rewards import OutcomeRewards
     from laser_lightning.modules.rise import RISEModule
+    from laser_lightning.modules.self_correction import SelfCorrection
+    from laser_lightning.modules.self_evaluating import SelfEvaluatingModule
+    from laser_lightning.modules.self_evaluation import SelfEvaluation
+    from laser_lightning.modules.spoc import SPOCModule
     from laser_lightning.modules.supervised import SupervisedModule
     from laser_lightning.objective.advantages import (
         AdvantageEstimator,
@@ -56,6 +60,10 @@ _EXPORTS = {
     "LaSeRModule": "laser_lightning.modules.laser",
     "OutcomeRewards": "laser_lightning.modules.outcome_rewards",
     "RISEModule": "laser_lightning.modules.rise",
+    "SPOCModule": "laser_lightning.modules.spoc",
+    "SelfCorrection": "laser_lightning.modules.self_correction",
+    "SelfEvaluatingModule": "laser_lightning.modules.self_evaluating",
+    "SelfEvaluation": "laser_lightning.modules.self_evaluation",
     "SupervisedModule": "laser_lightning.modules.supervised",
     "LastTokenSelfReward": "laser_lightning.objective.self_reward.last_token",
     "Readings": "laser_lightning.objective.self_reward.head",
@@ -130,7 +138,11 @@ __all__ = [
     "Readings",
     "RewardShaper",
     "Rollouts",
+    "SPOCModule",
     "SampledCrossEntropy",
+    "SelfCorrection",
+    "SelfEvaluatingModule",
+    "SelfEvaluation",
     "SelfRewardHead",
     "SelfRewardMixing",
     "SelfRewardTarget",
