@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from laser_lightning.metrics.votes import AdditiveRule, Candidates, VoteRule
     from laser_lightning.modules.laser import LaSeRModule
     from laser_lightning.modules.outcome_rewards import OutcomeRewards
+    from laser_lightning.modules.reference_answer import ReferenceAnswer
     from laser_lightning.modules.rise import RISEModule
+    from laser_lightning.modules.rlpr import RLPRModule
     from laser_lightning.modules.self_correction import SelfCorrection
     from laser_lightning.modules.self_evaluating import SelfEvaluatingModule
     from laser_lightning.modules.self_evaluation import SelfEvaluation
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
         SelfRewardWeights,
     )
     from laser_lightning.objective.self_reward.yes_no import YesNoSelfReward
-    from laser_lightning.objective.shaping import OverlongPenalty, RewardShaper
+    from laser_lightning.objective.shaping import DropLowSpread, OverlongPenalty, RewardShaper
     from laser_lightning.objective.term import LossTerm
     from laser_lightning.policy.muon import MuonWithAdamW
     from laser_lightning.records.batching import Rollouts
@@ -60,6 +62,8 @@ _EXPORTS = {
     "LaSeRModule": "laser_lightning.modules.laser",
     "OutcomeRewards": "laser_lightning.modules.outcome_rewards",
     "RISEModule": "laser_lightning.modules.rise",
+    "RLPRModule": "laser_lightning.modules.rlpr",
+    "ReferenceAnswer": "laser_lightning.modules.reference_answer",
     "SPOCModule": "laser_lightning.modules.spoc",
     "SelfCorrection": "laser_lightning.modules.self_correction",
     "SelfEvaluatingModule": "laser_lightning.modules.self_evaluating",
@@ -91,6 +95,7 @@ _EXPORTS = {
     "SelfRewardMixing": "laser_lightning.objective.advantages",
     "TrustWeightedMixing": "laser_lightning.objective.advantages",
     "RewardShaper": "laser_lightning.objective.shaping",
+    "DropLowSpread": "laser_lightning.objective.shaping",
     "OverlongPenalty": "laser_lightning.objective.shaping",
     "ImportanceCorrection": "laser_lightning.objective.losses",
     "TruncatedImportance": "laser_lightning.objective.losses",
@@ -115,6 +120,7 @@ __all__ = [
     "BatchNormalized",
     "Candidates",
     "ClassBalancedWeights",
+    "DropLowSpread",
     "EqualWeights",
     "GroupBalancedWeights",
     "GroupRelative",
@@ -135,7 +141,9 @@ __all__ = [
     "PolicyHold",
     "PromptDataModule",
     "RISEModule",
+    "RLPRModule",
     "Readings",
+    "ReferenceAnswer",
     "RewardShaper",
     "Rollouts",
     "SPOCModule",
