@@ -21,12 +21,11 @@ calibration: null
 checkpoint: null
 export: null
 """
-# Forms that the model writes by chance, and what is compared besides the loss.
+# A form that the model writes by chance, a filter that drops groups at once, and what is compared besides the loss.
 FORMS = {
     "spoc": ('{self_correction: {verification_pattern: "([0-9])", correct_verdict: "3"}}', "self_correction/solutions"),
     "rlpr": (
-        '{reference_answer: {answer_pattern: "([a-z])[^a-z]*$", format_pattern: ".*"}, advantage: {shaping: '
-        "[{class_path: laser_lightning.DropLowSpread, init_args: {first_steps: 1}}]}}",
+        "{advantage: {shaping: [{class_path: laser_lightning.DropLowSpread, init_args: {first_steps: 1}}]}}",
         "reference_answer/probability",
     ),
 }
