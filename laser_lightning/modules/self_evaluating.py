@@ -132,7 +132,7 @@ class SelfEvaluatingModule(WrittenJudgement):
     ) -> dict[str, float | Tensor]:
         """What the step sampled, and how many of the responses have the form."""
         rows = list(zip(step.sampled.texts, step.sampled.rollouts.finished.tolist(), strict=True))
-        have_form = [ended and self.self_evaluation.read(text).score is not None for text, ended in rows]
+        have_form = [ended and self.self_evaluation.is_written(text) for text, ended in rows]
         counts = torch.tensor([float(sum(have_form)), float(len(rows))], dtype=torch.float64, device=self.device)
         formed, number = self.ranks.sum(counts).tolist()
         return super().step_values(log, step, phase, advantages) | {

@@ -40,6 +40,8 @@ class SelfEvaluation:
         score_pattern: regular expression with one group, the score; its last match in the evaluation counts.
         scores: what the group may hold, with the number that it stands for, 0 to 1.
         score_weight: share of the reward that is for the right score.
+        default_score: what a response without ``separator`` scores itself; null, as in the paper, for nothing: it does
+            not have the form. With a number a model that does not know the form yet learns to solve meanwhile.
         refinements: how often, in evaluation, a solution that the policy does not give the score 1 is written anew.
         refinement_template: the prompt of that, with ``{problem}`` and ``{response}`` where the problem and the whole
             last response belong. (The paper's own wording is not taken over.)
@@ -52,6 +54,7 @@ class SelfEvaluation:
     score_pattern: str = r"Based on my evaluation, the final overall score should be:\s*\\boxed\{([^{}]*)\}\s*$"
     scores: dict[str, float] = field(default_factory=_rubric)
     score_weight: float = 0.24
+    default_score: float | None = None
     refinements: int = 0
     refinement_template: str = (
         "## Problem\n{problem}\n\nBelow is your last response, a solution with your own evaluation of it. Resolve the "
@@ -78,6 +81,8 @@ class SelfEvaluation:
             raise UserError(f"self_evaluation.scores is {self.scores}: give texts with numbers from 0 to 1.")
         if not 0 <= self.score_weight <= 1:
             raise UserError(f"self_evaluation.score_weight is {self.score_weight}, and must be between 0 and 1.")
+        if self.default_score is not None and not 0 <= self.default_score <= 1:
+            raise UserError(f"self_evaluation.default_score is {self.default_score}, and must be between 0 and 1.")
         if self.refinements < 0:
             raise UserError(f"self_evaluation.refinements is {self.refinements}, and must be 0 or more.")
         check_places("self_evaluation.refinement_template", self.refinement_template)
@@ -93,9 +98,19 @@ class SelfEvaluation:
         written, _, evaluation = response.partition(self.separator)
         opened = written.lstrip().startswith(self.opening)
         solution = written.lstrip().removeprefix(self.opening) if self.opening and opened else written
+        if self.separator not in response:
+            return EvaluatedSolution(solution, self.default_score)
         found = re.findall(self.score_pattern, evaluation)
         has_form = opened and bool(found) and self.separator not in evaluation
         return EvaluatedSolution(solution, self.scores.get(found[-1]) if has_form else None)
+
+    def is_written(self, response: str) -> bool:
+        """Whether a response has an own score that the policy wrote.
+
+        Args:
+            response: as text.
+        """
+        return self.separator in response and self.read(response).score is not None
 
     def reward(self, response: str, outcome: float, correctness: float) -> float:
         """What a response is worth: R_format ((1 - w) R_Y + w (1 - abs(own score - true score))).

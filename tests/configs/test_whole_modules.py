@@ -12,7 +12,9 @@ from laser_lightning.cli.command_line import main
 
 # The random model of the tiny run writes "a" here and there, and knows no other form.
 FORMS = {
-    "deepseekmath_v2": 'model: {self_evaluation: {separator: "a", score_pattern: "^()", scores: {"": 1.0}}}',
+    "deepseekmath_v2": (
+        'model: {self_evaluation: {separator: "a", score_pattern: "^()", scores: {"": 1.0}, default_score: null}}'
+    ),
     "spoc": 'model: {self_correction: {verification_pattern: "(a)", correct_verdict: "b"}}',
     "rlpr": 'model: {reference_answer: {answer_pattern: "(a)", format_pattern: ".*"}}',
     "rise_four_verifications": "{}",

@@ -208,6 +208,13 @@ def test_the_papers_form() -> None:
     ):
         assert form.read(broken).score is None, broken
         assert form.reward(broken, 1.0, 1.0) == 0
+    # A default is for responses without an evaluation, and not for one that cannot be read. 0.76 + 0.24 * (1 - 1/4).
+    meanwhile = SelfEvaluation(default_score=0.75)
+    assert meanwhile.read("It is 4.") == ("It is 4.", 0.75)
+    assert meanwhile.reward("It is 4.", 1.0, 1.0) == pytest.approx(0.94)
+    assert not meanwhile.is_written("It is 4.")
+    assert meanwhile.is_written(response)
+    assert meanwhile.read(response.replace("0.5", "0.7")).score is None
     assert form.read(response.replace("## Self Evaluation", "## Evaluation")).solution.endswith("\\boxed{0.5}")
 
 
@@ -220,6 +227,7 @@ def test_the_papers_form() -> None:
         ({"scores": {"1": 2.0}}, "scores is"),
         ({"score_weight": 1.5}, "score_weight is 1.5"),
         ({"refinements": -1}, "refinements is -1"),
+        ({"default_score": 1.5}, "default_score is 1.5"),
         ({"refinement_template": "{problem}"}, r"refinement_template '\{problem\}' has no \{response\}"),
         ({"system": "You"}, "system is set"),
     ],
