@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from laser_lightning.inference.scorer import LaSeRScorer
     from laser_lightning.metrics.votes import AdditiveRule, Candidates, VoteRule
     from laser_lightning.modules.laser import LaSeRModule
+    from laser_lightning.modules.outcome_rewards import OutcomeRewards
+    from laser_lightning.modules.reference_answer import ReferenceAnswer
     from laser_lightning.modules.rise import RISEModule
+    from laser_lightning.modules.rlpr import RLPRModule
+    from laser_lightning.modules.self_correction import SelfCorrection
+    from laser_lightning.modules.self_evaluating import SelfEvaluatingModule
+    from laser_lightning.modules.self_evaluation import SelfEvaluation
+    from laser_lightning.modules.spoc import SPOCModule
     from laser_lightning.modules.supervised import SupervisedModule
     from laser_lightning.objective.advantages import (
         AdvantageEstimator,
@@ -51,6 +58,7 @@ if TYPE_CHECKING:
     from laser_lightning.objective.self_reward.yes_no import YesNoSelfReward
     from laser_lightning.objective.shaping import (
         CosineReward,
+        DropLowSpread,
         FormatLengthReward,
         FormatReward,
         FunctionShaper,
@@ -69,7 +77,14 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "AdditiveRule": "laser_lightning.metrics.votes",
     "LaSeRModule": "laser_lightning.modules.laser",
+    "OutcomeRewards": "laser_lightning.modules.outcome_rewards",
     "RISEModule": "laser_lightning.modules.rise",
+    "RLPRModule": "laser_lightning.modules.rlpr",
+    "ReferenceAnswer": "laser_lightning.modules.reference_answer",
+    "SPOCModule": "laser_lightning.modules.spoc",
+    "SelfCorrection": "laser_lightning.modules.self_correction",
+    "SelfEvaluatingModule": "laser_lightning.modules.self_evaluating",
+    "SelfEvaluation": "laser_lightning.modules.self_evaluation",
     "SupervisedModule": "laser_lightning.modules.supervised",
     "LastTokenSelfReward": "laser_lightning.objective.self_reward.last_token",
     "Readings": "laser_lightning.objective.self_reward.head",
@@ -97,6 +112,7 @@ _EXPORTS = {
     "SelfRewardMixing": "laser_lightning.objective.advantages",
     "TrustWeightedMixing": "laser_lightning.objective.advantages",
     "RewardShaper": "laser_lightning.objective.shaping",
+    "DropLowSpread": "laser_lightning.objective.shaping",
     "OverlongPenalty": "laser_lightning.objective.shaping",
     "CosineReward": "laser_lightning.objective.shaping",
     "FormatLengthReward": "laser_lightning.objective.shaping",
@@ -130,6 +146,7 @@ __all__ = [
     "Candidates",
     "ClassBalancedWeights",
     "CosineReward",
+    "DropLowSpread",
     "EqualWeights",
     "FormatLengthReward",
     "FormatReward",
@@ -150,15 +167,22 @@ __all__ = [
     "MaskedImportance",
     "MixedGroupWeights",
     "MuonWithAdamW",
+    "OutcomeRewards",
     "OverlongPenalty",
     "PolicyHold",
     "PromptDataModule",
     "RISEModule",
+    "RLPRModule",
     "Readings",
+    "ReferenceAnswer",
     "RepetitionPenalty",
     "RewardShaper",
     "Rollouts",
+    "SPOCModule",
     "SampledCrossEntropy",
+    "SelfCorrection",
+    "SelfEvaluatingModule",
+    "SelfEvaluation",
     "SelfRewardHead",
     "SelfRewardMixing",
     "SelfRewardTarget",

@@ -103,7 +103,7 @@ class _Dumper(yaml.SafeDumper):
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> ScalarNode:
     try:
         is_plain = _READ(text) == text
-    except yaml.YAMLError:
+    except (yaml.YAMLError, TypeError):  # jsonargparse's reader takes the key of "?" for a text
         is_plain = False
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, None if is_plain or "\n" in text else "'")
 

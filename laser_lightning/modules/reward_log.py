@@ -65,7 +65,8 @@ def count_rewards(rollout: Rollout, verifier: Verifier, ranks: Ranks) -> RewardC
     table[-1] = torch.tensor([len(rollout.rollouts), 0.0, float(rollout.policy_rewards.double().sum())])
     *rows, (solutions, _, total) = ranks.sum(table.to(rollout.rewards.device)).tolist()
     counts = {name: RewardCount(*row) for name, row in zip(names, rows, strict=True)}
-    return RewardCounts(counts, verifier.reward_names, total / solutions if verifier.reward_names else None)
+    other = bool(verifier.reward_names) or any(one.policy_reward is not None for one in rollout.verifications)
+    return RewardCounts(counts, verifier.reward_names, total / solutions if other else None)
 
 
 class FailingRewards:

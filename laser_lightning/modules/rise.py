@@ -14,10 +14,11 @@ from laser_lightning.data.problem import Problem
 from laser_lightning.data.prompts import check_vocabulary
 from laser_lightning.errors import UserError
 from laser_lightning.evaluation.settings import EvaluationSettings
-from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.optimization import OptimizerSettings
+from laser_lightning.modules.outcome_rewards import OutcomeRewards
 from laser_lightning.modules.training_log import TrainingLog
 from laser_lightning.modules.verification_prompts import VerificationPrompts
+from laser_lightning.modules.written_judgement import WrittenJudgement
 from laser_lightning.objective.advantages import Advantages, AdvantageSettings
 from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.losses import ClippedPolicyLoss, PolicyLoss
@@ -46,20 +47,22 @@ class VerifiedStep(SampledStep):
     verifications: Rollout
 
 
-class RISEModule(LaSeRModule):
+class RISEModule(WrittenJudgement):
     """Trains reasoning and verification by generation: each solution costs k more responses, its verifications.
 
     A verification is rewarded with 1 if its verdict is the verifier's, else with 0 (also without a verdict). Its
     advantage is relative to all G * k verifications of its problem: those of one solution alone would say which one
     hit the verdict, and not which solutions the policy judges wrongly. Solutions and verifications make
-    one optimizer step, with one mean over the tokens of all of them. (RISE itself trains by PPO with a value model, and
-    rewards -0.5 and -1; rewards and advantages here are those of the other methods, for comparison.)
+    one optimizer step, with one mean over the tokens of all of them. (RISE itself trains by PPO with a value model;
+    rewards, by default, and advantages here are those of the other methods, for comparison.)
 
     The mean verdict takes the place of the self-reward in training and evaluation. A verdict counts 1 for "correct",
     else 0, which are "incorrect", no verdict, and any verdict on a truncated solution.
 
     Args:
         verification_prompts: how the policy is asked about its solutions, and how often.
+        rewards: those of solutions and verifications that are right, wrong, or have no answer (RISE's own are its
+            defaults, 1, -0.5 and -1); null for the verifier's rewards, and 1 and 0 for verifications.
         policy: which model is trained.
         self_reward: how the model judges its solutions, and learns to; here its ``loss_weight`` must be 0.
         verifier: judges final answers.
@@ -83,12 +86,13 @@ class RISEModule(LaSeRModule):
             verified solution is a problem of its own with k responses.
     """
 
-    judges_by_score = False
+    method = "RISE"
     last_verifications: Rollout
 
     def __init__(
         self,
         verification_prompts: VerificationPrompts = VerificationPrompts(),
+        rewards: OutcomeRewards | None = None,
         *,
         policy: PolicySettings,
         self_reward: SelfRewardHead,
@@ -108,10 +112,6 @@ class RISEModule(LaSeRModule):
         sampling_rounds: int = 1,
         teacher: PolicySettings | None = None,
     ) -> None:
-        if update.judging is not None:
-            raise UserError(
-                "update.judging trains self-rewards, and RISE, which verifies by generation, has none: leave it out."
-            )
         super().__init__(
             policy=policy,
             self_reward=self_reward,
@@ -131,16 +131,11 @@ class RISEModule(LaSeRModule):
             sampling_rounds=sampling_rounds,
             teacher=teacher,
         )
-        if self.self_reward.loss_weight != 0:
-            raise UserError(
-                f"self_reward.loss_weight is {self.self_reward.loss_weight}, and RISE trains no self-rewards: set it "
-                "to 0."
-            )
         if self.sampling_rounds != 1:
             raise UserError(
                 f"sampling_rounds is {self.sampling_rounds}, and RISE verifies the solutions of one round: set it to 1."
             )
-        self.verification_prompts = verification_prompts
+        self.verification_prompts, self.rewards = verification_prompts, rewards
 
     def check_vocabulary(self, data: PromptDataModule) -> None:
         """Refuse prompts, and those of verifications, with tokens that the model has no rows for."""
@@ -166,6 +161,9 @@ class RISEModule(LaSeRModule):
         self.last_verifications = self.verify(verified, self.sampling, self.generator)
         solutions.self_rewards = torch.full_like(solutions.self_rewards, torch.nan)
         solutions.self_rewards[solutions.rows_of(drawn)] = verified.self_rewards
+        if self.rewards is not None:
+            for made in (solutions, self.last_verifications):
+                made.train_on(self.rewards(made))
         both = concat_rollouts(solutions.ungrouped(), self.last_verifications.ungrouped())
         return VerifiedStep(solutions, both, drawn, self.last_verifications)
 
@@ -185,7 +183,7 @@ class RISEModule(LaSeRModule):
         of_solutions = super().compute_advantages(
             solutions, phase, context._replace(log_probs=context.log_probs.rows(first))
         )
-        rewards = made.rewards.view(len(step.verified), -1)
+        rewards = made.policy_rewards.view(len(step.verified), -1)
         behind = context._replace(log_probs=context.log_probs.rows(slice(first.stop, None)))
         of_verifications = Advantages.of(self.advantage.estimator(rewards, made, behind), rewards)
         return of_solutions._replace(values=stacked((of_solutions.values, of_verifications.values)))

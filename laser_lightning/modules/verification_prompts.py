@@ -11,6 +11,34 @@ from laser_lightning.errors import UserError
 _PROBLEM, _RESPONSE = "{problem}", "{response}"
 
 
+def check_places(key: str, template: str) -> None:
+    """Refuse a template that does not show the policy a problem and its response to it.
+
+    Args:
+        key: of the template in a config.
+        template: with ``{problem}`` and ``{response}``.
+
+    Raises:
+        UserError: one of them is missing.
+    """
+    for place in (_PROBLEM, _RESPONSE):
+        if place not in template:
+            raise UserError(f"{key} '{template}' has no {place}: write it where the {place.strip('{}')} belongs.")
+
+
+def fill_places(template: str, problem: str, response: str) -> str:
+    """Put a problem and a response into a template; other braces are left alone.
+
+    Args:
+        template: with ``{problem}`` and ``{response}``.
+        problem: as text.
+        response: as text.
+    """
+    texts = {_PROBLEM: problem, _RESPONSE: response}
+    # In one go: a problem may contain the other place's name.
+    return re.sub(r"\{problem\}|\{response\}", lambda match: texts[match[0]], template)
+
+
 @dataclass(frozen=True)
 class VerificationPrompts:
     r"""How a policy is asked to verify its own solutions, and how its verdict is read (RISE, arXiv 2505.13445).
@@ -45,12 +73,7 @@ class VerificationPrompts:
     samples: int = 1
 
     def __post_init__(self) -> None:
-        for place in (_PROBLEM, _RESPONSE):
-            if place not in self.template:
-                raise UserError(
-                    f"verification_prompts.template '{self.template}' has no {place}: write it where the "
-                    f"{place.strip('{}')} belongs."
-                )
+        check_places("verification_prompts.template", self.template)
         try:
             groups = re.compile(self.verdict_pattern).groups
         except re.error as error:
@@ -89,9 +112,7 @@ class VerificationPrompts:
         Raises:
             UserError: ``chat`` is set, and the tokenizer has no chat template.
         """
-        texts = {_PROBLEM: problem, _RESPONSE: response}
-        # In one go: a problem may contain the other place's name.
-        filled = re.sub(r"\{problem\}|\{response\}", lambda match: texts[match[0]], self.template)
+        filled = fill_places(self.template, problem, response)
         return PromptTemplate(chat=self.chat, system=self.system).encode(filled, tokenizer)[1]
 
     def verdict(self, verification: str) -> bool | None:

@@ -110,6 +110,27 @@ def concat_solutions(parts: Sequence[Rollouts]) -> Rollouts:
     )
 
 
+def append_responses(rollouts: Rollouts, rows: Sequence[int], more: Rollouts, pad: int) -> None:
+    """Let some of N responses go on.
+
+    Args:
+        rollouts: the N; changed in place.
+        rows: M of them.
+        more: M responses, which follow theirs.
+        pad: id that fills unused places.
+    """
+    device, responses = rollouts.response_ids.device, rollouts.responses()
+    log_probs = [row[: len(ids)] for row, ids in zip(rollouts.sampling_log_probs, responses, strict=True)]
+    for place, (row, ids) in enumerate(zip(rows, more.responses(), strict=True)):
+        responses[row] = responses[row] + ids
+        log_probs[row] = torch.cat((log_probs[row], more.sampling_log_probs[place, : len(ids)]))
+    response_ids, lengths = pad_rows(responses, pad)
+    rollouts.response_ids, rollouts.response_lengths = response_ids.to(device), lengths.to(device)
+    rollouts.sampling_log_probs = nn.utils.rnn.pad_sequence(log_probs, batch_first=True)
+    rollouts.finished[rows] = more.finished
+    rollouts.reward_token_log_probs[rows] = more.reward_token_log_probs
+
+
 def stacked(parts: Sequence[Shaped[Tensor, "_ ..."]]) -> Shaped[Tensor, " N"] | Shaped[Tensor, "N width"]:
     """The rows of several tensors [N] or [N, width], right-padded with 0 to the widest."""
     if parts[0].ndim == 1:

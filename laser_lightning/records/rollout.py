@@ -63,6 +63,15 @@ class Rollout:
         several = torch.tensor(found, dtype=torch.float32, device=self.rewards.device)
         return several.where(~several.isnan(), self.rewards)
 
+    def train_on(self, rewards: Float[Tensor, " N"]) -> None:
+        """Put other rewards in the place of those that the policy is trained on; the verifier's own stay as they are.
+
+        Args:
+            rewards: [N].
+        """
+        pairs = zip(self.verifications, rewards.tolist(), strict=True)
+        self.verifications = [verification._replace(policy_reward=reward) for verification, reward in pairs]
+
     @property
     def has_signal(self) -> Bool[Tensor, " P"]:
         """[P] bool: groups whose rewards are not all equal."""

@@ -21,7 +21,7 @@ from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
 from laser_lightning.shapes import Float, Shaped
-from laser_lightning.verifiers import Submission, VerifierPool
+from laser_lightning.verifiers import Submission, Verification, VerifierPool
 
 Gather = Callable[..., AbstractContextManager[None]]
 """Holds the whole weights of some models, around any use of them outside of the differentiated passes."""
@@ -84,12 +84,7 @@ class Sampler:
         rollouts = self.draw([problem.prompt_ids for problem in problems], group_size, sampling, generator)
         texts = self.texts_of(rollouts)
         solved = [problem for problem in problems for _ in range(group_size)]
-        submissions = [
-            Submission(text, problem.answer, problem.verifier, problem.problem, problem.prompt, problem.row)
-            for text, problem in zip(texts, solved, strict=True)
-        ]
-        with self.parts("verification"):
-            verifications = self.verifier_pool.verify(submissions)
+        verifications = self.verify(solved, [self.solution_of(text) for text in texts])
         rewards = torch.tensor([v.reward for v in verifications], dtype=torch.float32, device=self.policy.device)
         of_reference = None
         if self.self_reward.is_exact:
@@ -130,6 +125,28 @@ class Sampler:
                 "the ids of all tokens to read, and return one column for each of them."
             )
         return rollouts
+
+    def verify(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verification]:
+        """Have solutions judged by the verifier.
+
+        Args:
+            problems: the problem of each.
+            texts: N solutions.
+        """
+        submissions = [
+            Submission(text, problem.answer, problem.verifier, problem.problem, problem.prompt, problem.row)
+            for text, problem in zip(texts, problems, strict=True)
+        ]
+        with self.parts("verification"):
+            return self.verifier_pool.verify(submissions)
+
+    def solution_of(self, text: str) -> str:
+        """What the verifier is asked about; here all of a response.
+
+        Args:
+            text: a response.
+        """
+        return text
 
     def texts_of(self, rollouts: Rollouts) -> list[str]:
         """Decode N responses, without special tokens."""

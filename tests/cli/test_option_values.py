@@ -10,6 +10,7 @@ from laser_lightning.cli.option_values import dump_yaml, requoted
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 
 TEXTS = [
+    "?",
     "yes",
     "no",
     "on",

@@ -19,6 +19,7 @@ from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.export import write_export
 from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.optimization import OptimizerSettings
+from laser_lightning.modules.outcome_rewards import OutcomeRewards
 from laser_lightning.modules.rise import RISEModule, VerifiedStep
 from laser_lightning.modules.training_log import TrainingLog
 from laser_lightning.modules.verification_prompts import VerificationPrompts
@@ -275,6 +276,28 @@ def test_a_mini_batch_holds_both_verifications_of_a_share(tmp_path: Path) -> Non
     assert model.step.sampled.self_rewards[:4].isnan().all()
 
 
+def test_rewards_of_its_own(tmp_path: Path) -> None:
+    model, values = trained(tmp_path, rewards=OutcomeRewards())
+    ((rollout, _, targets),) = model.steps
+    # Solutions: 1 or -0.5. Of the verifications the second has no verdict, and the third a wrong one.
+    assert rollout.policy_rewards.tolist() == [1, -0.5, 1, -0.5, 1, 1, 1, -0.5, 1, -1, -0.5, 1, 1, 1, -0.5, -0.5]
+    assert rollout.rewards.tolist() == REWARDS + RIGHT
+    # Advantages do not see a scale, so that only those of the first problem's verifications change: mean 1/8,
+    # deviations 7/8, -9/8, -5/8, 7/8, whose squares add up to 204/64.
+    std = (204 / 64 / 3) ** 0.5
+    expected = advantages()
+    expected[8:12] = [0.875 / std, -1.125 / std, -0.625 / std, 0.875 / std]
+    assert targets.advantages.tolist() == pytest.approx(expected, abs=1e-5)
+    assert values["train/policy_reward"] == pytest.approx(3.5 / 8)
+    assert values["train/reward"] == pytest.approx(5 / 8)
+    assert values["train/verification/accuracy"] == pytest.approx(4 / 8)
+
+
+def test_a_reward_that_is_no_number_is_refused() -> None:
+    with pytest.raises(UserError, match=r"rewards\.missing is nan"):
+        OutcomeRewards(missing=float("nan"))
+
+
 def test_what_was_kept_says_how_often_solutions_were_verified(tmp_path: Path) -> None:
     model, _ = trained(tmp_path)
     # Files of before there were several verifications have no such key, and are still good.
@@ -285,7 +308,7 @@ def test_what_was_kept_says_how_often_solutions_were_verified(tmp_path: Path) ->
 
 def test_every_argument_of_laser_is_an_argument() -> None:
     ours, theirs = signature(RISEModule.__init__).parameters, signature(LaSeRModule.__init__).parameters
-    assert set(ours) == {*theirs, "verification_prompts"}
+    assert set(ours) == {*theirs, "verification_prompts", "rewards"}
     for name, argument in theirs.items():
         assert ours[name].annotation == argument.annotation, name
         if argument.default is not argument.empty:
