@@ -193,7 +193,7 @@ def _groups(rows: Sequence[Mapping[str, Any]], pool: VerifierPool | None) -> Sam
         names = [group[0].get("verifier") for group in drawn.values()]
         answers = representatives(answers, pool.equivalent, names)
     ordered = [row for group in drawn.values() for row in group]
-    several = [row["scores"] for row in ordered if row.get("scores")]
+    several = [_floats(row["scores"]) for row in ordered if row.get("scores")]
     return SampleGroups.regroup(
         problem_ids=torch.tensor([row["index"] for row in ordered]),
         sample_indices=torch.tensor([sample for group in drawn.values() for sample in range(len(group))]),
@@ -201,10 +201,10 @@ def _groups(rows: Sequence[Mapping[str, Any]], pool: VerifierPool | None) -> Sam
         answer_ids=answer_ids([answer for group in answers for answer in group]),
         self_rewards=_floats([row["self_reward"] for row in ordered]),
         finished=torch.tensor([row["finished"] for row in ordered]),
-        scores=torch.tensor(several) if several else None,
+        scores=torch.stack(several) if several else None,
     )
 
 
 def _floats(values: Sequence[float | None]) -> Tensor:
-    """[N]; NaN, which metrics refuse, for what was not finite."""
+    """[N]; NaN for what was not finite, which metrics refuse, or is absent among several scores."""
     return torch.tensor([math.nan if value is None else value for value in values], dtype=torch.float32)

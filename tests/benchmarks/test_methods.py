@@ -295,6 +295,18 @@ def test_values_are_those_of_the_solutions(runs: list[Any]) -> None:
     }
 
 
+def test_several_scores_of_a_solution_reach_the_rules(tmp_path: Path) -> None:
+    from methods_values import logged_solutions
+
+    log = tmp_path / "val.jsonl"
+    rows = [solution(0, "5", 1.0, 0.5) | {"scores": [0.0, 1.0]}, solution(0, "6", 0.0, 1.0) | {"scores": [1.0, None]}]
+    log.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    scores = logged_solutions(log, "arithmetic", 2).scores
+    assert scores[0].tolist() == [0.0, 1.0]
+    assert scores[1, 0] == 1.0
+    assert scores[1, 1].isnan()
+
+
 def test_solutions_that_are_not_those_of_the_runs_end_are_refused(runs: list[Any]) -> None:
     from methods_table import read_entry
 
