@@ -77,7 +77,7 @@ def do_runs(runs: Sequence[Run], phases: Sequence[str], workers: int) -> list[st
                     future.result()
                 except UserError as error:
                     failed.append(str(error))
-                    print(error, file=sys.stderr)
+                    print(error, file=sys.stderr)  # now, and again behind the table
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             children.stop()
@@ -86,15 +86,27 @@ def do_runs(runs: Sequence[Run], phases: Sequence[str], workers: int) -> list[st
     return failed
 
 
-def read_entries(runs: Sequence[Run], dataset: str) -> dict[str, list[Entry]]:
-    """The runs whose training is finished, measured, by method."""
+def read_entries(runs: Sequence[Run], dataset: str) -> tuple[dict[str, list[Entry]], list[str]]:
+    """Measure the runs whose training is finished.
+
+    Args:
+        runs: in the order of the table.
+        dataset: name of the set of problems.
+
+    Returns:
+        The runs by method, and why others are left out, as sentences.
+    """
     methods: dict[str, list[Entry]] = {}
+    left_out: list[str] = []
     for run in runs:
-        if run.training.done:
+        if not run.training.done:
+            left_out.append(f"{run.name}, is not in the table, since its training is not finished.")
+            continue
+        try:
             methods.setdefault(run.method.name, []).append(read_entry(run, dataset))
-        else:
-            print(f"{run.name}: not in the table, since its training is not finished", file=sys.stderr)
-    return methods
+        except UserError as error:
+            left_out.append(f"{run.name}, is not in the table: {error}")
+    return {name: entries for name, entries in methods.items() if entries}, left_out
 
 
 def seeds(text: str) -> list[int]:
@@ -129,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train and evaluate what is missing; print the table and write the figures.
 
     Returns:
-        The exit status: 1 if a run failed.
+        The exit status: 1 if a run failed, or is not in the table.
     """
     options = parse(sys.argv[1:] if arguments is None else arguments)
     budget = Budget(options.config, options.steps, options.samples, options.options)
@@ -143,7 +155,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = do_runs(runs, options.phases, options.workers)
     if "table" in options.phases:
         ordered = sorted(runs, key=lambda run: (methods.index(run.method), run.seed))
-        if entries := read_entries(ordered, options.set):
+        entries, left_out = read_entries(ordered, options.set)
+        failed += left_out
+        if entries:
             print(write_tables(entries, options.out, options.per_seed))
             training_figure(entries, options.set, options.out / "training.png")
             votes_figure(next(iter(entries.values())), entries.get("GRPO", []), options.out / "votes.png")

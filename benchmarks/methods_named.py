@@ -45,7 +45,8 @@ def read_methods(text: str) -> list[Method]:
     """The methods of a list such as ``laser,baselines/grpo,methods/ngrpo,both=methods/ngrpo+methods/credo``.
 
     An item is a short name of ``NAMED``, or overlays joined by ``+``, with a name before ``=`` or else named as they
-    are. An overlay is a packaged config (``ngrpo`` finds ``methods/ngrpo``) or the path of a file.
+    are (and those of ``NAMED`` as there). An overlay is a packaged config (``ngrpo`` finds ``methods/ngrpo``) or the
+    path of a file.
 
     Args:
         text: items, separated by commas.
@@ -69,7 +70,10 @@ def _method(item: str) -> Method:
     name, given, overlays = item.rpartition("=")
     parts = [part for part in overlays.split("+") if part]
     found = tuple(_overlay(part) for part in parts)
-    return Method(name if given else "+".join(part.rpartition("/")[2].removesuffix(".yaml") for part in parts), found)
+    if given:
+        return Method(name, found)
+    known = next((method for method in NAMED.values() if found and method.overlays == found), None)
+    return known or Method("+".join(part.rpartition("/")[2].removesuffix(".yaml") for part in parts), found)
 
 
 def _overlay(name: str) -> str:

@@ -14,6 +14,7 @@ from methods_runs import Run
 from methods_values import BY_PROBLEM, Judges, Measured, check_logged, kept_solutions, logged_solutions, measure
 from torch import Tensor
 
+from laser_lightning.errors import UserError
 from laser_lightning.metrics import standard_error
 
 SECTIONS = {
@@ -83,8 +84,10 @@ def read_entry(run: Run, dataset: str) -> Entry:
         dataset: name of the set of problems.
 
     Raises:
-        UserError: if the run's solutions are not those of its end.
+        UserError: if there is no such set, or the run's solutions are not those of its end.
     """
+    if dataset not in (known := run.summary["end"]["sets"]):
+        raise UserError(f"it has no set '{dataset}': name one of {', '.join(known)} with --set.")
     judges = Judges.of(run.directory / "checkpoints/last.ckpt")
     start, end = (run.summary[moment]["sets"][dataset] for moment in ("start", "end"))
     log = run.directory / "solutions/val.jsonl"
@@ -140,8 +143,8 @@ class Mean:
         """A cell as text."""
         text, error = number(column, self.value(section, column)), self.error(section, column)
         cut = any(entry.run.taken.cut for entry in self.entries) and column in ("training s", "CPU s")
-        told = math.isnan(error) or column in COSTS
-        return text + (CUT if cut else "") + ("" if told else f" ± {number('', error)}")
+        plain = math.isnan(error) or column in COSTS
+        return text + (CUT if cut else "") + ("" if plain else f" ± {number('', error)}")
 
 
 def number(column: str, value: float) -> str:

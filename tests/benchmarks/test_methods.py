@@ -45,7 +45,7 @@ def test_items_are_short_names_overlays_and_names_given(tmp_path: Path) -> None:
     own.write_text(OVERLAY)
     assert read_methods("laser, baselines/grpo,dapo") == [
         NAMED["laser"],
-        Method("grpo", ("baselines/grpo",)),
+        NAMED["grpo"],
         Method("dapo", ("baselines/dapo",)),
     ]
     assert read_methods(f"Both of them=dapo+{own},start=") == [
@@ -322,7 +322,8 @@ def test_the_table_has_means_paired_errors_and_says_what_was_cut(runs: list[Any]
     from methods import read_entries
     from methods_table import Mean, write_tables
 
-    methods = read_entries(runs, "arithmetic")
+    methods, left_out = read_entries(runs, "arithmetic")
+    assert left_out == []
     text = write_tables(methods, tmp_path, per_seed=True)
     heads, _, first, second, mean, other = (
         [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:8]
@@ -357,11 +358,25 @@ def test_the_table_has_means_paired_errors_and_says_what_was_cut(runs: list[Any]
     assert (tmp_path / "table.md").read_text() == text + "\n"
 
 
+def test_a_run_that_cannot_be_measured_is_left_out_in_a_sentence(runs: list[Any]) -> None:
+    from methods import read_entries
+
+    (runs[0].directory / "phases/fit.jsonl").unlink()
+    methods, left_out = read_entries([runs[0], runs[2]], "arithmetic")
+    assert list(methods) == ["GRPO"]
+    assert left_out == ["LaSeR, seed 0, is not in the table, since its training is not finished."]
+    finish(runs[0])
+    (runs[0].directory / "checkpoints/last.ckpt").write_bytes(b"half")
+    methods, left_out = read_entries([runs[0], runs[2]], "arithmetic")
+    assert list(methods) == ["GRPO"]
+    assert "last.ckpt is not a whole checkpoint" in left_out[0]
+
+
 def test_figures_are_drawn_of_what_is_there(runs: list[Any], tmp_path: Path) -> None:
     from methods import read_entries
     from methods_figures import training_figure, votes_figure
 
-    methods = read_entries(runs, "arithmetic")
+    methods, _ = read_entries(runs, "arithmetic")
     assert not votes_figure(methods["LaSeR"], methods["GRPO"], tmp_path / "votes.png")  # no evaluation yet
     for entries in methods.values():
         for entry in entries:
