@@ -9,11 +9,13 @@ from matplotlib.figure import Figure
 from methods_table import SECTIONS, Entry
 
 RULES = {
-    "best_of": ("best of k by score", "#0072B2"),
-    "best_rule": ("vote by the rule that is best on training problems", "#009E73"),
-    "weighted_maj": ("weighted vote", "#E69F00"),
-    "maj": ("majority", "#000000"),
+    "best_of": ("best of k by score", "#0072B2", "v"),
+    "best_rule": ("vote by the rule best in training", "#009E73", "D"),
+    "weighted_maj": ("weighted vote", "#E69F00", "^"),
+    "maj": ("majority", "#000000", "s"),
 }
+"""Of the first method's votes the label, the colour, and the marker."""
+
 TRAINING = {
     "pass@1": "pass@1",
     "F1": "self_verification/f1",
@@ -40,9 +42,9 @@ def votes_figure(first: Sequence[Entry], plain: Sequence[Entry], path: Path) -> 
         return False
     canvas = Figure(figsize=(5.6 * len(sections), 5), layout="constrained", dpi=150)
     for axes, section in zip(canvas.subplots(1, len(sections), squeeze=False, sharey=True).flat, sections, strict=True):
-        for rule, (label, colour) in RULES.items():
-            name = first[0].run.method.name
-            _band(axes, [entry.measured[section].curves.get(rule, {}) for entry in first], f"{name}: {label}", colour)
+        for rule, (label, colour, marker) in RULES.items():
+            curves = [entry.measured[section].curves.get(rule, {}) for entry in first]
+            _band(axes, curves, f"{first[0].run.method.name}: {label}", colour, marker=marker)
         beside = [entry.measured[section].curves["maj"] for entry in plain if section in entry.measured]
         if beside:
             _band(axes, beside, f"{plain[0].run.method.name}: majority", "#D55E00", "--")
@@ -52,7 +54,9 @@ def votes_figure(first: Sequence[Entry], plain: Sequence[Entry], path: Path) -> 
         axes.set_title(SECTIONS[section].removesuffix(", with more solutions"), fontsize=10)
         axes.grid(color="0.92")
     canvas.axes[0].set_ylabel("share of problems solved")
-    canvas.legend(*canvas.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
+    canvas.legend(
+        *canvas.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9, frameon=False
+    )
     canvas.savefig(path)
     return True
 
@@ -72,18 +76,22 @@ def training_figure(methods: Mapping[str, Sequence[Entry]], dataset: str, path: 
             _band(axes, curves, name, f"C{number % 10}", ("-", "--", ":")[number // 10 % 3])
         axes.set(title=f"{heading}, held-out problems", xlabel="optimizer step", ylim=(0, 1))
         axes.grid(alpha=0.3)
-    canvas.legend(*canvas.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=9)
+    canvas.legend(
+        *canvas.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=9, frameon=False
+    )
     canvas.savefig(path)
 
 
-def _band(axes: Axes, curves: Sequence[Mapping[int, float]], label: str, colour: str, style: str = "-") -> None:
+def _band(
+    axes: Axes, curves: Sequence[Mapping[int, float]], label: str, colour: str, style: str = "-", marker: str = "o"
+) -> None:
     """The mean of curves where all of them have a value, and its standard error."""
     places = sorted(set.intersection(*(set(curve) for curve in curves)))
     if not places:
         return
     values = np.array([[curve[place] for place in places] for curve in curves])
     mean = values.mean(axis=0)
-    axes.plot(places, mean, color=colour, linestyle=style, marker="o", markersize=3.5, linewidth=1.5, label=label)
+    axes.plot(places, mean, color=colour, linestyle=style, marker=marker, markersize=4, linewidth=1.5, label=label)
     if len(values) > 1:
         error = values.std(axis=0, ddof=1) / len(values) ** 0.5
         axes.fill_between(places, mean - error, mean + error, color=colour, alpha=BAND, linewidth=0)
