@@ -51,7 +51,7 @@ def votes_figure(first: Sequence[Entry], plain: Sequence[Entry], path: Path) -> 
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.set(xlabel="solutions per problem, k")
-        axes.set_title(SECTIONS[section].removesuffix(", with more solutions"), fontsize=10)
+        axes.set_title(SECTIONS[section].removesuffix(", with more solutions").replace("`", ""), fontsize=10)
         axes.grid(color="0.92")
     canvas.axes[0].set_ylabel("share of problems solved")
     canvas.legend(

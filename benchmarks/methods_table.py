@@ -19,8 +19,8 @@ from laser_lightning.metrics import standard_error
 
 SECTIONS = {
     "training": "Held-out problems, at the end of training",
-    "val": "The same problems, with more solutions",
-    "test": "Problems that no other table used, with more solutions",
+    "val": "Held-out problems, with more solutions",
+    "test": "Problems of the split `test`, with more solutions",
 }
 JUDGING = ("F1", "AUROC", "AUROC within", "mixed problems", "ECE", "Brier")
 VOTES = ("maj", "weighted", "best rule", "best rule - maj", "best of k", "best of k - pass@1")
