@@ -1,193 +1,180 @@
-"""The README's table and figure: five ways to train on the embedded task, with the same budget, three seeds each.
+"""Methods beside each other on the embedded task: one table, and what the score is good for in one figure.
 
-    python benchmarks/methods.py --out runs/methods
+    python benchmarks/methods.py --out runs/methods --workers 2
+    python benchmarks/methods.py --out runs/methods --methods laser,ngrpo,both=methods/ngrpo+methods/credo --seeds 0
 
-LaSeR, LaSeR without the self-rewards in the advantages, GRPO, the supervised variant (cross-entropy on a "yes" and a
-"no" token behind <eos>) and RISE (the policy writes a verification of each of its solutions). All take the quickstart's
-settings, 200 optimizer steps from the embedded model, and are evaluated on the same held-out problems, which training
-cannot contain. A seed sets the training problems and all sampling. CPU seconds are of the whole run, evaluations
-included.
+Every method is the quickstart with an overlay, so all have the same steps, problems and samples; `eval/votes` adds the
+vote rules. Without --methods: LaSeR, LaSeR as published (without judging updates), LaSeR without the self-rewards in
+the advantages, GRPO, the supervised variant (cross-entropy on a "yes" and a "no" token behind <eos>), the two-token
+head, and RISE (the policy writes a verification of each of its solutions).
+
+A seed sets the training problems and all sampling; the held-out problems are the same for all, and training cannot
+contain them. Behind the training each policy solves them again with more solutions, and so it does problems of the
+split `test`, which nothing else looks at. The best vote rule is chosen on training problems. The table is written from
+the solutions that the runs kept, by the project's own metrics.
+
+All of it can be broken off and called again: what is finished is kept, and the rest goes on where it was. A run whose
+settings have changed since is refused. Words behind -- go to every command: -- --data.prompts_per_step=8
 """
 
 import argparse
-import csv
-import json
-import os
-import shutil
-import statistics
-import subprocess
+import signal
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
 
-import torch
-from matplotlib.figure import Figure
+from methods_figures import training_figure, votes_figure
+from methods_named import NAMED, read_methods
+from methods_phase import Children, Phase
+from methods_runs import Budget, Run
+from methods_table import Entry, read_entry, write_tables
 
-from laser_lightning.metrics import MajorityVote, WeightedMajorityVote, answer_ids, standard_error
+from laser_lightning.errors import UserError
 
-OVERLAYS = {
-    "LaSeR": None,
-    "LaSeR without mixing": "baselines/without_mixing",
-    "GRPO": "baselines/grpo",
-    "supervised variant": "baselines/supervised",
-    "RISE": "baselines/rise",
-}
-COLOURS = dict(zip(OVERLAYS, ("#0072B2", "#56B4E9", "#D55E00", "#009E73", "#CC79A7"), strict=True))
-SET = "arithmetic"
-METRICS = {
-    "pass@1": "pass@1",
-    "F1": "self_verification/f1",
-    "AUROC": "self_verification/auroc",
-    "AUROC within": "self_verification/auroc_within",
-    "ECE": "self_verification/ece",
-    "maj@8": "maj@8",
-    "weighted maj@8": "weighted_maj@8",
-    "best of 8": "best_of@8",
-}
+PHASES = ("train", "evaluate", "table")
 
 
-@dataclass(frozen=True)
-class Run:
-    """One training run of a method."""
+def do_run(run: Run, phases: Sequence[str], children: Children) -> None:
+    """Bring the phases of a run to their end.
 
-    method: str
-    seed: int
-    directory: Path
+    Args:
+        run: what is trained and evaluated.
+        phases: some of ``PHASES``.
+        children: run the processes.
 
-    def train(self) -> None:
-        """Train, unless that was done, and note what it took."""
-        if self._resources.exists():
-            return
-        shutil.rmtree(self.directory, ignore_errors=True)  # of a run that was cut short: what it took is not known
-        overlay = OVERLAYS[self.method]
-        command = [sys.executable, "-m", "laser_lightning", "fit", "--config", "quickstart"]
-        command += [] if overlay is None else ["--config", overlay]
-        command += [f"--seed_everything={self.seed}", "--run_dir", str(self.directory)]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            raise SystemExit(f"{self.method}, seed {self.seed}, failed: {' '.join(command)}")
-        taken = {"cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_gb": usage.ru_maxrss / 1e6}
-        self._resources.write_text(json.dumps(taken))
-        print(f"{self.method}, seed {self.seed}: done", file=sys.stderr)
-
-    @property
-    def _resources(self) -> Path:
-        return self.directory / "resources.json"
-
-    def values(self) -> dict[str, float]:
-        """The table's columns, by their headings."""
-        summary = json.loads((self.directory / "summary.json").read_text())
-        taken = json.loads(self._resources.read_text())
-        start, end = summary["start"]["sets"][SET], summary["end"]["sets"][SET]
-        tokens = [float(row["train/generated_tokens"]) for row in self.metrics() if row["train/generated_tokens"]]
-        return {
-            "pass@1 before": start["pass@1"],
-            **{heading: end[name] for heading, name in METRICS.items()},
-            "weighted - plain": self.votes_difference(summary["end"]["step"])[0],
-            "paired s.e.": self.votes_difference(summary["end"]["step"])[1],
-            "tokens per step": statistics.mean(tokens),
-            "training s": summary["training_seconds"],
-            "CPU s": taken["cpu_seconds"],
-            "GB": taken["peak_gb"],
-        }
-
-    def metrics(self) -> Iterator[dict[str, str]]:
-        """The rows of metrics.csv."""
-        with (self.directory / "metrics.csv").open() as file:
-            yield from csv.DictReader(file)
-
-    def curve(self, metric: str) -> list[tuple[int, float]]:
-        """A held-out metric by optimizer step."""
-        name = f"val/{SET}/{metric}"
-        return [(int(row["step"]), float(row[name])) for row in self.metrics() if row[name]]
-
-    def votes_difference(self, step: int) -> tuple[float, float]:
-        """Weighted minus plain majority over the problems of the last evaluation, and its paired standard error."""
-        lines: list[dict[str, Any]] = [json.loads(line) for line in (self.directory / "solutions/val.jsonl").open()]
-        lines = [line for line in lines if line["step"] == step and line["dataset"] == SET]
-        seen: dict[int, int] = {}
-        samples = []
-        for line in lines:
-            samples.append(seen.setdefault(line["index"], 0))
-            seen[line["index"]] += 1
-        values = []
-        for metric in (WeightedMajorityVote(), MajorityVote()):
-            metric.update(
-                torch.tensor([line["index"] for line in lines]),
-                torch.tensor(samples),
-                torch.tensor([line["reward"] for line in lines]),
-                answer_ids([line["answer"] for line in lines]),
-                torch.tensor([line["self_reward"] for line in lines]),
-            )
-            values.append(metric.per_problem()[1])
-        difference = values[0] - values[1]
-        return float(difference.mean()), float(standard_error(difference))
+    Raises:
+        UserError: if one fails.
+    """
+    wanted: list[Phase] = [run.training] if "train" in phases else []
+    if "evaluate" in phases and (run.training.done or wanted):
+        wanted += run.evaluations.values()
+    for phase in wanted:
+        if not phase.done:
+            print(f"{run.name}: {phase.name} ...", file=sys.stderr)
+            phase.run(children)
+            print(f"{run.name}: {phase.name} done", file=sys.stderr)
 
 
-FORMATS = {
-    "tokens per step": "{:,.0f}",
-    "training s": "{:.0f}",
-    "CPU s": "{:.0f}",
-    "GB": "{:.2f}",
-    "weighted - plain": "{:+.3f}",
-}
+def do_runs(runs: Sequence[Run], phases: Sequence[str], workers: int) -> list[str]:
+    """Bring all runs to their end; one that fails does not keep the others from it.
+
+    Args:
+        runs: in the order in which they begin.
+        phases: some of ``PHASES``.
+        workers: runs at a time.
+
+    Returns:
+        What failed, as sentences.
+    """
+    children = Children()
+    failed: list[str] = []
+    with ThreadPoolExecutor(workers) as pool:
+        futures: list[Future[None]] = [pool.submit(do_run, run, phases, children) for run in runs]
+        try:
+            for future in as_completed(futures):
+                try:
+                    future.result()
+                except UserError as error:
+                    failed.append(str(error))
+                    print(error, file=sys.stderr)  # now, and again behind the table
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            children.stop()
+            print("Stopped: the same command goes on.", file=sys.stderr)
+            raise
+    return failed
 
 
-def table(runs: list[Run]) -> str:
-    """Markdown: a row per run, and for each method the mean over its seeds."""
-    lines: list[str] = []
-    for method in OVERLAYS:
-        found = {run.seed: run.values() for run in runs if run.method == method}
-        if not found:
+def read_entries(runs: Sequence[Run], dataset: str) -> tuple[dict[str, list[Entry]], list[str]]:
+    """Measure the runs whose training is finished.
+
+    Args:
+        runs: in the order of the table.
+        dataset: name of the set of problems.
+
+    Returns:
+        The runs by method, and why others are left out, as sentences.
+    """
+    methods: dict[str, list[Entry]] = {}
+    left_out: list[str] = []
+    for run in runs:
+        if not run.training.done:
+            left_out.append(f"{run.name}, is not in the table, since its training is not finished.")
             continue
-        headings = list(next(iter(found.values())))
-        if not lines:
-            lines = ["| method | seed | " + " | ".join(headings) + " |", "| --- " * (len(headings) + 2) + "|"]
-        means = {heading: statistics.mean(values[heading] for values in found.values()) for heading in headings}
-        rows: list[tuple[str, dict[str, float]]] = [(str(seed), values) for seed, values in sorted(found.items())]
-        for seed, values in [*rows, ("mean", means)]:
-            cells = [FORMATS.get(heading, "{:.3f}").format(value) for heading, value in values.items()]
-            lines.append(f"| {method} | {seed} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        try:
+            methods.setdefault(run.method.name, []).append(read_entry(run, dataset))
+        except UserError as error:
+            left_out.append(f"{run.name}, is not in the table: {error}")
+    return {name: entries for name, entries in methods.items() if entries}, left_out
 
 
-def figure(runs: list[Run], path: Path) -> None:
-    """Held-out pass@1, F1 and both AUROCs against the optimizer step, a line per run."""
-    canvas = Figure(figsize=(16, 3.8), layout="constrained")
-    panels = canvas.subplots(1, 4)
-    for axes, heading in zip(panels, ("pass@1", "F1", "AUROC", "AUROC within"), strict=True):
-        for run in runs:
-            curve = run.curve(METRICS[heading])
-            label = run.method if run.seed == 0 else None
-            axes.plot(*zip(*curve, strict=True), color=COLOURS[run.method], marker="o", ms=3, lw=1.2, label=label)
-        axes.set(title=f"{heading}, held-out problems", xlabel="optimizer step", ylim=(0, 1))
-        axes.grid(alpha=0.3)
-    panels[0].legend(fontsize="small")
-    canvas.savefig(path, dpi=120)
+def seeds(text: str) -> list[int]:
+    """The seeds of a list such as ``0,1,2``."""
+    return [int(item) for item in text.split(",")]
 
 
-def main() -> None:
-    """Train what is missing; print the table and write the figure."""
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="directory of the runs; finished ones are kept")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--methods", nargs="+", choices=list(OVERLAYS), default=list(OVERLAYS))
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, of one thread each")
-    options = parser.parse_args()
+    parser.add_argument(
+        "--methods",
+        default=",".join(NAMED),
+        help="rows: short names, overlays (baselines/dapo, or dapo), or NAME=OVERLAY+OVERLAY; default: %(default)s",
+    )
+    parser.add_argument("--seeds", type=seeds, default=[0, 1, 2], metavar="0,1,2")
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time, of one thread each")
+    parser.add_argument("--config", default="quickstart", help="the config below all overlays; default: %(default)s")
+    parser.add_argument("--steps", type=int, help="optimizer steps; default: the config's")
+    parser.add_argument("--samples", type=int, default=32, help="solutions per problem behind the training")
+    parser.add_argument("--set", default="arithmetic", help="name of the set of problems; default: %(default)s")
+    parser.add_argument("--phases", nargs="+", choices=PHASES, default=list(PHASES), help="what to do; default: all")
+    parser.add_argument("--per_seed", action="store_true", help="a row for each seed too")
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    options = parser.parse_args(arguments[:end])
+    options.options = tuple(arguments[end + 1 :])
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train and evaluate what is missing; print the table and write the figures.
+
+    Returns:
+        The exit status: 1 if a run failed, or is not in the table.
+    """
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    budget = Budget(options.config, options.steps, options.samples, options.options)
+    methods = read_methods(options.methods)
     runs = [
-        Run(method, seed, options.out / f"{method.lower().replace(' ', '_')}_{seed}")
-        for seed in range(options.seeds)
-        for method in options.methods
+        Run(method, seed, budget, options.out / f"{method.slug}_{seed}") for seed in options.seeds for method in methods
     ]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(Run.train, runs))
-    figure(runs, options.out / "methods.png")
-    print(table(runs))
+    for run in runs:
+        for phase in (run.training, *run.evaluations.values()):
+            assert phase.done in (True, False)  # refuses other settings before anything begins
+    failed = do_runs(runs, options.phases, options.workers)
+    if "table" in options.phases:
+        ordered = sorted(runs, key=lambda run: (methods.index(run.method), run.seed))
+        entries, left_out = read_entries(ordered, options.set)
+        failed += left_out
+        if entries:
+            print(write_tables(entries, options.out, options.per_seed))
+            training_figure(entries, options.set, options.out / "training.png")
+            votes_figure(next(iter(entries.values())), entries.get("GRPO", []), options.out / "votes.png")
+    for sentence in failed:
+        print(sentence, file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"benchmarks/methods.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -37,6 +37,7 @@ class SolutionLog(RunCallback):
     - ``reward``, ``self_reward``: as they were used (0 for a self-reward of a truncated solution); null if not finite.
     - ``rewards``: with several reward functions what each said, null for one that failed; ``policy_reward``: their
       weighted sum.
+    - ``scores``: with several scores of each solution, as of several verifications, all of them, null for absent ones.
     - ``finished``: false if the response was cut at the length limit.
 
     Lines are on disk after each step, so a killed run keeps them. A resumed run in the same directory appends, and
@@ -201,8 +202,11 @@ def rows(rollout: Rollout, stage: str, step: int) -> Iterable[dict[str, Any]]:
         rollout.self_rewards.tolist(),
         rollouts.finished.tolist(),
         rollouts.response_lengths.tolist(),
+        [None] * len(rollouts) if rollout.scores is None else rollout.scores.tolist(),
     )
-    for row, (text, verification, reward, self_reward, finished, tokens) in enumerate(zip(*columns, strict=True)):
+    for row, (text, verification, reward, self_reward, finished, tokens, scores) in enumerate(
+        zip(*columns, strict=True)
+    ):
         problem = rollout.problem_of(row)
         yield {
             "stage": stage,
@@ -220,7 +224,9 @@ def rows(rollout: Rollout, stage: str, step: int) -> Iterable[dict[str, Any]]:
             "finished": finished,
             "response_tokens": tokens,
             "error": verification.error,
-        } | _rewards(verification)
+            **_rewards(verification),
+            **({} if scores is None else {"scores": [finite(score) for score in scores]}),
+        }
 
 
 def _rewards(verification: Verification) -> dict[str, Any]:

@@ -90,6 +90,12 @@ def test_values_that_json_lacks_are_null(make_round: Callable[..., Rollout]) -> 
     assert [line["kind"] for line in lines] == [None, None]
 
 
+def test_several_scores_of_a_solution_are_all_there(make_round: Callable[..., Rollout]) -> None:
+    rollout = make_round(["a", "b"], [0.5, 1.0], [None, None])
+    rollout.scores = torch.tensor([[0.0, 1.0], [1.0, float("nan")]])  # of the second a verification has no verdict
+    assert [line["scores"] for line in rows(rollout, "val", 3)] == [[0.0, 1.0], [1.0, None]]
+
+
 def test_half_a_surrogate_pair_is_still_json(make_round: Callable[..., Rollout], tmp_path: Path) -> None:
     log = SolutionLog()
     log.run_directory = tmp_path

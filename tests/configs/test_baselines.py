@@ -29,7 +29,7 @@ def test_a_baseline_trains(name: str, tmp_path: Path, tiny_run: Path, monkeypatc
     ]
     assert main(["fit", "--config=run.yaml", f"--config=baselines/{name}", *options]) == 0
     row = next(row for row in csv.DictReader(Path("run/metrics.csv").read_text().splitlines()) if row["train/loss"])
-    trains_the_score = name in ("supervised", "two_token", "without_mixing", "trust_weighted_mixing")
+    trains_the_score = name in ("published", "supervised", "two_token", "without_mixing", "trust_weighted_mixing")
     assert (float(row["train/self_reward_loss"]) > 0.0) == trains_the_score
     assert float(row["train/gradient_norm"]) > 0.0
     # What the overlay sets is what the run was made with.

@@ -1,0 +1,114 @@
+"""The runs of the table: what is trained and evaluated for a method and a seed, and where it lies."""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from methods_named import Method
+from methods_phase import Phase, Taken
+
+from laser_lightning.cli.config_files import read_config
+
+VOTES = "eval/votes"
+"""Below every method's overlays: all vote rules, and which of them is best on the training problems."""
+
+EVALUATIONS = {"validate": "val", "test": "test"}
+"""Commands behind the training, and the sets of the config that they evaluate."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What all runs of a table share.
+
+    Attributes:
+        config: name or path of the common config.
+        steps: optimizer steps; None for the config's.
+        samples: solutions per problem in the evaluations behind the training.
+        options: further words for every command, such as ``--data.prompts_per_step=4``.
+    """
+
+    config: str
+    steps: int | None
+    samples: int
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """The runs of one method with one seed, in a directory of their own.
+
+    Attributes:
+        method: what is trained.
+        seed: of the training problems and all sampling.
+        budget: what it shares with the others.
+        directory: of the training run; evaluations are below.
+    """
+
+    method: Method
+    seed: int
+    budget: Budget
+    directory: Path
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.method.name}, seed {self.seed}"
+
+    @cached_property
+    def training(self) -> Phase:
+        """The training, which goes on from its last checkpoint."""
+        steps = () if self.budget.steps is None else (f"--trainer.max_steps={self.budget.steps}",)
+        return self._phase("fit", "fit", steps, ("--run_dir", str(self.directory), "--ckpt_path", "auto"))
+
+    @cached_property
+    def evaluations(self) -> dict[str, Phase]:
+        """Those of the trained policy with more solutions, by set: ``val`` and ``test``."""
+        return {name: self._evaluation(command, name) for command, name in EVALUATIONS.items()}
+
+    def folder_of(self, evaluation: str) -> Path:
+        """Where an evaluation of the trained policy lies: ``val`` or ``test``."""
+        return self.directory / f"{evaluation}_{self.budget.samples}"
+
+    def _evaluation(self, command: str, name: str) -> Phase:
+        folder = self.folder_of(name)
+        samples = (f"--model.evaluation.samples={self.budget.samples}",)
+        places = ("--run_dir", str(folder), "--ckpt_path", str(self.directory / "checkpoints/last.ckpt"))
+        return self._phase(folder.name, command, samples, places)
+
+    def _phase(self, name: str, command: str, own: tuple[str, ...], places: tuple[str, ...]) -> Phase:
+        configs = (self.budget.config, VOTES, *self.method.overlays)
+        options = (f"--seed_everything={self.seed}", "--torch_threads=1", *own, *self.budget.options)
+        words = (command, *(word for config in configs for word in ("--config", config)), *options, *places)
+        contents = {config: yaml.safe_load(read_config(config)) for config in configs}
+        settings = json.loads(json.dumps({"configs": contents, "options": options}))
+        return Phase(name, self.directory / "phases", words, settings)
+
+    # ------------------------------------------------------------- what it left
+
+    @property
+    def taken(self) -> Taken:
+        """What the training took."""
+        return self.training.taken
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The run's own ``summary.json``."""
+        return dict(json.loads((self.directory / "summary.json").read_text(encoding="utf-8")))
+
+    def metrics(self) -> Iterator[dict[str, str]]:
+        """The rows of its ``metrics.csv``."""
+        with (self.directory / "metrics.csv").open(encoding="utf-8", newline="") as file:
+            yield from csv.DictReader(file)
+
+    def curve(self, metric: str) -> list[tuple[int, float]]:
+        """A metric by optimizer step, where it was measured.
+
+        Args:
+            metric: its whole name, such as ``val/arithmetic/pass@1``.
+        """
+        return [(int(row["step"]), float(row[metric])) for row in self.metrics() if row.get(metric)]
