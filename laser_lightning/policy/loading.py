@@ -40,6 +40,10 @@ class PolicySettings:
         config_overrides: fields of the model's config to replace, e.g. ``{num_hidden_layers: 2}``; only with
             ``random_init``, since pretrained weights have their shapes.
         dtype: type of the weights.
+        head_dtype: what the head multiplies in, in the update, in engines and in passes: ``float32`` also where the
+            weights, or the passes under ``trainer.precision``, are in half precision, since log pi(z) lies where
+            bfloat16 is too coarse; ``model`` as the model itself does, which takes less time on CUDA under
+            ``bf16-mixed``.
         attention: attention implementation of transformers (``sdpa``, ``eager``, ``flash_attention_2``, ...);
             by default transformers chooses.
         packing: join the sequences of a forward pass of the update to one row, without padding: ``auto`` does so with
@@ -58,6 +62,7 @@ class PolicySettings:
     random_init: bool = False
     config_overrides: dict[str, Any] = field(default_factory=dict)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    head_dtype: Literal["float32", "model"] = "float32"
     attention: str | None = None
     packing: Literal["auto", "always", "never"] = "auto"
     gradient_checkpointing: bool = False

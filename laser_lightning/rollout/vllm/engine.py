@@ -22,6 +22,7 @@ from laser_lightning.policy.lora import merged_weights
 from laser_lightning.policy.model import Policy
 from laser_lightning.records.batching import Rollouts, pad_rows
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
+from laser_lightning.rollout.vllm.head import with_float32_head
 from laser_lightning.runs.random_state import random_state, restore_random_state
 
 if TYPE_CHECKING:
@@ -225,7 +226,8 @@ class VLLMEngine(RolloutEngine):
                 **self._placement(policy.device, world),
             }
             _drop_idle_warnings()
-            llm = LLM(**settings | self.options)
+            options = with_float32_head(self.options) if policy.has_float32_head else self.options
+            llm = LLM(**settings | options)
         logging.getLogger("vllm").setLevel(logging.WARNING)  # from here on it would report each update of the weights
         return llm
 
