@@ -25,7 +25,7 @@ def float32_logits(head: nn.Module, hidden: Tensor) -> Tensor:
     Returns:
         [..., V], in memory of their own; float64 where the weights are.
     """
-    weight = getattr(head, "weight", None)
+    weight, bias = getattr(head, "weight", None), getattr(head, "bias", None)
     is_half = weight is not None and weight.dtype in HALF_PRECISION
     if weight is None or (is_half and type(head).forward is not nn.Linear.forward):
         return head.forward(hidden).float()
@@ -33,7 +33,7 @@ def float32_logits(head: nn.Module, hidden: Tensor) -> Tensor:
         if not is_half:
             return head.forward(hidden.to(weight.dtype))
         logits = _Float32Product.apply(hidden.flatten(0, -2), weight).unflatten(0, hidden.shape[:-1])
-        return logits if head.bias is None else logits + head.bias
+        return logits if bias is None else logits + bias
 
 
 class _Float32Product(torch.autograd.Function):
