@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from laser_lightning.errors import UserError
+from laser_lightning.policy.gguf import file_options, unmark, weight_options
 from laser_lightning.policy.image_text import auto_class, say_text_alone
 from laser_lightning.policy.lora import LoRASettings
 from laser_lightning.policy.quantised import quantisation, remedy
@@ -56,6 +57,9 @@ class PolicySettings:
             laser-lightning[liger]``).
         trust_remote_code: run model code that comes with the weights.
         lora: train adapters beside the frozen weights (needs the extra ``lora``); null trains all weights.
+        gguf_file: name of a GGUF file in ``path``, of which config, tokenizer and weights are read; its weights become
+            floats of type ``dtype``, and exports have the usual form (needs the extra ``gguf``). null for a directory
+            in that form.
     """
 
     path: str
@@ -70,6 +74,7 @@ class PolicySettings:
     liger: bool = False
     trust_remote_code: bool = False
     lora: LoRASettings | None = None
+    gguf_file: str | None = None
 
 
 def model_path(path: str) -> str:
@@ -83,8 +88,9 @@ def load_tokenizer(settings: PolicySettings) -> PreTrainedTokenizerBase:
     """Load the tokenizer; one without a pad token pads with ``<eos>``, since masks never look at token values."""
     path = model_path(settings.path)
     _refuse_missing_directory(settings.path, path)
+    options = {"trust_remote_code": settings.trust_remote_code, **file_options(settings.gguf_file)}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
     except Exception as error:  # of whatever is wrong in its files
         raise UserError(f"The tokenizer of policy.path '{settings.path}' cannot be loaded: {error}") from error
     if tokenizer.eos_token_id is None:
@@ -111,15 +117,20 @@ def load_weights(settings: PolicySettings) -> PreTrainedModel:
     if settings.attention is not None:
         options["attn_implementation"] = settings.attention
     with _told(settings.path):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
+        config = AutoConfig.from_pretrained(
+            path, trust_remote_code=settings.trust_remote_code, **file_options(settings.gguf_file)
+        )
     model_class = _class_of(settings.path, config)
     _switch_off_dropout(config)
     if not settings.random_init:
+        options |= weight_options(settings.gguf_file)
         with _told(settings.path):
             loaded: Any = model_class.from_pretrained(
                 path, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
         lm, found = loaded
+        if settings.gguf_file is not None:
+            unmark(lm)
         _refuse_random_weights(settings.path, found)
         say_text_alone(lm, config)
         return lm
