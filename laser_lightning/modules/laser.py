@@ -296,7 +296,7 @@ class LaSeRModule(EvaluationHooks):
             references=rollout.references,
             old_log_probs=context.log_probs.old,
             reference_log_probs=context.log_probs.reference,
-            sampling_log_probs=None if self.update.importance is None else rollouts.sampling_log_probs,
+            sampling_log_probs=None if self.update.importance is None else rollouts.finite_log_probs,
             teacher_log_probs=context.log_probs.teacher,
         )
 
