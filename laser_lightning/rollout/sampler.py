@@ -19,6 +19,7 @@ from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy
 from laser_lightning.records.batching import Rollouts, micro_batches
 from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
+from laser_lightning.rollout.non_finite import leave_out_non_finite
 from laser_lightning.shapes import Float
 from laser_lightning.verifiers import Submission, VerifierPool
 
@@ -86,7 +87,7 @@ class Sampler:
             for text, problem in zip(texts, solved, strict=True)
         ]
         with self.parts("verification"):
-            verifications = self.verifier_pool.verify(submissions)
+            verifications = self.verifier_pool.verify(submissions, self.parts.progress.advance)
         rewards = torch.tensor([v.reward for v in verifications], dtype=torch.float32, device=self.policy.device)
         of_reference = None
         if self.self_reward.is_exact:
@@ -96,7 +97,8 @@ class Sampler:
         hidden = self.hidden_states(rollouts) if self.self_reward.reads_hidden else None
         with torch.no_grad():
             scores = self.self_reward.score(Readings(rollouts.reward_token_log_probs, hidden, references))
-        self_rewards = zero_if_truncated(scores, rollouts.finished)
+        # Without a log-prob there is as little to judge by as without an <eos>.
+        self_rewards = zero_if_truncated(scores, rollouts.finished & scores.isfinite())
         return Rollout(problems, rollouts, texts, verifications, rewards, references, self_rewards, tokens)
 
     def draw(
@@ -119,14 +121,18 @@ class Sampler:
         """
         with self.parts(part), self.gathered(self.policy):
             asked = self.self_reward.score_token_ids
-            rollouts = self.engine.generate(self.policy, prompts, group_size, sampling, asked, generator)
+            self.engine.progress = self.parts.progress.advance
+            try:
+                rollouts = self.engine.generate(self.policy, prompts, group_size, sampling, asked, generator)
+            finally:
+                self.engine.progress = None
         if (found := rollouts.reward_token_log_probs).shape != (len(rollouts), len(asked)):
             raise UserError(
                 f"model.engine, a {type(self.engine).__name__}, returned reward_token_log_probs of shape "
                 f"{list(found.shape)} for {len(rollouts)} responses and {len(asked)} reward tokens: engines are given "
                 "the ids of all tokens to read, and return one column for each of them."
             )
-        return rollouts
+        return leave_out_non_finite(rollouts)
 
     def texts_of(self, rollouts: Rollouts) -> list[str]:
         """Decode N responses, without special tokens."""
@@ -149,9 +155,11 @@ class Sampler:
         )
         rows = torch.arange(len(rollouts), device=found.tokens.device)
         with self.parts(part), self.gathered(model):
-            for batch in micro_batches(
+            batches = micro_batches(
                 rollouts, rows, self.micro_batch_tokens, self.policy.pad_token_id, self.policy.packs
-            ):
+            )
+            for number, batch in enumerate(batches):
+                self.parts.progress.advance(number, len(batches))
                 outputs = model(batch, self.self_reward.score_token_ids, temperature)
                 found.tokens[batch.rows, : outputs.log_probs.shape[1]] = outputs.log_probs
                 found.reward_tokens[batch.rows] = outputs.reward_token_log_probs
@@ -192,8 +200,10 @@ class Sampler:
         found = torch.full(shape, torch.nan, dtype=self.policy.lm.dtype, device=self.policy.device)
         rows = rollouts.finished.nonzero().squeeze(-1)
         with self.parts("hidden_states_pass"), self.gathered(self.policy):
-            for batch in micro_batches(
+            batches = micro_batches(
                 rollouts, rows, self.micro_batch_tokens, self.policy.pad_token_id, self.policy.packs
-            ):
+            )
+            for number, batch in enumerate(batches):
+                self.parts.progress.advance(number, len(batches))
                 found[batch.rows] = self.policy.hidden_at_end(batch)
         return found
