@@ -92,7 +92,7 @@ FILES = {
     "rise.yaml": RISE,
     "vllm.yaml": VLLM,
     "half.yaml": "model: {init_args: {policy: {dtype: bfloat16}}}",
-    "export.yaml": "export: {dirname: export}",
+    "export.yaml": "export: {class_path: laser_lightning.callbacks.HuggingFaceExport, init_args: {dirname: export}}",
     "two.yaml": "trainer: {devices: 2}",
 }
 
