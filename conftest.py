@@ -22,7 +22,8 @@ CHECKED = (
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    """Add the option, and install the hook at once if it is given."""
+    """Add the options, and install the hook of ``--shapes`` at once if it is given."""
+    parser.addoption("--pretrained", metavar="DIR", help="a pretrained model, for the tests that are marked so")
     parser.addoption("--shapes", action="store_true", help="check the shapes of tensors in signatures on every call")
     config = pluginmanager.get_plugin("pytestconfig")
     # A worker of xdist has the options of the session that started it, and no command line.

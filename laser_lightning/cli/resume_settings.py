@@ -39,6 +39,7 @@ HARMLESS = (
     "model.policy.gradient_checkpointing",
     "model.policy.compile",
     "model.policy.liger",
+    "model.engine.max_prefill_tokens",
     "model.verification.workers",
     # How long. A schedule that falls to 0 at the last step is another matter, see `_harmless`.
     "trainer.max_steps",

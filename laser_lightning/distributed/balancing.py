@@ -62,6 +62,8 @@ def balance_ranks(
         all, or none where there are fewer solutions than ranks; then one is there to fill a pass.
     """
     mine = rollouts.ungrouped().select(rows)
+    if ranks.max(int(mine.loss_mask is not None)):  # on one rank, so that all exchange one
+        mine.loss_mask = mine.trained_mask
     known = {f.name: value for f in fields(targets) if (value := getattr(targets, f.name)) is not None}
     sizes = ranks.stack(rows.new_tensor([len(rows), mine.prompt_ids.shape[1], mine.response_ids.shape[1]]))
     counts = sizes[:, 0].tolist()

@@ -141,7 +141,7 @@ class Judging:
             references=asked.references,
             old_log_probs=fixed.old,
             reference_log_probs=fixed.reference,
-            sampling_log_probs=asked.rollouts.sampling_log_probs,
+            sampling_log_probs=asked.rollouts.finite_log_probs,
             teacher_log_probs=fixed.teacher,
             groups=(chosen // rollout.rollouts.group_size) * ranks.count + ranks.index,
         )

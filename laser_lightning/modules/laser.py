@@ -295,7 +295,7 @@ class LaSeRModule(EvaluationHooks):
             self_reward_weights=supervision.weights,
             self_reward_targets=supervision.targets,
             references=rollout.references,
-            sampling_log_probs=rollouts.sampling_log_probs,
+            sampling_log_probs=rollouts.finite_log_probs,
             **context.log_probs.as_targets(),
         )
         return self.objective.mark_tokens(targets, rollouts.trained_mask, rows, self.ranks)

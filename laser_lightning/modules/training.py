@@ -87,6 +87,11 @@ class TrainingModule(Part, SelfTested, OptimizerSteps):
         self.parts.strategy = self.training_strategy
         if self.policy_settings.compile and self.training_strategy.shards_weights:
             raise UserError("policy.compile does not work under ZeRO-3, which gathers weights layer by layer.")
+        if self.policy_settings.gguf_file is not None and self.training_strategy.shards_weights:
+            raise UserError(
+                "policy.gguf_file does not work under ZeRO-3, since transformers reads such a file whole: overlay "
+                "strategy/zero2, or export the model once and train the export."
+            )
         lora = self.policy_settings.lora
         if lora is not None and lora.experts and self.training_strategy.shards_weights:
             raise UserError(

@@ -61,7 +61,7 @@ class Mismatch(Sums):
         tokens = (outputs.log_probs.detach() - rollouts.sampling_log_probs[rows, : mask.shape[1]]).abs()
         read = rollouts.reward_token_log_probs[rows]  # the first of the tokens, where the loss reads more
         scores = (outputs.reward_token_log_probs.detach()[:, : read.shape[1]] - read).abs()
-        finished = rollouts.finished[rows, None].expand_as(scores)
+        finished = rollouts.finished[rows, None] & read.isfinite()
         return cls(tokens.where(mask, 0.0).sum(), mask.sum(), scores.where(finished, 0.0).sum(), finished.sum())
 
 
@@ -110,6 +110,13 @@ class StepWarnings:
                 f"In step {step} {values['train/reward_token_emitted']:.2%} of the responses contain the reward token "
                 f"'{self.reward_token}', which normal text should not; the metric train/reward_token_emitted "
                 "says how many do from here on."
+            )
+        if values["train/mismatch/non_finite"]:
+            rank_zero_warn(
+                f"The engine's log-probs of {values['train/mismatch/non_finite']:.0f} tokens of step {step} are not "
+                "finite: the policy is not trained on them, and a solution without a score counts as one of 0. The "
+                "metric train/mismatch/non_finite counts them; where they go on, look for weights that overflow in "
+                "their dtype, or take another engine."
             )
         if values["train/verifier_failures"]:
             errors = verifier_errors or ["on another rank"]
@@ -181,6 +188,7 @@ class TrainingLog:
             "solutions": len(rollouts),
             "finished": rollouts.finished.sum(),
             "emitted": rollouts.contains(head.token_id).sum(),
+            "non_finite": rollouts.non_finite.sum(),
             "groups": len(rollout.problems),
             "signal": rollout.has_signal.sum(),
             "trained": len(mixed_groups),
@@ -204,6 +212,7 @@ class TrainingLog:
             "train/generated_tokens": total["tokens"],
             "train/truncation_rate": 1 - total["finished"] / total["solutions"],
             "train/reward_token_emitted": total["emitted"] / total["solutions"],
+            "train/mismatch/non_finite": total["non_finite"],
             "train/groups_with_signal": total["signal"] / total["groups"],
             "train/mixed_groups": total["mixed"] / total["trained"],
             "train/verifier_failures": total["failed"],

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from laser_lightning.errors import UserError
 from laser_lightning.policy.distributions import AskedReading, read_distributions
+from laser_lightning.policy.head import float32_logits
 from laser_lightning.policy.image_text import freeze_other_parts
 from laser_lightning.policy.layout import lay_out
 from laser_lightning.policy.loading import (
@@ -87,6 +88,7 @@ class Policy(nn.Module):
         packs: whether micro-batches are run as one row without padding.
         sharing: which solutions share the computation of their prompt; None for none.
         shares_always: whether that is asked for, and not only welcome.
+        has_float32_head: whether logits are computed in float32, whatever the weights are.
     """
 
     def __init__(self, settings: PolicySettings, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -105,6 +107,7 @@ class Policy(nn.Module):
             recompute_activations(self.lm)
         if settings.liger:
             apply_liger(self.lm)
+        self.has_float32_head = settings.head_dtype == "float32"
         self._decode = torch.compile(self._run_decoder, dynamic=True) if settings.compile else self._run_decoder
         flash = "flash" in str(self.lm.config.get_text_config()._attn_implementation)
         self.packs = settings.packing == "always" or (settings.packing == "auto" and flash)
@@ -263,10 +266,14 @@ class Policy(nn.Module):
         return hidden.flatten(0, 1), layout.places, logits
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Float32 logits [..., V] of hidden states [..., D], as the model's own forward computes them."""
+        """Float32 logits [..., V] of hidden states [..., D], as the model's own forward computes them.
+
+        The product with the output embedding is one in float32, unless ``policy.head_dtype`` says otherwise.
+        """
         # Not called as a module: ZeRO-3 would gather its weights for each chunk, and ranks differ in their numbers of
         # chunks. The strategy has them gathered for the whole pass.
-        logits = self.lm.get_output_embeddings().forward(hidden)
+        embedding = self.lm.get_output_embeddings()
+        logits = float32_logits(embedding, hidden) if self.has_float32_head else embedding.forward(hidden)
         config = self.lm.config.get_text_config()
         if scale := getattr(config, "logit_scale", None):
             logits = logits * scale

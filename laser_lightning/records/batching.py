@@ -59,6 +59,18 @@ class Rollouts:
         """[N, R] bool: which places hold response tokens that the policy is trained on."""
         return self.response_mask if self.loss_mask is None else self.response_mask & self.loss_mask
 
+    @property
+    def finite_log_probs(self) -> Float[Tensor, "N R"]:
+        """[N, R] ``sampling_log_probs`` with 0 for those that are no numbers, which no loss may look at."""
+        return self.sampling_log_probs.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+    @property
+    def non_finite(self) -> Int[Tensor, " N"]:
+        """[N] int64: log-probs that are no numbers, of response tokens and of what is read behind an ``<eos>``."""
+        of_tokens = ~self.sampling_log_probs.isfinite() & self.response_mask
+        read = ~self.reward_token_log_probs.isfinite() & self.finished[:, None]
+        return of_tokens.sum(dim=1) + read.sum(dim=1)
+
     def responses(self) -> list[list[int]]:
         """Token ids of every response, without padding."""
         rows, lengths = self.response_ids.tolist(), self.response_lengths.tolist()

@@ -1,7 +1,7 @@
 """What a rollout engine is: prompts in, solutions with their scores out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,10 +48,13 @@ class RolloutEngine(Part, ABC):
     Attributes:
         collective: whether all ranks must call ``generate`` together, those without prompts too.
         replays: whether its responses are old ones, so that it cannot train.
+        progress: told, by an engine that knows, how many responses of a round have ended, and how many there are; set
+            by who waits for them.
     """
 
     collective: bool = False
     replays: bool = False
+    progress: Callable[[int, int], None] | None = None
 
     @abstractmethod
     def generate(

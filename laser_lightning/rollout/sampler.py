@@ -20,6 +20,7 @@ from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
+from laser_lightning.rollout.non_finite import leave_out_non_finite
 from laser_lightning.shapes import Float, Shaped
 from laser_lightning.verifiers import Submission, Verification, VerifierPool
 
@@ -94,7 +95,8 @@ class Sampler:
         hidden = self.hidden_states(rollouts) if self.self_reward.reads_hidden else None
         with torch.no_grad():
             scores = self.self_reward.score(Readings(rollouts.reward_token_log_probs, hidden, references))
-        self_rewards = zero_if_truncated(scores, rollouts.finished)
+        # Without a log-prob there is as little to judge by as without an <eos>.
+        self_rewards = zero_if_truncated(scores, rollouts.finished & scores.isfinite())
         return Rollout(problems, rollouts, texts, verifications, rewards, references, self_rewards, tokens)
 
     def draw(
@@ -117,14 +119,18 @@ class Sampler:
         """
         with self.parts(part), self.gathered(self.policy):
             asked = self.self_reward.score_token_ids
-            rollouts = self.engine.generate(self.policy, prompts, group_size, sampling, asked, generator)
+            self.engine.progress = self.parts.progress.advance
+            try:
+                rollouts = self.engine.generate(self.policy, prompts, group_size, sampling, asked, generator)
+            finally:
+                self.engine.progress = None
         if (found := rollouts.reward_token_log_probs).shape != (len(rollouts), len(asked)):
             raise UserError(
                 f"model.engine, a {type(self.engine).__name__}, returned reward_token_log_probs of shape "
                 f"{list(found.shape)} for {len(rollouts)} responses and {len(asked)} reward tokens: engines are given "
                 "the ids of all tokens to read, and return one column for each of them."
             )
-        return rollouts
+        return leave_out_non_finite(rollouts)
 
     def verify(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verification]:
         """Have solutions judged by the verifier.
@@ -138,7 +144,7 @@ class Sampler:
             for text, problem in zip(texts, problems, strict=True)
         ]
         with self.parts("verification"):
-            return self.verifier_pool.verify(submissions)
+            return self.verifier_pool.verify(submissions, self.parts.progress.advance)
 
     def solution_of(self, text: str) -> str:
         """What the verifier is asked about; here all of a response.
@@ -176,7 +182,9 @@ class Sampler:
         reading: Tensor | None = None
         rows = torch.arange(len(rollouts), device=found.tokens.device)
         with self.parts(part), self.gathered(model):
-            for batch in model.micro_batches(rollouts, rows, self.micro_batch_tokens):
+            batches = model.micro_batches(rollouts, rows, self.micro_batch_tokens)
+            for number, batch in enumerate(batches):
+                self.parts.progress.advance(number, len(batches))
                 width = batch.loss_mask.shape[1]
                 own = None if asked is None else asked.of(batch.rows, width)
                 outputs = model(batch, self.self_reward.score_token_ids, temperature, asked=own)
@@ -242,6 +250,8 @@ class Sampler:
         found = torch.full(shape, torch.nan, dtype=self.policy.lm.dtype, device=self.policy.device)
         rows = rollouts.finished.nonzero().squeeze(-1)
         with self.parts("hidden_states_pass"), self.gathered(self.policy):
-            for batch in self.policy.micro_batches(rollouts, rows, self.micro_batch_tokens):
+            batches = self.policy.micro_batches(rollouts, rows, self.micro_batch_tokens)
+            for number, batch in enumerate(batches):
+                self.parts.progress.advance(number, len(batches))
                 found[batch.rows] = self.policy.hidden_at_end(batch)
         return found

@@ -4,7 +4,7 @@ import pickle
 import selectors
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -58,12 +58,15 @@ class VerifierPool:
         """The most recent errors, oldest first, each with the end of the response that caused it."""
         return list(self._errors)
 
-    def verify(self, submissions: Sequence[Submission | Pair]) -> list[Verification]:
+    def verify(
+        self, submissions: Sequence[Submission | Pair], progress: Callable[[int, int], None] | None = None
+    ) -> list[Verification]:
         """Verifies responses.
 
         Args:
             submissions: The responses with what is known of their problems; (response, gold answer), with the
                 verifier's name behind them where problems name theirs, are enough for verifiers that look at no more.
+            progress: Told how many different submissions are verified, of how many, while the workers are at it.
 
         Returns:
             What the verifier says about each, in their order.
@@ -73,7 +76,7 @@ class VerifierPool:
         """
         if not self.verifier.sees_all:  # the less is sent, and the more are equal
             submissions = [submission[:3] for submission in submissions]
-        return self._judge_all("verify", submissions)
+        return self._judge_all("verify", submissions, progress)
 
     def answers(self, responses: Sequence[str], name: str | None = None) -> list[str | None]:
         """Finds final answers where no gold answer is known, under the same limits as `verify`.
@@ -132,10 +135,12 @@ class VerifierPool:
     def _seconds(self) -> float:
         return self.timeout_seconds + self.verifier.own_seconds
 
-    def _judge_all(self, method: str, pairs: Sequence[tuple[Any, ...]]) -> list[Verification]:
+    def _judge_all(
+        self, method: str, pairs: Sequence[tuple[Any, ...]], progress: Callable[[int, int], None] | None = None
+    ) -> list[Verification]:
         unique = {_key(pair): pair for pair in pairs}
         if self.workers and unique:
-            verifications = self._judge_in_workers(method, list(unique.values()))
+            verifications = self._judge_in_workers(method, list(unique.values()), progress)
         else:
             verifications = [getattr(self._judge, method)(*pair) for pair in unique.values()]
         found = dict(zip(unique, verifications, strict=True))
@@ -150,14 +155,16 @@ class VerifierPool:
                 self._errors.append(f"{verification.error} (on {pair[0][-_ENDING_CHARACTERS:]!r})")
         return judged
 
-    def _judge_in_workers(self, method: str, pairs: list[tuple[Any, ...]]) -> list[Verification]:
+    def _judge_in_workers(
+        self, method: str, pairs: list[tuple[Any, ...]], progress: Callable[[int, int], None] | None
+    ) -> list[Verification]:
         try:
             for worker in [worker for worker in self._running if not worker.is_alive()]:
                 worker.kill()  # it died idle, so no response is to blame
                 self._running.remove(worker)
             while len(self._running) < self.workers:
                 self._running.append(self._new_worker())
-            return self._distribute(method, pairs)
+            return self._distribute(method, pairs, progress)
         except BaseException:
             self.close()  # results still under way must not be taken for those of the next call
             raise
@@ -165,7 +172,9 @@ class VerifierPool:
     def _new_worker(self) -> WorkerProcess:
         return WorkerProcess(self._pickled_verifier, self._seconds)
 
-    def _distribute(self, method: str, pairs: list[tuple[Any, ...]]) -> list[Verification]:
+    def _distribute(
+        self, method: str, pairs: list[tuple[Any, ...]], progress: Callable[[int, int], None] | None
+    ) -> list[Verification]:
         waiting = deque(range(len(pairs)))
         results: dict[int, Verification] = {}
         chunk = max(1, min(_LARGEST_CHUNK, len(pairs) // (4 * self.workers)))
@@ -173,6 +182,8 @@ class VerifierPool:
             for worker in self._running:
                 selector.register(worker.socket, selectors.EVENT_READ, worker)
             while len(results) < len(pairs):
+                if progress is not None and results:
+                    progress(len(results), len(pairs))
                 for worker in self._running:
                     if worker.is_idle() and waiting:
                         numbers = [waiting.popleft() for _ in range(min(chunk, len(waiting)))]

@@ -79,6 +79,16 @@ def answers(verifications: list[Verification]) -> list[str | None]:
     return [verification.answer for verification in verifications]
 
 
+def test_it_says_how_far_it_is(make_pool: Callable[..., VerifierPool]) -> None:
+    told: list[tuple[int, int]] = []
+    pairs = [(str(number % 40), "1") for number in range(50)]  # 40 different ones
+    make_pool(2).verify(pairs, lambda done, total: told.append((done, total)))
+    done = [count for count, _ in told]
+    assert {total for _, total in told} == {40}
+    assert done == sorted(done)
+    assert 0 < done[0] < 40
+
+
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_order_is_kept(workers: int) -> None:
     pairs = [(f"#### {i}", str(i - i % 2)) for i in range(200)]

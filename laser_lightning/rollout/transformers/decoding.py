@@ -1,7 +1,7 @@
 """The running batch of the transformers engine: rows that end make place for prompts that wait."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from laser_lightning.policy.logprobs import reward_token_log_probs
 from laser_lightning.policy.model import Policy
 from laser_lightning.records.batching import Rollouts, length_mask, pad_rows
 from laser_lightning.rollout.engine import Sampling
+from laser_lightning.rollout.non_finite import DAMAGED
 from laser_lightning.rollout.transformers.cache import LEAST_ROOM, GrowingCache, Room, cache_argument
 from laser_lightning.rollout.transformers.rows import Rows
 from laser_lightning.rollout.transformers.sampling import sample
@@ -23,6 +24,7 @@ class BatchSettings:
 
     max_batch_size: int
     max_cached_tokens: int | None
+    max_prefill_tokens: int
     drop_fraction: float
     scores: bool
 
@@ -39,6 +41,7 @@ class Decoding:
         reward_token_ids: ids of the tokens that are read behind each ``<eos>``.
         generator: the source of all randomness.
         settings: how many rows there are at a time.
+        progress: told how many of the responses have ended, of how many.
     """
 
     policy: Policy
@@ -48,6 +51,7 @@ class Decoding:
     reward_token_ids: Sequence[int]
     generator: torch.Generator
     settings: BatchSettings
+    progress: Callable[[int, int], None]
 
     def __post_init__(self) -> None:
         policy, prompts = self.policy, self.prompts
@@ -56,7 +60,8 @@ class Decoding:
         self.waiting = deque(sorted(range(len(prompts)), key=lambda prompt: len(prompts[prompt])))
         self.room = Room(columns=0)
         self.refills = False  # a round that fits needs no spare columns
-        self.refills = self._prepare() and self._fitting(rows=0) < len(prompts)
+        self.can_join = self._prepare()
+        self.refills = self.can_join and self._fitting(rows=0) < len(prompts)
         self.rows = Rows.begin(*self.eos.new_empty(2, 0))
         self.width = 0  # columns of the cache
         self.padded = False
@@ -70,7 +75,9 @@ class Decoding:
 
     def run(self) -> None:
         """Decode until every response has ended or reached the length limit."""
-        logits = self._join(self._fitting(rows=0))
+        logits, told = self._join(self._fitting(rows=0)), 0
+        if not bool(logits.isfinite().all(dim=1).any()):
+            raise UserError(DAMAGED)
         while True:
             tokens, log_probs = sample(logits, self.sampling, self.generator)
             ended = self.rows.live & torch.isin(tokens, self.eos)
@@ -78,6 +85,9 @@ class Decoding:
             unscored = ended & self.settings.scores  # the next step's logits hold their scores
             # The one synchronisation with the device per token.
             live, needed = torch.stack((self.rows.live.sum(), (self.rows.live | unscored).sum())).tolist()
+            if (over := len(self.out) - live - len(self.waiting) * self.group_size) > told:
+                told = over
+                self.progress(told, len(self.out))
             if needed:
                 done = len(self.rows) - needed
                 if done and (live == 0 or done >= self.settings.drop_fraction * len(self.rows)):
@@ -129,25 +139,51 @@ class Decoding:
     def _join(self, count: int) -> Tensor:
         """Run waiting prompts once and put their groups behind the rows; return the logits [B, V] of these groups."""
         chosen = [self.waiting.popleft() for _ in range(count)]
+        rows, self.room.columns = self._capacity(len(self.prompts[chosen[-1]]))
+        rows = rows if self.refills and self.waiting else 0
+        parts = self._parts(chosen)
+        # All of the parts find room in the tensors of the first.
+        self.room.rows = max(rows, len(self.rows) + count * self.group_size) if len(parts) > 1 else rows
+        logits = torch.cat([self._join_together(part) for part in parts])
+        self.room.rows = rows
+        return logits
+
+    def _parts(self, chosen: list[int]) -> list[list[int]]:
+        """Prompts, of ascending length, that are run in one pass; all of them where rows cannot join others."""
+        if not self.can_join:
+            return [chosen]
+        parts: list[list[int]] = [[]]
+        for prompt in chosen:
+            if parts[-1] and (len(parts[-1]) + 1) * len(self.prompts[prompt]) > self.settings.max_prefill_tokens:
+                parts.append([])
+            parts[-1].append(prompt)
+        return parts
+
+    def _join_together(self, chosen: list[int]) -> Tensor:
+        """Run prompts in one pass, and put their groups behind the rows (see ``_join``)."""
         lengths = torch.tensor([len(self.prompts[prompt]) for prompt in chosen], device=self.policy.device)
-        rows, self.room.columns = self._capacity(int(lengths.max()))
-        self.room.rows = rows if self.refills and self.waiting else 0
         logits = self.policy.head(self._read(chosen))
-        if not bool(logits.isfinite().all()):
-            raise UserError("The policy's logits are not finite: its weights are damaged, or overflow in their dtype.")
         first = torch.tensor(chosen, device=lengths.device) * self.group_size
         slots = (first[:, None] + torch.arange(self.group_size, device=lengths.device)).flatten()
         self.rows = self.rows.append(Rows.begin(slots, lengths.repeat_interleave(self.group_size)))
         return logits.repeat_interleave(self.group_size, 0)
 
     def _read(self, chosen: list[int]) -> Tensor:
-        """Run some prompts, and put what is kept of them behind the rows; return the hidden states behind them."""
+        """Run some prompts, and put what is kept of them behind the rows; return the hidden states behind them.
+
+        One that is longer than ``max_prefill_tokens`` is run piece by piece, each on the cache of those before.
+        """
         ids, lengths = pad_rows([self.prompts[prompt] for prompt in chosen], self.policy.pad_token_id, left=True)
         padded, width = int(lengths.min()) < ids.shape[1], ids.shape[1]
         ids, lengths = ids.to(self.policy.device), lengths.to(self.policy.device)
         mask = length_mask(lengths, width).flip(1)
         cache = self._new_cache(len(chosen))
-        hidden = self._forward(cache, ids, mask if padded else None, (mask.cumsum(1) - 1).clamp(min=0))
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        most = max(width, 1) if not self.can_join or len(chosen) > 1 else self.settings.max_prefill_tokens
+        for start in range(0, width, most):
+            piece = slice(start, start + most)
+            seen = mask[:, : piece.stop] if padded else None
+            hidden = self._forward(cache, ids[:, piece], seen, positions[:, piece])
         self._place(cache, padded, width)
         return hidden
 

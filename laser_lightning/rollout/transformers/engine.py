@@ -4,13 +4,16 @@ import warnings
 from collections.abc import Sequence
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 
 from laser_lightning.errors import UserError
 from laser_lightning.policy.model import Policy
 from laser_lightning.records.batching import Rollouts, pad_rows
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
+from laser_lightning.rollout.non_finite import refuse_damaged
 from laser_lightning.rollout.transformers.compiled import CompiledDecoding, CompiledSteps
 from laser_lightning.rollout.transformers.decoding import BatchSettings, Decoding
+from laser_lightning.rollout.transformers.memory import default_cached_tokens, token_bytes
 from laser_lightning.rollout.transformers.whole_passes import WholePasses, cache_obstacle
 
 
@@ -27,8 +30,12 @@ class TransformersEngine(RolloutEngine):
         max_batch_size: most responses decoded together.
         max_cached_tokens: most tokens in the cache together: responses decoded together times the longest of their
             prompts plus ``sampling.max_response_tokens``, and an eighth more (at most 64 tokens) while prompts wait.
-            By default only ``max_batch_size`` bounds them. A cached token takes 2 x layers x key-value heads x head
-            size x bytes of a number: 12 kB for Qwen2.5-0.5B in bfloat16.
+            A cached token takes 2 x layers x key-value heads x head size x bytes of a number: 12 kB for Qwen2.5-0.5B
+            in bfloat16. null for as many as fit into a third of the memory of the device (without CUDA: of the host,
+            divided by the number of processes), which is said where it leaves fewer rows; a group always fits.
+        max_prefill_tokens: most tokens, padding included, in a pass over prompts: more prompts are run in several
+            passes, and a longer one piece by piece. It changes memory, and results by rounding only. Models whose
+            layers hold more than keys and values run the prompts of a batch in one pass in any case.
         drop_fraction: ended rows are dropped from the running batch when they are at least this share of it, and
             waiting prompts join it when they fill at least this share. Dropping copies the cache of as many rows
             into their places.
@@ -55,18 +62,23 @@ class TransformersEngine(RolloutEngine):
         scores: bool = True,
         compile: bool = False,
         use_cache: bool = True,
+        max_prefill_tokens: int = 16_384,
     ) -> None:
         if max_batch_size < 1 or not 0 <= drop_fraction <= 1:
             raise UserError("engine.max_batch_size must be at least 1 and engine.drop_fraction between 0 and 1.")
         if max_cached_tokens is not None and max_cached_tokens < 1:
-            raise UserError("engine.max_cached_tokens must be at least 1, or null for no bound.")
+            raise UserError("engine.max_cached_tokens must be at least 1, or null for what the machine has room for.")
+        if max_prefill_tokens < 1:
+            raise UserError(f"engine.max_prefill_tokens is {max_prefill_tokens}, and must be at least 1.")
         self.max_batch_size = max_batch_size
         self.max_cached_tokens = max_cached_tokens
+        self.max_prefill_tokens = max_prefill_tokens
         self.drop_fraction = drop_fraction
         self.scores = scores
         self.compile = compile
         self.use_cache = use_cache
         self._obstacle_told: str | None = None
+        self._told_memory = False
         self._steps = CompiledSteps()
 
     def generate(
@@ -99,8 +111,7 @@ class TransformersEngine(RolloutEngine):
         longest = max(out.response_lengths.tolist(), default=0)
         out.response_ids = out.response_ids[:, :longest]
         out.sampling_log_probs = out.sampling_log_probs[:, :longest]
-        if not bool(out.sampling_log_probs.isfinite().all()):
-            raise UserError("The policy's logits are not finite: its weights are damaged, or overflow in their dtype.")
+        refuse_damaged(out)
         return out
 
     @torch.no_grad()
@@ -126,16 +137,43 @@ class TransformersEngine(RolloutEngine):
             sampling_log_probs=torch.zeros(total, width, device=device),
             reward_token_log_probs=torch.full((total, len(reward_token_ids)), torch.nan, device=device),
         )
-        settings = BatchSettings(self.max_batch_size, self.max_cached_tokens, self.drop_fraction, self.scores)
-        rollout = (policy, prompts, out, sampling, reward_token_ids, generator, settings)
-        if prompts:
-            if not self._caches(policy):
-                WholePasses(*rollout).run()
-            elif self.compile:
-                CompiledDecoding(*rollout, self._steps).run()
-            else:
-                Decoding(*rollout).run()
+        if not prompts:
+            return out
+        caches = self._caches(policy)
+        tokens = self.max_cached_tokens
+        if tokens is None and caches:
+            longest = max(len(prompt) for prompt in prompts) + sampling.max_response_tokens
+            tokens = self._default_cached_tokens(policy, longest, group_size, total)
+        settings = BatchSettings(self.max_batch_size, tokens, self.max_prefill_tokens, self.drop_fraction, self.scores)
+        progress = self.progress or _nobody_listens
+        rollout = (policy, prompts, out, sampling, reward_token_ids, generator, settings, progress)
+        if not caches:
+            WholePasses(*rollout).run()
+        elif self.compile:
+            CompiledDecoding(*rollout, self._steps).run()
+        else:
+            Decoding(*rollout).run()
         return out
+
+    def _default_cached_tokens(self, policy: Policy, longest: int, group_size: int, rows: int) -> int:
+        """What ``max_cached_tokens`` is where it is not given; says so once, where it makes the batch smaller.
+
+        Args:
+            policy: the model.
+            longest: tokens of the longest prompt and of a response.
+            group_size: responses per prompt.
+            rows: responses of the round.
+        """
+        tokens = max(default_cached_tokens(policy), group_size * longest)
+        if tokens < min(rows, self.max_batch_size) * longest and not self._told_memory:
+            self._told_memory = True
+            size = tokens * token_bytes(policy) / 2**30
+            rank_zero_info(
+                f"Decoding keeps at most {tokens:,} tokens in its cache, {size:.3g} GiB, "
+                f"so that up to {tokens // longest} responses of {longest} tokens are decoded together: "
+                "engine.max_cached_tokens sets another number."
+            )
+        return tokens
 
     def _caches(self, policy: Policy) -> bool:
         """Whether this policy is decoded with a cache; says once why not, if it was not asked to be decoded without."""
@@ -176,3 +214,7 @@ class TransformersEngine(RolloutEngine):
                 f"engine.max_cached_tokens is {self.max_cached_tokens}: raise it, or lower the group size or one of "
                 "the lengths."
             )
+
+
+def _nobody_listens(done: int, total: int) -> None:
+    """Stands for whoever shows how far a rollout is."""

@@ -22,6 +22,8 @@ from laser_lightning.policy.lora import merged_weights
 from laser_lightning.policy.model import Policy
 from laser_lightning.records.batching import Rollouts, pad_rows
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
+from laser_lightning.rollout.non_finite import refuse_damaged
+from laser_lightning.rollout.vllm.head import with_float32_head
 from laser_lightning.runs.random_state import random_state, restore_random_state
 
 if TYPE_CHECKING:
@@ -225,7 +227,8 @@ class VLLMEngine(RolloutEngine):
                 **self._placement(policy.device, world),
             }
             _drop_idle_warnings()
-            llm = LLM(**settings | self.options)
+            options = with_float32_head(self.options) if policy.has_float32_head else self.options
+            llm = LLM(**settings | options)
         logging.getLogger("vllm").setLevel(logging.WARNING)  # from here on it would report each update of the weights
         return llm
 
@@ -346,7 +349,8 @@ def _compare(policy: Policy, response: _Response, sampling: Sampling) -> None:
     predicts = slice(len(response.prompt) - 1, -1)
     hidden = policy.hidden_states(ids)[0, predicts]
     ours = token_statistics(hidden, ids[0, 1:][predicts.start :], policy.head, sampling.temperature or 1.0).log_probs
-    gap = float((ours.cpu() - torch.tensor(response.log_probs)).abs().mean())
+    theirs = torch.tensor(response.log_probs)
+    gap = float((ours.cpu() - theirs).abs()[theirs.isfinite()].mean())
     if not gap < LARGEST_GAP:
         raise UserError(
             f"vLLM's log-probs differ from the policy's by {gap:.3g} in the mean over the first response, too much for "
@@ -369,11 +373,9 @@ def _rollouts(policy: Policy, prompts: Sequence[Sequence[int]], responses: list[
     log_probs = torch.zeros(response_ids.shape)
     for row, response in enumerate(responses):
         log_probs[row, : len(response.ids)] = torch.tensor(response.log_probs)
-    if not bool(log_probs.isfinite().all()):
-        raise UserError("The policy's logits are not finite: its weights are damaged, or overflow in their dtype.")
     device = policy.device
     scores = [[nan] * tokens if r.score is None else [r.score, *r.further] for r in responses]
-    return Rollouts(
+    rollouts = Rollouts(
         prompt_ids=prompt_ids.to(device),
         prompt_lengths=prompt_lengths.to(device),
         response_ids=response_ids.to(device),
@@ -382,6 +384,8 @@ def _rollouts(policy: Policy, prompts: Sequence[Sequence[int]], responses: list[
         sampling_log_probs=log_probs.to(device),
         reward_token_log_probs=torch.tensor(scores, device=device).view(len(responses), tokens),
     )
+    refuse_damaged(rollouts)
+    return rollouts
 
 
 @contextmanager

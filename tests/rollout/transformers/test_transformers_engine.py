@@ -491,18 +491,9 @@ def test_the_training_mode_is_put_back_after_an_error(
     assert policy.lm.training == training
 
 
-def test_logits_that_break_in_the_middle_are_refused(make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = make_policy(eos_bias=-60.0)
-    calls, head = [], policy.head
-
-    def breaking_head(hidden: Tensor) -> Tensor:
-        calls.append(1)
-        logits = head(hidden)
-        if len(calls) == 3:
-            logits[1, 50] = torch.nan
-        return logits
-
-    monkeypatch.setattr(policy, "head", breaking_head)
+def test_damaged_weights_are_refused(make_policy: MakePolicy) -> None:
+    policy = make_policy()
+    policy.lm.get_input_embeddings().weight.data[:] = torch.nan
     with pytest.raises(UserError, match="logits are not finite"):
         generate(policy, Sampling(max_response_tokens=LIMIT))
 
