@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from laser_lightning.modules.rise import RISEModule
     from laser_lightning.modules.supervised import SupervisedModule
     from laser_lightning.objective.advantages import (
+        NGRPO,
         AdvantageEstimator,
         AdvantageMixing,
         Advantages,
         BatchNormalized,
+        DiscrepancyWeighting,
+        EMABaseline,
         GroupRelative,
         LeaveOneOut,
+        LitePPO,
         SelfRewardMixing,
         TrustWeightedMixing,
     )
@@ -76,8 +80,12 @@ _EXPORTS = {
     "AdvantageEstimator": "laser_lightning.objective.advantages",
     "AdvantageMixing": "laser_lightning.objective.advantages",
     "BatchNormalized": "laser_lightning.objective.advantages",
+    "DiscrepancyWeighting": "laser_lightning.objective.advantages",
+    "EMABaseline": "laser_lightning.objective.advantages",
     "GroupRelative": "laser_lightning.objective.advantages",
     "LeaveOneOut": "laser_lightning.objective.advantages",
+    "LitePPO": "laser_lightning.objective.advantages",
+    "NGRPO": "laser_lightning.objective.advantages",
     "SelfRewardMixing": "laser_lightning.objective.advantages",
     "TrustWeightedMixing": "laser_lightning.objective.advantages",
     "RewardShaper": "laser_lightning.objective.shaping",
@@ -98,6 +106,7 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "NGRPO",
     "AdditiveRule",
     "AdvantageEstimator",
     "AdvantageMixing",
@@ -105,6 +114,8 @@ __all__ = [
     "BatchNormalized",
     "Candidates",
     "ClassBalancedWeights",
+    "DiscrepancyWeighting",
+    "EMABaseline",
     "EqualWeights",
     "GroupBalancedWeights",
     "GroupRelative",
@@ -117,6 +128,7 @@ __all__ = [
     "LaSeRScorer",
     "LastTokenSelfReward",
     "LeaveOneOut",
+    "LitePPO",
     "LossTerm",
     "MixedGroupWeights",
     "MuonWithAdamW",
