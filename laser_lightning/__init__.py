@@ -34,8 +34,11 @@ if TYPE_CHECKING:
     from laser_lightning.objective.context import StepContext
     from laser_lightning.objective.judging import JudgingSettings, KLHold, PolicyHold, SampledCrossEntropy
     from laser_lightning.objective.losses import ImportanceCorrection, KLDivergence, KLEstimate, TruncatedImportance
+    from laser_lightning.objective.self_reward.between_within import BetweenWithinTarget
     from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
+    from laser_lightning.objective.self_reward.hybrid_target import HybridTarget
     from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+    from laser_lightning.objective.self_reward.probe import ProbeSelfReward
     from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision
     from laser_lightning.objective.self_reward.target import SelfRewardTarget, VerifierTarget
     from laser_lightning.objective.self_reward.two_token import TwoTokenSelfReward
@@ -62,6 +65,9 @@ _EXPORTS = {
     "LastTokenSelfReward": "laser_lightning.objective.self_reward.last_token",
     "Readings": "laser_lightning.objective.self_reward.head",
     "SelfRewardHead": "laser_lightning.objective.self_reward.head",
+    "BetweenWithinTarget": "laser_lightning.objective.self_reward.between_within",
+    "HybridTarget": "laser_lightning.objective.self_reward.hybrid_target",
+    "ProbeSelfReward": "laser_lightning.objective.self_reward.probe",
     "VerifierTarget": "laser_lightning.objective.self_reward.target",
     "ClassBalancedWeights": "laser_lightning.objective.self_reward.weights",
     "EqualWeights": "laser_lightning.objective.self_reward.weights",
@@ -112,6 +118,7 @@ __all__ = [
     "AdvantageMixing",
     "Advantages",
     "BatchNormalized",
+    "BetweenWithinTarget",
     "Candidates",
     "ClassBalancedWeights",
     "DiscrepancyWeighting",
@@ -119,6 +126,7 @@ __all__ = [
     "EqualWeights",
     "GroupBalancedWeights",
     "GroupRelative",
+    "HybridTarget",
     "ImportanceCorrection",
     "JudgingSettings",
     "KLDivergence",
@@ -134,6 +142,7 @@ __all__ = [
     "MuonWithAdamW",
     "OverlongPenalty",
     "PolicyHold",
+    "ProbeSelfReward",
     "PromptDataModule",
     "RISEModule",
     "Readings",
