@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import lightning
 import pytest
 
 from laser_lightning.cli.command_line import main
+from laser_lightning.cli.trainer import LaSeRCLI
 
 METHODS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / "methods").glob("*.yaml"))
 
@@ -17,6 +17,6 @@ def test_a_method_can_be_made(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     made: list[Any] = []
-    monkeypatch.setattr(lightning.Trainer, "fit", lambda self, model, *_, **__: made.append(model))
+    monkeypatch.setattr(LaSeRCLI, "_run_subcommand", lambda cli, command: made.append(cli.model))
     assert main(["fit", "--config=quickstart", f"--config=methods/{name}", "--run_dir=run"]) == 0, capsys.readouterr()
     assert len(made) == 1

@@ -20,7 +20,7 @@ from laser_lightning.verifiers import Verification
 
 def rollout(kinds: list[str | None], rewards: list[list[float]]) -> Any:
     problems = [Problem("train", number, "", "", [1], "", kind) for number, kind in enumerate(kinds)]
-    flat = torch.tensor(rewards).flatten()
+    flat = torch.tensor(rewards, dtype=torch.float32).flatten()
     drawn: Any = SimpleNamespace(group_size=len(rewards[0]))
     return Rollout(problems, drawn, [], [Verification(r, None) for r in flat.tolist()], flat, None, flat)
 
