@@ -25,12 +25,16 @@ if TYPE_CHECKING:
     from laser_lightning.modules.spoc import SPOCModule
     from laser_lightning.modules.supervised import SupervisedModule
     from laser_lightning.objective.advantages import (
+        NGRPO,
         AdvantageEstimator,
         AdvantageMixing,
         Advantages,
         BatchNormalized,
+        DiscrepancyWeighting,
+        EMABaseline,
         GroupRelative,
         LeaveOneOut,
+        LitePPO,
         SelfRewardMixing,
         TrustWeightedMixing,
     )
@@ -43,8 +47,11 @@ if TYPE_CHECKING:
         MaskedImportance,
         TruncatedImportance,
     )
+    from laser_lightning.objective.self_reward.between_within import BetweenWithinTarget
     from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
+    from laser_lightning.objective.self_reward.hybrid_target import HybridTarget
     from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
+    from laser_lightning.objective.self_reward.probe import ProbeSelfReward
     from laser_lightning.objective.self_reward.solutions import StepSolutions, Supervision
     from laser_lightning.objective.self_reward.target import SelfRewardTarget, VerifierTarget
     from laser_lightning.objective.self_reward.two_token import TwoTokenSelfReward
@@ -89,6 +96,9 @@ _EXPORTS = {
     "LastTokenSelfReward": "laser_lightning.objective.self_reward.last_token",
     "Readings": "laser_lightning.objective.self_reward.head",
     "SelfRewardHead": "laser_lightning.objective.self_reward.head",
+    "BetweenWithinTarget": "laser_lightning.objective.self_reward.between_within",
+    "HybridTarget": "laser_lightning.objective.self_reward.hybrid_target",
+    "ProbeSelfReward": "laser_lightning.objective.self_reward.probe",
     "VerifierTarget": "laser_lightning.objective.self_reward.target",
     "ClassBalancedWeights": "laser_lightning.objective.self_reward.weights",
     "EqualWeights": "laser_lightning.objective.self_reward.weights",
@@ -107,8 +117,12 @@ _EXPORTS = {
     "AdvantageEstimator": "laser_lightning.objective.advantages",
     "AdvantageMixing": "laser_lightning.objective.advantages",
     "BatchNormalized": "laser_lightning.objective.advantages",
+    "DiscrepancyWeighting": "laser_lightning.objective.advantages",
+    "EMABaseline": "laser_lightning.objective.advantages",
     "GroupRelative": "laser_lightning.objective.advantages",
     "LeaveOneOut": "laser_lightning.objective.advantages",
+    "LitePPO": "laser_lightning.objective.advantages",
+    "NGRPO": "laser_lightning.objective.advantages",
     "SelfRewardMixing": "laser_lightning.objective.advantages",
     "TrustWeightedMixing": "laser_lightning.objective.advantages",
     "RewardShaper": "laser_lightning.objective.shaping",
@@ -138,21 +152,26 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "NGRPO",
     "AdditiveRule",
     "AdvantageEstimator",
     "AdvantageMixing",
     "Advantages",
     "BatchNormalized",
+    "BetweenWithinTarget",
     "Candidates",
     "ClassBalancedWeights",
     "CosineReward",
+    "DiscrepancyWeighting",
     "DropLowSpread",
+    "EMABaseline",
     "EqualWeights",
     "FormatLengthReward",
     "FormatReward",
     "FunctionShaper",
     "GroupBalancedWeights",
     "GroupRelative",
+    "HybridTarget",
     "ImportanceCorrection",
     "JudgingSettings",
     "KLDivergence",
@@ -163,6 +182,7 @@ __all__ = [
     "LaSeRScorer",
     "LastTokenSelfReward",
     "LeaveOneOut",
+    "LitePPO",
     "LossTerm",
     "MaskedImportance",
     "MixedGroupWeights",
@@ -170,6 +190,7 @@ __all__ = [
     "OutcomeRewards",
     "OverlongPenalty",
     "PolicyHold",
+    "ProbeSelfReward",
     "PromptDataModule",
     "RISEModule",
     "RLPRModule",

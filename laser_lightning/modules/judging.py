@@ -222,6 +222,11 @@ def _check(settings: JudgingSettings, module: "LaSeRModule") -> None:
             "update.judging trains the self-reward, and self_reward.loss_weight is 0, which trains none: set it above "
             "0, or leave update.judging out."
         )
+    if module.self_reward.target.moves_with_scores:
+        raise UserError(
+            f"self_reward.target is {type(module.self_reward.target).__name__}, which needs scores of the policy as it "
+            "is, and update.judging replays solutions with those of earlier rounds: leave one of the two out."
+        )
     if settings.hold is not None and settings.hold.leaves_out_deciding and module.group_size == 2:
         raise UserError(
             "update.judging.hold leaves out the only correct, or only incorrect, solution of a group, and with "

@@ -70,6 +70,12 @@ class OfflineStage(nn.Module):
                 "self_reward.reference is exact, which the offline stage has no reference model for: set it to "
                 "calibrate, or give it a number."
             )
+        if head.target.needs_groups or head.target.moves_with_scores:
+            raise UserError(
+                f"self_reward.target is {type(head.target).__name__}, which looks at all solutions of a problem as the "
+                "policy draws them, and the offline stage has recorded ones: take another target, such as "
+                "laser_lightning.VerifierTarget."
+            )
         self._module, self._head = (module,), (head,)  # in tuples: parameters are registered once, in the module
         self.supervised_weight, self.solutions_per_problem = supervised_weight, solutions_per_problem
         self.parts = ObjectiveParts(head.parts())

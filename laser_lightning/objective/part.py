@@ -36,6 +36,31 @@ class ObjectivePart(Stateful, Part, ABC):
         """
 
 
+class PartAround(ObjectivePart):
+    """A part that changes what another one says: it asks for what that one asks for, and remembers what it remembers.
+
+    Args:
+        inner: the other part.
+    """
+
+    def __init__(self, inner: ObjectivePart) -> None:
+        self._inner = inner
+        self.needs_reference, self.needs_teacher = inner.needs_reference, inner.needs_teacher
+        self.needs_entropy, self.needs_routers = inner.needs_entropy, inner.needs_routers
+
+    def learn(self, rollout: Rollout, context: StepContext) -> None:
+        """Let the other part learn."""
+        self._inner.learn(rollout, context)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the other part remembers."""
+        return self._inner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the other part go on."""
+        self._inner.load_state_dict(state)
+
+
 class ObjectiveParts:
     """The parts of a run's objective, taken together.
 

@@ -296,7 +296,9 @@ def steps(spec: dict[str, Any]) -> Any:
         sampling=Sampling(max_response_tokens=12),
         engine=PromptEngine() if "judging" in spec else DealtEngine(spec["kinds"], spec.get("fails", ())),
         advantage=AdvantageSettings(
-            BatchNormalized() if spec.get("batch_normalized") else GroupRelative(), SelfRewardMixing(tau=0.3)
+            made_from(spec.get("estimator"))
+            or (BatchNormalized() if spec.get("batch_normalized") else GroupRelative()),
+            made_from(spec.get("mixing")) or SelfRewardMixing(tau=0.3),
         ),
         update=UpdateSettings(
             kl_coef=spec.get("kl_coef", 0.0),

@@ -49,6 +49,7 @@ class SelfRewardHead(Part, nn.Module, ABC):
         is_exact: whether each solution has its own reference, from the frozen reference model.
         reads_hidden: whether it needs the last hidden state. Rollouts then cost a forward pass without gradient more.
         tokens_in_score: how many of the tokens, the first ones, scores are made of, and rollouts read; None for all.
+        squares_errors: whether the loss is the weighted squared error between score and target.
         token_ids: ids of the tokens, known after ``bind``.
         metrics: how well the scores judge.
     """
@@ -56,6 +57,7 @@ class SelfRewardHead(Part, nn.Module, ABC):
     is_exact: bool = False
     reads_hidden: bool = False
     tokens_in_score: int | None = None
+    squares_errors: bool = False
 
     def __init__(
         self,
@@ -72,6 +74,12 @@ class SelfRewardHead(Part, nn.Module, ABC):
             raise UserError(
                 f"self_reward.class_weights is false, which stands for equal weights, and self_reward.weights is "
                 f"{type(weights).__name__}: leave the first out."
+            )
+        if target.moves_with_scores and not self.squares_errors:
+            raise UserError(
+                f"self_reward.target is {type(target).__name__}, which moves the target of a squared error, and the "
+                f"loss of {type(self).__name__} is another: take a head whose loss is one, such as "
+                "LastTokenSelfReward, or another target."
             )
         self.tokens, self.loss_weight = tokens, loss_weight
         self.weights = weights if class_weights else EqualWeights()

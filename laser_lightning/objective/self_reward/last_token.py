@@ -47,6 +47,8 @@ class LastTokenSelfReward(SelfRewardHead):
         reference_constant: float32 buffer, saved with the model; NaN until it is known, and for ``exact``.
     """
 
+    squares_errors = True
+
     reference_constant: Float[Tensor, ""]
 
     def __init__(

@@ -10,7 +10,16 @@ from laser_lightning.shapes import Float
 
 
 class SelfRewardTarget(ObjectivePart):
-    """Numbers that the self-rewards of solutions are trained towards, fixed before the first backward pass."""
+    """Numbers that the self-rewards of solutions are trained towards, fixed before the first backward pass.
+
+    Attributes:
+        needs_groups: whether it needs the rewards of all solutions that the policy drew for a problem.
+        moves_with_scores: whether it is moved along with the scores of the rollout, so that a squared error has the
+            gradient that it wants; it then needs these scores, and a head that ``squares_errors``.
+    """
+
+    needs_groups: bool = False
+    moves_with_scores: bool = False
 
     @abstractmethod
     def aim(self, solutions: StepSolutions) -> Float[Tensor, "P G"]:

@@ -27,6 +27,8 @@ class TwoTokenSelfReward(SelfRewardHead):
         target: what each self-reward is trained towards: the verifier's reward, or another part.
     """
 
+    squares_errors = True
+
     def __init__(
         self,
         high_token: str,
