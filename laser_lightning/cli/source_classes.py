@@ -4,6 +4,7 @@ import ast
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -255,14 +256,20 @@ class Sources:
     def _read(self, module: str) -> SourceFile | None:
         if module not in self._files:
             spec = _spec(module)
-            readable = spec is not None and spec.origin is not None and spec.origin.endswith(".py")
-            try:
-                body = ast.parse(Path(spec.origin).read_bytes()).body if readable else None  # type: ignore[union-attr, arg-type]
-            except (SyntaxError, ValueError, OSError):
-                body = None  # who imports it is told
+            path = None if spec is None or spec.origin is None else Path(spec.origin)
+            body = _body(path, path.stat().st_mtime_ns) if path and path.suffix == ".py" and path.is_file() else None
             packed = spec is not None and spec.submodule_search_locations is not None
             self._files[module] = None if body is None else SourceFile(module, packed, body)
         return self._files[module]
+
+
+@cache
+def _body(path: Path, changed: int) -> list[ast.stmt] | None:
+    """The statements of a file that was changed at a time, parsed once in a process that runs many commands."""
+    try:
+        return ast.parse(path.read_bytes()).body
+    except (SyntaxError, ValueError, OSError):
+        return None  # who imports it is told
 
 
 def _spec(module: str) -> ModuleSpec | None:

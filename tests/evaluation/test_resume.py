@@ -10,20 +10,15 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from laser_lightning.cli.command_line import main
+
 BATCHES = 30
 
 
-def start(directory: Path, run: str, *options: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "laser_lightning", "test", "--config", "run.yaml", "--config", "test.yaml"]
-    return subprocess.Popen(
-        [*command, "--run_dir", run, *options], cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-
-
-def finish(process: subprocess.Popen[bytes]) -> str:
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output.decode()[-3000:]
-    return output.decode()
+def command(run: str) -> list[str]:
+    return ["test", "--config", "run.yaml", "--config", "test.yaml", "--run_dir", run]
 
 
 def batches(run: Path) -> int:
@@ -39,15 +34,19 @@ def metrics(run: Path) -> dict[str, str]:
     return {name: value for name, value in row.items() if "second" not in name}
 
 
-def test_a_killed_evaluation_goes_on_where_it_was(tmp_path: Path, tiny_run: Path) -> None:
+def test_a_killed_evaluation_goes_on_where_it_was(
+    tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     shutil.copytree(tiny_run, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "length_verifier", raising=False)  # of another test's directory
     source = "{class_path: laser_lightning.data.ArithmeticSource, init_args: {split: test, size: 60}}"
     (tmp_path / "test.yaml").write_text(
         f"data: {{test: {{sums: {source}}}, eval_prompts_per_batch: 2}}\nexport: null\n"
     )
-    finish(start(tmp_path, "whole"))
-
-    killed = start(tmp_path, "killed")
+    # Only the one that is killed needs a process of its own.
+    killed = subprocess.Popen([sys.executable, "-m", "laser_lightning", *command("killed")], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 200
     while batches(tmp_path / "killed") < 3:
         assert killed.poll() is None, "it ended before it could be killed"
@@ -58,8 +57,9 @@ def test_a_killed_evaluation_goes_on_where_it_was(tmp_path: Path, tiny_run: Path
     assert killed.returncode == -signal.SIGKILL
     there = batches(tmp_path / "killed")
     assert 3 <= there < BATCHES
-    output = finish(start(tmp_path, "killed"))
-    assert re.search(rf"{there} of {BATCHES} batches of 'sums' were already there", output)
+    assert main(command("killed")) == 0
+    assert re.search(rf"{there} of {BATCHES} batches of 'sums' were already there", caplog.text)
     assert batches(tmp_path / "killed") == BATCHES
 
+    assert main(command("whole")) == 0
     assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
