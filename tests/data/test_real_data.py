@@ -18,7 +18,7 @@ model:
     init_args: {{token: <|reward|>, beta: 0.5, loss_weight: 0.5, reference: calibrate}}
   verifier: {{class_path: laser_lightning.verifiers.MathVerifier}}
   group_size: 2
-  sampling: {{max_response_tokens: 32}}
+  sampling: {{max_response_tokens: 96}}
   evaluation: {{samples: 2}}
 data:
   train:
@@ -37,7 +37,7 @@ data:
         answer_pattern: '####\\s*(.+)'
         max_rows: 8
   template: {{chat: true}}
-  prompts_per_step: 4
+  prompts_per_step: 16
   max_prompt_tokens: 300
 trainer: {{max_steps: 2, accelerator: cpu, devices: 1, enable_progress_bar: false}}
 calibration:

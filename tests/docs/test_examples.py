@@ -96,7 +96,9 @@ def test_a_callback(tmp_path: Path) -> None:
 
 
 def test_a_verifier(tmp_path: Path) -> None:
+    sums = "{add3: 1, add5: 1}"
     options = ["--model.verifier=my_verifier.LastNumber", "--model.verifier.tolerance=0.1"]
+    options += [f"--data.train.kinds={sums}", f"--data.val.arithmetic.kinds={sums}"]
     fit("my_verifier.py", *options, directory=tmp_path)
     solutions = lines(tmp_path / "run/solutions/train.jsonl")
     assert len(solutions) == 2 * 64
