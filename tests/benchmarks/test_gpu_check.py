@@ -110,7 +110,8 @@ def test_all_strategies_take_the_same_first_step(gpu_check: ModuleType, tmp_path
     assert status == 0, outcomes
     first, *others = [outcomes[part]["values"] for part in parts]
     for other in others:
-        assert other["first_loss"] == pytest.approx(first["first_loss"], rel=1e-3)
+        # Under ZeRO the head multiplies bfloat16 copies of the weights, elsewhere the float32 weights themselves.
+        assert other["first_loss"] == pytest.approx(first["first_loss"], rel=1e-2)
 
 
 @pytest.mark.slow

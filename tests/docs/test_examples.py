@@ -268,6 +268,7 @@ def test_a_kl_divergence(tmp_path: Path) -> None:
 
 def test_a_hold_of_the_policy(tmp_path: Path) -> None:
     judging = ["--model.update.judging.updates=3", "--model.update.judging.learning_rate=1e-3"]
+    judging += ["--model.optimizer.schedule=constant"]  # a rate near 0 moves no policy that could be held
     hold = ["--model.update.judging.hold=my_hold.HoldFalling", "--model.update.judging.hold.slack=0"]
     fit("my_hold.py", *judging, *hold, directory=tmp_path)
     for row in steps(tmp_path / "run"):
