@@ -42,7 +42,8 @@ class Ranks:
         if self._strategy is None:
             return values
         with self._together():
-            total = self._strategy.reduce(self._placed(values), reduce_op="sum")
+            # A copy, since strategies reduce in place.
+            total = self._strategy.reduce(self._placed(values).clone(), reduce_op="sum")
         assert isinstance(total, Tensor)
         return total
 
