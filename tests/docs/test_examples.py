@@ -376,7 +376,13 @@ def test_a_source(tmp_path: Path) -> None:
 
 def test_a_vote_rule(tmp_path: Path) -> None:
     shutil.copy(DOCS / "examples" / "my_vote_rule.py", tmp_path)
-    few = ["--data.val.arithmetic.size=24", "--calibration.prompts=8", "--figures=null", "--run_dir=run"]
+    few = [
+        "--data.val.arithmetic.size=24",
+        "--data.val.arithmetic.kinds={count3: 1}",
+        "--calibration.prompts=8",
+        "--figures=null",
+        "--run_dir=run",
+    ]
     rule = ["--model.evaluation.votes+=my_vote_rule.MeanScore", "--model.evaluation.votes.least=2"]
     command("-m", "laser_lightning", "validate", "--config=quickstart", *few, *rule, directory=tmp_path)
     solutions = lines(tmp_path / "run/solutions/validate.jsonl")
