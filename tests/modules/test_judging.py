@@ -378,7 +378,7 @@ def test_what_makes_no_sense_is_refused(policy_dir: Path, make: Callable[..., La
     untrained = LastTokenSelfReward("<|reward|>", loss_weight=0.0, reference=CONSTANT)
     with pytest.raises(UserError, match=r"update\.judging trains the self-reward, and self_reward\.loss_weight is 0"):
         make(self_reward=untrained)
-    with pytest.raises(UserError, match=r"update\.judging trains self-rewards, and RISE, .*has none: leave it out"):
+    with pytest.raises(UserError, match=r"update\.judging trains the self-reward, and self_reward\.loss_weight is 0"):
         RISEModule(
             policy=PolicySettings(str(policy_dir)),
             self_reward=untrained,

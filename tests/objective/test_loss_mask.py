@@ -13,10 +13,17 @@ from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.losses import (
     CISPOPolicyLoss,
     ClippedPolicyLoss,
+    GOPDPolicyLoss,
     GSPOPolicyLoss,
     KLDivergence,
     KLEstimate,
+    LpRegPolicyLoss,
+    MaskedImportance,
+    MirrorDescentPolicyLoss,
     PolicyLoss,
+    ROVERPolicyLoss,
+    SSPOPolicyLoss,
+    TopKDistillation,
     TruncatedImportance,
     solution_weights,
 )
@@ -40,8 +47,20 @@ MASK = torch.tensor([[True, True, False, False, True], [True, False, True, True,
 LENGTHS = torch.tensor([5, 4])
 Share = Callable[[PolicyOutputs, MicroBatch, Targets], Tensor]
 
-POLICY_LOSSES: list[PolicyLoss] = [ClippedPolicyLoss(), CISPOPolicyLoss(), GSPOPolicyLoss()]
-CORRECTIONS: list[ImportanceCorrection] = [TruncatedImportance("token"), TruncatedImportance("sequence")]
+POLICY_LOSSES: list[PolicyLoss] = [
+    ClippedPolicyLoss(),
+    CISPOPolicyLoss(),
+    GSPOPolicyLoss(),
+    MirrorDescentPolicyLoss(),
+    GOPDPolicyLoss(),
+]
+OF_READINGS = {LpRegPolicyLoss, ROVERPolicyLoss, TopKDistillation, SSPOPolicyLoss}
+"""Losses that read more than log-probs and entropies, which the outputs here do not have."""
+CORRECTIONS: list[ImportanceCorrection] = [
+    TruncatedImportance("token"),
+    TruncatedImportance("sequence"),
+    MaskedImportance("token"),
+]
 DIVERGENCES: list[KLDivergence] = [KLEstimate(estimator) for estimator in ("k1", "k2", "k3")]  # type: ignore[arg-type]
 HOLDS: list[PolicyHold] = [SampledCrossEntropy(), KLHold(estimator="k2"), KLHold(estimator="k3")]
 TERMS: list[LossTerm] = [RouterAuxLoss()]
@@ -188,12 +207,12 @@ def test_every_loss_is_here() -> None:
         return {value for value in values if issubclass(value, kind) and value is not kind}
 
     for module, kind, here in (
-        (losses, PolicyLoss, POLICY_LOSSES),
         (losses, ImportanceCorrection, CORRECTIONS),
         (losses, KLDivergence, DIVERGENCES),
         (holds, PolicyHold, HOLDS),
     ):
         assert public(module, kind) == {type(one) for one in here}
+    assert public(losses, PolicyLoss) == {type(one) for one in POLICY_LOSSES} | OF_READINGS
 
 
 # ------------------------------------------------------- the mask on its way there

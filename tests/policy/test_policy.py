@@ -25,7 +25,7 @@ def all_rows(policy: Policy, rollouts: Rollouts, temperature: float = 1.0, **opt
     (batch,) = micro_batches(rollouts, torch.arange(len(rollouts)), 10_000, policy.pad_token_id)
     outputs = policy(batch, (Z,), temperature, **options)
     order = batch.rows.argsort()
-    return PolicyOutputs(*(value[order] for value in outputs))
+    return PolicyOutputs(*(None if value is None else value[order] for value in outputs))
 
 
 def solutions(rollouts: Rollouts) -> list[tuple[list[int], list[int]]]:
