@@ -14,7 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau, S
 
 from laser_lightning.arguments import made_later
 from laser_lightning.errors import UserError
-from laser_lightning.policy.master_weights import HALF_PRECISION, MasterWeights
+from laser_lightning.policy.head import HALF_PRECISION
+from laser_lightning.policy.master_weights import MasterWeights
 
 Group = dict[str, Any]
 OptimizerFactory = Callable[[list[Group], float], Optimizer]

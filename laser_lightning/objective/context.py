@@ -31,7 +31,7 @@ class FixedLogProbs(NamedTuple):
         """Those of some solutions alone."""
         return FixedLogProbs(*(None if values is None else values[rows] for values in self))
 
-    def as_targets(self) -> dict[str, Tensor | None]:
+    def as_targets(self) -> dict[str, Shaped[Tensor, "N ..."] | None]:
         """The same as fields of ``Targets``."""
         return {
             "old_log_probs": self.old,

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from laser_lightning.policy.master_weights import HALF_PRECISION
+HALF_PRECISION = (torch.bfloat16, torch.float16)
 
 WEIGHTS_AT_ONCE = 2**20
 """Weights in half precision that are held in float32 at a time, few enough to stay in the cache of a CPU."""

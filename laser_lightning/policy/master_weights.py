@@ -8,7 +8,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-HALF_PRECISION = (torch.bfloat16, torch.float16)
+from laser_lightning.policy.head import HALF_PRECISION
+
 COPIES = "master_weights"
 """Key of the copies in the state dict."""
 

@@ -85,7 +85,7 @@ def test_micro_batches_and_chunks_do_not_change_the_step(
     torch.testing.assert_close(in_parts, weights, rtol=0, atol=1e-6)
     assert metrics["train/gradient_norm"] > 1e-3
     for name, (low, high) in logged.items():
-        assert low <= metrics[f"train/{name}"] <= high
+        assert low <= metrics[f"train/{name}"] <= high + 1e-6  # a share rounds
         assert of_parts[f"train/{name}"] == pytest.approx(metrics[f"train/{name}"], abs=1e-4)
     assert metrics["train/mismatch/ratio_mean"] == pytest.approx(1.0, abs=1e-4)
     assert metrics["train/mismatch/ratio_outside"] == 0

@@ -11,7 +11,7 @@ from laser_lightning.objective.losses.clipped import clip_surrogate
 from laser_lightning.objective.losses.policy_loss import PolicyLoss, PolicyTokens, TokenLosses
 from laser_lightning.objective.targets import Targets
 from laser_lightning.policy.distributions import DistributionReading, DistributionReadings
-from laser_lightning.shapes import Bool, Float
+from laser_lightning.shapes import Bool, Float, Int, Shaped
 
 
 class ProxyLogProb(DistributionReading):
@@ -21,7 +21,9 @@ class ProxyLogProb(DistributionReading):
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
 
-    def __call__(self, log_probs: Tensor, token_ids: Tensor, given: Tensor | None) -> Tensor:
+    def __call__(
+        self, log_probs: Float[Tensor, "T V"], token_ids: Int[Tensor, " T"], given: Shaped[Tensor, "T ..."] | None
+    ) -> Float[Tensor, " T"]:
         """See ``DistributionReading``."""
         least = log_probs.amax(dim=-1, keepdim=True) + math.log(self.threshold)
         kept = log_probs.where(log_probs >= least, -torch.inf)

@@ -12,13 +12,15 @@ from laser_lightning.objective.losses.policy_loss import (
 )
 from laser_lightning.objective.targets import Targets
 from laser_lightning.policy.distributions import DistributionReading, DistributionReadings
-from laser_lightning.shapes import Bool
+from laser_lightning.shapes import Bool, Float, Int, Shaped
 
 
 class MeanLogProb(DistributionReading):
     """[T] mean over the vocabulary of the log-probs."""
 
-    def __call__(self, log_probs: Tensor, token_ids: Tensor, given: Tensor | None) -> Tensor:
+    def __call__(
+        self, log_probs: Float[Tensor, "T V"], token_ids: Int[Tensor, " T"], given: Shaped[Tensor, "T ..."] | None
+    ) -> Float[Tensor, " T"]:
         """See ``DistributionReading``."""
         return log_probs.mean(dim=-1)
 

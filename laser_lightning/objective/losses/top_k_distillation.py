@@ -7,7 +7,7 @@ from laser_lightning.errors import UserError
 from laser_lightning.objective.losses.policy_loss import PolicyLoss, PolicyTokens, TokenLosses
 from laser_lightning.objective.targets import Targets
 from laser_lightning.policy.distributions import DistributionReading, DistributionReadings
-from laser_lightning.shapes import Bool
+from laser_lightning.shapes import Bool, Float, Int, Shaped
 
 
 class TopTokens(DistributionReading):
@@ -16,7 +16,9 @@ class TopTokens(DistributionReading):
     def __init__(self, k: int) -> None:
         self.k = k
 
-    def __call__(self, log_probs: Tensor, token_ids: Tensor, given: Tensor | None) -> Tensor:
+    def __call__(
+        self, log_probs: Float[Tensor, "T V"], token_ids: Int[Tensor, " T"], given: Shaped[Tensor, "T ..."] | None
+    ) -> Shaped[Tensor, "T ..."]:
         """See ``DistributionReading``."""
         return log_probs.topk(min(self.k, log_probs.shape[-1]), dim=-1).indices
 
@@ -26,7 +28,9 @@ class GivenLogProbs(DistributionReading):
 
     has_gradient = True
 
-    def __call__(self, log_probs: Tensor, token_ids: Tensor, given: Tensor | None) -> Tensor:
+    def __call__(
+        self, log_probs: Float[Tensor, "T V"], token_ids: Int[Tensor, " T"], given: Shaped[Tensor, "T ..."] | None
+    ) -> Shaped[Tensor, "T ..."]:
         """See ``DistributionReading``."""
         assert given is not None
         known = log_probs.gather(-1, given.clamp(max=log_probs.shape[-1] - 1))
@@ -37,7 +41,9 @@ class GivenLogProbs(DistributionReading):
 class GivenLogProbsAndOverlap(GivenLogProbs):
     """[T, k + 1]: besides, which share of the given tokens are among this policy's own k likeliest."""
 
-    def __call__(self, log_probs: Tensor, token_ids: Tensor, given: Tensor | None) -> Tensor:
+    def __call__(
+        self, log_probs: Float[Tensor, "T V"], token_ids: Int[Tensor, " T"], given: Shaped[Tensor, "T ..."] | None
+    ) -> Shaped[Tensor, "T ..."]:
         """See ``DistributionReading``."""
         found = super().__call__(log_probs, token_ids, given)
         assert given is not None

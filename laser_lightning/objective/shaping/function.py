@@ -74,7 +74,7 @@ class FunctionShaper(RewardShaper):
         return rewards.new_tensor(shaped)
 
 
-def groups_of(rewards: Tensor, rollout: Rollout, context: StepContext) -> list[SolutionGroup]:
+def groups_of(rewards: Float[Tensor, " N"], rollout: Rollout, context: StepContext) -> list[SolutionGroup]:
     """The groups of a step's solutions, as plain values."""
     size = rollout.rollouts.group_size
     columns = {
