@@ -75,6 +75,7 @@ def test_a_part_is_described_by_what_is_configured() -> None:
         "class": "laser_lightning.rollout.transformers.engine.TransformersEngine",
         "max_batch_size": 7,
         "max_cached_tokens": None,
+        "max_prefill_tokens": 16384,
         "drop_fraction": 0.125,
         "scores": True,
         "compile": False,

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 
 from laser_lightning.errors import UserError
 from laser_lightning.policy.model import Policy
@@ -166,6 +165,8 @@ class TransformersEngine(RolloutEngine):
         """
         tokens = max(default_cached_tokens(policy), group_size * longest)
         if tokens < min(rows, self.max_batch_size) * longest and not self._told_memory:
+            from lightning.pytorch.utilities import rank_zero_info  # the scorer decodes without the trainer
+
             self._told_memory = True
             size = tokens * token_bytes(policy) / 2**30
             rank_zero_info(

@@ -11,7 +11,6 @@ from laser_lightning.errors import UserError
 from laser_lightning.policy.model import Policy
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.rollout import Sampling, TransformersEngine
-from laser_lightning.rollout.transformers import engine as engine_module
 from laser_lightning.rollout.transformers import memory
 from laser_lightning.rollout.transformers.cache import cache_argument
 
@@ -116,7 +115,7 @@ def test_the_default_fits_the_machine_and_is_said_once(
 ) -> None:
     policy = make_policy(eos_bias=-60.0)
     told: list[str] = []
-    monkeypatch.setattr(engine_module, "rank_zero_info", told.append)
+    monkeypatch.setattr("lightning.pytorch.utilities.rank_zero_info", told.append)
     engine, sampling = TransformersEngine(), Sampling(max_response_tokens=LIMIT)
 
     def rows_at_once() -> int:
