@@ -163,7 +163,7 @@ def test_adapters_are_saved_resumed_and_exported(
     last = experiment / "whole/checkpoints/step=6.ckpt"
     trained = whole_state_dict(last)
     assert {name for name in trained if ".lora_" not in name} == {"self_reward.reference_constant"}
-    assert len(trained) == 3 * 7 * 2 + 1  # layers, their linear ones, A and B
+    assert len(trained) == 5 * 7 * 2 + 1  # layers, their linear ones, A and B
 
     middle = str(experiment / "whole/checkpoints/step=2.ckpt")
     command(experiment, *fit, *every, "--run_dir", "resumed", "--ckpt_path", middle)
