@@ -185,4 +185,4 @@ def test_adapters_are_saved_resumed_and_exported(
     for name, value in adapter.items():
         saved = name.replace("base_model.model", "policy.lm").replace(".weight", ".default.weight")
         assert torch.equal(value, trained[saved]), name
-    assert len(adapter) == 3 * 7 * 2
+    assert len(adapter) == 5 * 7 * 2
