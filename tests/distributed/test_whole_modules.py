@@ -47,7 +47,7 @@ def test_two_processes_take_the_steps_of_one(name: str, command: Callable[..., s
     overlays = ["--config", "run.yaml", "--config", f"methods/{name}"]
     overlays += ["--config", "overlay.yaml", "--config", "form.yaml"]
     command(experiment, "fit", *overlays, "--config", "single.yaml", "--run_dir", "one", processes=1)
-    command(experiment, "fit", "--config", "strategy/ddp", *overlays, "--run_dir", "two")
+    command(experiment, "fit", "--config", "strategy/zero3", *overlays, "--run_dir", "two")
     one, two = (rows(experiment / run / "metrics.csv", FORMS[name][1]) for run in ("one", "two"))
     assert len(one) == 3
     assert one[-1][-1] > 0
