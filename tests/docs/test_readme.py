@@ -57,7 +57,7 @@ def test_the_use_of_a_trained_model(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     export = shutil.copytree(model_path("embedded"), tmp_path / "runs/version_0/export/last")
-    SelfRewardSettings("<|reward|>", 3, beta=0.25, reference_constant=-16.8, step=0).save(export)
+    SelfRewardSettings("<|reward|>", 3, beta=0.25, reference_constant=-18.6, step=0).save(export)
     names: dict[str, Any] = {}
     exec(block("python", "LaSeRScorer"), names)
     *solutions, votes, scores = capsys.readouterr().out.splitlines()
@@ -67,8 +67,8 @@ def test_the_use_of_a_trained_model(
     assert len(solutions) == 8
     vote = names["vote"]
     assert votes.split() == [str(vote.majority), str(vote.weighted_majority), str(vote.best)]
-    assert vote.majority == "85"
-    # The model is not trained to grade: its log-probs are -16.8 +- 0.4, so that scores are near 0.
+    assert vote.majority == "585"
+    # The model is not trained to grade: its log-probs are -18.6 +- 0.3, so that scores are near 0.
     assert all(abs(float(score)) < 0.5 for score in scores.split())
 
 
@@ -95,13 +95,18 @@ def test_it_is_short_and_its_links_lead_somewhere() -> None:
 
 
 def test_the_table_is_that_of_the_results() -> None:
-    """The means of docs/results.md, column by column."""
-    theirs, *rows = cells((ROOT / "docs/results.md").read_text())
-    means = {row[0]: dict(zip(theirs, row, strict=True)) for row in rows if row[1] == "mean"}
-    ours, *rows = cells(README.split("## What it does")[1].split("\n## ")[0])
-    assert len(rows) == len(means) == 5
+    """The numbers of docs/results.md, from its tables of 8 and of 32 samples."""
+    results = (ROOT / "docs/results.md").read_text()
+    of_8, of_32 = (cells(results.split(f"(k = {k}):")[1]) for k in (8, 32))
+    names = {"AUROC within problems": "AUROC within", "weighted maj@8": "weighted", "best of 8": "best of k"}
+    names |= {"maj@8": "maj", "maj@32": "maj", "weighted maj@32": "weighted", "CPU s": "CPU s"}
+    ours, *rows = cells(README.split("## What the score is good for")[1].split("\n## ")[0])
+    assert [row[0] for row in rows] == ["LaSeR", "GRPO"]
     for row in rows:
-        assert row == [means[row[0]][column] for column in ours]
+        for column, value in zip(ours, row, strict=True):
+            head, *theirs = of_32 if "32" in column else of_8
+            (found,) = (dict(zip(head, their, strict=True)) for their in theirs if their[0] == row[0])
+            assert value == found[names.get(column, column)], column
 
 
 def cells(text: str) -> list[list[str]]:

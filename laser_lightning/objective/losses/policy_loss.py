@@ -68,9 +68,9 @@ class PolicyLoss(ObjectivePart):
     """The policy-gradient part of the objective, for one micro-batch.
 
     Attributes:
-        needs_sentences: whether it asks for the tokens' sentences. needs_old_pass: whether the old policy gets a pass
-        of its own also where a rollout sees one optimizer step alone, in
-            which its log-probs would else be taken from the step itself.
+        needs_sentences: whether it asks for the tokens' sentences.
+        needs_old_pass: whether the old policy gets a pass of its own also where a rollout sees one optimizer step
+            alone, in which its log-probs would else be taken from the step itself.
         readings: what it asks to be read off the whole distributions that tokens were drawn from.
         diagnostic_names: under which ``train/<name>`` its diagnostics are logged.
     """
