@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from transformers import PreTrainedModel
+from whole_runs import quiet_trainer
 
 from laser_lightning import (
     GroupBalancedWeights,
@@ -115,19 +116,7 @@ def fit(
     directory: Path, module: LaSeRModule, steps: int, checkpoint: Path | None = None
 ) -> tuple[lightning.Trainer, list[dict[str, float]]]:
     logged = Logged()
-    trainer = lightning.Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        default_root_dir=directory,
-        callbacks=[logged],
-    )
+    trainer = quiet_trainer(directory, steps, callbacks=[logged])
     data = PromptDataModule(train=ArithmeticSource(size=32, seed=1), prompts_per_step=4, seed=0)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=False)
     return trainer, logged.rows

@@ -8,6 +8,7 @@ import lightning
 import pytest
 import torch
 from torch import Tensor
+from whole_runs import quiet_trainer
 
 from laser_lightning import (
     AdvantageEstimator,
@@ -102,18 +103,7 @@ def made(**options: Any) -> LaSeRModule:
 
 def fit(directory: Path, module: LaSeRModule, steps: int, checkpoint: Path | None = None) -> lightning.Trainer:
     torch.manual_seed(0)
-    trainer = lightning.Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        default_root_dir=directory,
-    )
+    trainer = quiet_trainer(directory, steps)
     data = PromptDataModule(train=ArithmeticSource(size=64, seed=1), prompts_per_step=4, seed=0)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=False)
     return trainer

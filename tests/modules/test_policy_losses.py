@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import lightning
 import pytest
 import torch
 from torch import Tensor
+from whole_runs import quiet_trainer
 
 from laser_lightning import LaSeRModule, LastTokenSelfReward, PromptDataModule
 from laser_lightning.data import ArithmeticSource
@@ -40,18 +40,7 @@ def trained(directory: Path, loss: PolicyLoss, budget: int, **options: Any) -> t
         seed=0,
         **options,
     )
-    trainer = lightning.Trainer(
-        max_steps=2,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        default_root_dir=directory,
-    )
+    trainer = quiet_trainer(directory, 2)
     data = PromptDataModule(train=ArithmeticSource(size=16, seed=1), prompts_per_step=4, seed=0)
     trainer.fit(module, datamodule=data)
     weights = torch.cat([parameter.detach().flatten() for parameter in module.policy.parameters()])

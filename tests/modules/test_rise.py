@@ -6,10 +6,10 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import lightning
 import pytest
 import torch
 from torch import Tensor
+from whole_runs import PlusVerifier, quiet_trainer, tiny_policy, written
 
 from laser_lightning.arguments import plain_form
 from laser_lightning.data import ArithmeticSource, PromptDataModule
@@ -28,10 +28,9 @@ from laser_lightning.objective.self_reward.settings import SETTINGS_FILE
 from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.objective.targets import Targets
 from laser_lightning.policy.model import EMBEDDED, PolicySettings
-from laser_lightning.records.batching import Rollouts, pad_rows
+from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout import RolloutEngine, Sampling
-from laser_lightning.verifiers import Verifier
 from laser_lightning.verifiers.settings import VerificationSettings
 
 TINY = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
@@ -50,19 +49,6 @@ RIGHT = [1.0, 0, 0, 1, 1, 1, 0, 0]
 PAIRS = ["y", "n", "?", "n", "y", "yes", "y", "n", "y!", "y", "n", "no", "y", "n", "y", "y"]
 PAIRS_RIGHT = [1.0, 0, 0, 1, 1, 1, 0, 1, 1, 1, 0, 0, 1, 0, 0, 0]
 TWICE = replace(PROMPTS, samples=2)
-
-
-class PlusVerifier(Verifier):
-    """Finds solutions right that begin with a plus."""
-
-    def extract(self, response: str) -> str | None:
-        return response or None
-
-    def equivalent(self, answer: str, gold: str) -> bool:
-        return answer == gold
-
-    def reward(self, response: str, gold: str) -> float:
-        return float(response.startswith("+"))
 
 
 class ScriptedEngine(RolloutEngine):
@@ -87,19 +73,7 @@ class ScriptedEngine(RolloutEngine):
         if prompts and "|" in self.calls[-1][0][0]:  # each prompt says which solution is to be verified
             asked = [SOLUTIONS.index(prompt.split("|")[1].removesuffix("?")) for prompt in self.calls[-1][0]]
             texts = [self.verdicts[solution * group_size + i] for solution in asked for i in range(group_size)]
-        finished = torch.tensor([not text.startswith("~") for text in texts], dtype=torch.bool)
-        rows = [self.tokenizer.encode(text) + [EOS] * (not text.startswith("~")) for text in texts]
-        prompt_ids, prompt_lengths = pad_rows(prompts, 0)
-        response_ids, response_lengths = pad_rows(rows, 0)
-        return Rollouts(
-            prompt_ids=prompt_ids,
-            prompt_lengths=prompt_lengths,
-            response_ids=response_ids,
-            response_lengths=response_lengths,
-            finished=finished,
-            sampling_log_probs=torch.zeros(response_ids.shape),
-            reward_token_log_probs=torch.full((len(rows), 1), -20.0).where(finished[:, None], torch.nan),
-        )
+        return written(self.tokenizer, prompts, texts)
 
 
 class Watched(RISEModule):
@@ -123,7 +97,7 @@ def rise(**options: Any) -> Watched:
     torch.manual_seed(0)
     settings: dict[str, Any] = {
         "verification_prompts": PROMPTS,
-        "policy": PolicySettings(EMBEDDED, random_init=True, config_overrides={**TINY, "num_hidden_layers": 1}),
+        "policy": tiny_policy(),
         "self_reward": LastTokenSelfReward("<|reward|>", loss_weight=0.0, reference=-20.0),
         "verifier": PlusVerifier(),
         "group_size": 4,
@@ -142,18 +116,7 @@ def rise(**options: Any) -> Watched:
 def trained(tmp_path: Path, **options: Any) -> tuple[Watched, dict[str, float]]:
     model = rise(**options)
     torch.manual_seed(0)
-    run = lightning.Trainer(
-        max_steps=model.update.mini_batches,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        default_root_dir=tmp_path,
-    )
+    run = quiet_trainer(tmp_path, model.update.mini_batches)
     val = {"sums": ArithmeticSource("val", size=2)}
     data = PromptDataModule(train=ArithmeticSource("train", size=16), val=val, prompts_per_step=2)
     run.fit(model, datamodule=data)

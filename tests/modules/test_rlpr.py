@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning
 import pytest
 import torch
+from whole_runs import quiet_trainer, tiny_policy, written
 
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.errors import UserError
@@ -18,15 +18,12 @@ from laser_lightning.objective.advantages import AdvantageSettings
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.objective.shaping import DropLowSpread
-from laser_lightning.policy.model import EMBEDDED, PolicySettings
 from laser_lightning.policy.text_places import tokens_before
-from laser_lightning.records.batching import Rollouts, pad_rows
+from laser_lightning.records.batching import Rollouts
 from laser_lightning.rollout import RolloutEngine, Sampling
 from laser_lightning.verifiers import ExactVerifier
 from laser_lightning.verifiers.settings import VerificationSettings
 
-TINY = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
-EOS = 1
 ANSWER = ReferenceAnswer(r"#(\d+)$", r"[^#]*#\d+", direct="#")
 TEXTS = ["12#7", "3#45", "no", "#", "5;#1", "1#2#3", "#88", "4+4=8;#8"]
 
@@ -46,12 +43,7 @@ class ScriptedEngine(RolloutEngine):
         reward_token_ids: Sequence[int],
         generator: torch.Generator,
     ) -> Rollouts:
-        rows = [[*self.tokenizer.encode(text), EOS] for text in TEXTS[: len(prompts) * group_size]]
-        prompt_ids, prompt_lengths = pad_rows(prompts, 0)
-        response_ids, response_lengths = pad_rows(rows, 0)
-        finished, read = torch.ones(len(rows), dtype=torch.bool), torch.full((len(rows), 1), -20.0)
-        zeros = torch.zeros(response_ids.shape)
-        return Rollouts(prompt_ids, prompt_lengths, response_ids, response_lengths, finished, zeros, read)
+        return written(self.tokenizer, prompts, TEXTS[: len(prompts) * group_size])
 
 
 class Watched(RLPRModule):
@@ -66,7 +58,7 @@ def trained(tmp_path: Path, **options: Any) -> tuple[Watched, dict[str, float]]:
     torch.manual_seed(0)
     settings: dict[str, Any] = {
         "reference_answer": ANSWER,
-        "policy": PolicySettings(EMBEDDED, random_init=True, config_overrides={**TINY, "num_hidden_layers": 1}),
+        "policy": tiny_policy(),
         "self_reward": LastTokenSelfReward("<|reward|>", loss_weight=0.0, reference=-20.0),
         "verifier": ExactVerifier(r"#(\d+)$"),
         "group_size": 4,
@@ -79,18 +71,7 @@ def trained(tmp_path: Path, **options: Any) -> tuple[Watched, dict[str, float]]:
     model = Watched(**{**settings, **options})
     assert isinstance(model.engine, ScriptedEngine)
     model.engine.tokenizer = model.tokenizer
-    run = lightning.Trainer(
-        max_steps=1,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        default_root_dir=tmp_path,
-    )
+    run = quiet_trainer(tmp_path, 1)
     data = PromptDataModule(train=ArithmeticSource("train", size=16, seed=0), prompts_per_step=2)
     run.fit(model, datamodule=data)
     return model, {name: float(value) for name, value in run.callback_metrics.items()}

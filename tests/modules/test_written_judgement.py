@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning
 import pytest
 import torch
 from torch import Tensor
+from whole_runs import PlusVerifier, quiet_trainer, tiny_policy, written
 
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.data.problem import Problem
@@ -24,15 +24,11 @@ from laser_lightning.objective.judging import JudgingSettings
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.objective.shaping import OverlongPenalty
-from laser_lightning.policy.model import EMBEDDED, PolicySettings
-from laser_lightning.records.batching import Rollouts, pad_rows
+from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.rollout import SampledStep
 from laser_lightning.rollout import RolloutEngine, Sampling
-from laser_lightning.verifiers import Verifier
 from laser_lightning.verifiers.settings import VerificationSettings
 
-TINY = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
-EOS = 1
 FORM = SelfEvaluation("", "?", "^([01])$", {"0": 0.0, "1": 1.0}, refinement_template="{problem}|{response}")
 TURNS = SelfCorrection(r"\?(y|n);?", "y")
 
@@ -40,19 +36,6 @@ TURNS = SelfCorrection(r"\?(y|n);?", "y")
 EVALUATED = ["+a?1", "-b?1", "+c?0", "-d?0", "+e?1", "+f?1", "~g?1", "-hh"]
 CORRECTED = ["+a?y", "-b?n;+c?y", "-d?yxx", "+e?n;", "+f", "+g", "-h", "~iii"]
 HALF = 3**0.5 / 2  # what 1 is worth in a group of two ones and two zeros: (1 - 1/2) / sqrt(4 * 1/4 / 3)
-
-
-class PlusVerifier(Verifier):
-    """Finds solutions right that begin with a plus; the answer is all of it."""
-
-    def extract(self, response: str) -> str | None:
-        return response or None
-
-    def equivalent(self, answer: str, gold: str) -> bool:
-        return answer == gold
-
-    def reward(self, response: str, gold: str) -> float:
-        return float(response.startswith("+"))
 
 
 class ScriptedEngine(RolloutEngine):
@@ -77,13 +60,7 @@ class ScriptedEngine(RolloutEngine):
         if not asked or "|" in asked[0]:
             self.refined += asked
             texts = ["+r?1"] * len(asked)
-        finished = torch.tensor([not text.startswith("~") for text in texts], dtype=torch.bool)
-        rows = [self.tokenizer.encode(text) + [EOS] * (not text.startswith("~")) for text in texts]
-        prompt_ids, prompt_lengths = pad_rows(prompts, 0)
-        response_ids, response_lengths = pad_rows(rows, 0)
-        unknown = torch.full((len(rows), 1), -20.0).where(finished[:, None], torch.nan)
-        zeros = torch.zeros(response_ids.shape)
-        return Rollouts(prompt_ids, prompt_lengths, response_ids, response_lengths, finished, zeros, unknown)
+        return written(self.tokenizer, prompts, texts)
 
 
 def make(kind: type[WrittenJudgement], texts: Sequence[str], **options: Any) -> Any:
@@ -98,7 +75,7 @@ def make(kind: type[WrittenJudgement], texts: Sequence[str], **options: Any) -> 
 
     torch.manual_seed(0)
     settings: dict[str, Any] = {
-        "policy": PolicySettings(EMBEDDED, random_init=True, config_overrides={**TINY, "num_hidden_layers": 1}),
+        "policy": tiny_policy(),
         "self_reward": LastTokenSelfReward("<|reward|>", loss_weight=0.0, reference=-20.0),
         "verifier": PlusVerifier(),
         "group_size": 4,
@@ -114,18 +91,7 @@ def make(kind: type[WrittenJudgement], texts: Sequence[str], **options: Any) -> 
 
 
 def trained(tmp_path: Path, model: Any) -> dict[str, float]:
-    run = lightning.Trainer(
-        max_steps=1,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        default_root_dir=tmp_path,
-    )
+    run = quiet_trainer(tmp_path, 1)
     val = {"sums": ArithmeticSource("val", size=2)}
     data = PromptDataModule(train=ArithmeticSource("train", size=16), val=val, prompts_per_step=2)
     run.fit(model, datamodule=data)

@@ -1,0 +1,69 @@
+"""What tests that train a whole module for a step or two set up alike."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from laser_lightning.policy.model import EMBEDDED, PolicySettings
+from laser_lightning.records.batching import Rollouts, pad_rows
+from laser_lightning.verifiers import Verifier
+
+EOS = 1
+TINY = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
+CUT = "~"  # begins a response that reached the length limit
+
+
+def tiny_policy() -> PolicySettings:
+    """The embedded tokenizer with a random model of one layer."""
+    return PolicySettings(EMBEDDED, random_init=True, config_overrides={**TINY, "num_hidden_layers": 1})
+
+
+def quiet_trainer(directory: Path, steps: int, **options: Any) -> lightning.Trainer:
+    """A trainer of one process that writes and prints nothing by itself."""
+    return lightning.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        default_root_dir=directory,
+        **options,
+    )
+
+
+def written(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], texts: Sequence[str]) -> Rollouts:
+    """What an engine returns that wrote these responses; all but those that begin with ``CUT`` end by an ``<eos>``."""
+    finished = torch.tensor([not text.startswith(CUT) for text in texts], dtype=torch.bool)
+    rows = [tokenizer.encode(text) + [EOS] * (not text.startswith(CUT)) for text in texts]
+    prompt_ids, prompt_lengths = pad_rows(prompts, 0)
+    response_ids, response_lengths = pad_rows(rows, 0)
+    return Rollouts(
+        prompt_ids=prompt_ids,
+        prompt_lengths=prompt_lengths,
+        response_ids=response_ids,
+        response_lengths=response_lengths,
+        finished=finished,
+        sampling_log_probs=torch.zeros(response_ids.shape),
+        reward_token_log_probs=torch.full((len(rows), 1), -20.0).where(finished[:, None], torch.nan),
+    )
+
+
+class PlusVerifier(Verifier):
+    """Finds solutions right that begin with a plus; the answer is all of it."""
+
+    def extract(self, response: str) -> str | None:
+        return response or None
+
+    def equivalent(self, answer: str, gold: str) -> bool:
+        return answer == gold
+
+    def reward(self, response: str, gold: str) -> float:
+        return float(response.startswith("+"))
