@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Self, TypeGuard, TypeVar
 
-from laser_lightning.errors import UserError
+from laser_lightning.errors import UnusableFunctionError, UserError
 from laser_lightning.old_settings import old_keys, renewed, unfolded
 
 _Settings = TypeVar("_Settings")
@@ -155,6 +155,26 @@ def _imported(class_path: str) -> Any:
         raise UserError(
             f"The checkpoint was made with {class_path}, which cannot be imported here ({error}): put its file into "
             "the working directory, or give the argument that it belongs to again."
+        ) from error
+
+
+def import_function(path: str, who: str) -> Any:
+    """Import what a path such as ``my_module.reward`` names.
+
+    Args:
+        path: the import path.
+        who: whose function it is, as the subject of a sentence.
+
+    Raises:
+        UnusableFunctionError: it cannot be imported.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except Exception as error:
+        raise UnusableFunctionError(
+            f"{who} {path!r} cannot be imported ({type(error).__name__}: {error}); "
+            "its module must be on the import path, for instance in the working directory."
         ) from error
 
 

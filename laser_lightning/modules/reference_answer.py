@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from laser_lightning.errors import UserError
+from laser_lightning.modules.patterns import compile_pattern
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,8 @@ class ReferenceAnswer:
     format_weight: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("answer_pattern", "format_pattern"):
-            pattern = getattr(self, name)
-            try:
-                groups = re.compile(pattern, re.DOTALL).groups
-            except re.error as error:
-                raise UserError(f"reference_answer.{name} '{pattern}' is no regular expression: {error}.") from error
-            if name == "answer_pattern" and groups != 1:
-                raise UserError(
-                    f"reference_answer.answer_pattern '{pattern}' has {groups} groups, and must have one, which finds "
-                    "the answer."
-                )
+        compile_pattern("reference_answer.answer_pattern", self.answer_pattern, finds="the answer", flags=re.DOTALL)
+        compile_pattern("reference_answer.format_pattern", self.format_pattern, flags=re.DOTALL)
         if not 0 <= self.format_weight <= 1:
             raise UserError(f"reference_answer.format_weight is {self.format_weight}, and must be between 0 and 1.")
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from laser_lightning.errors import UserError
+from laser_lightning.modules.patterns import compile_pattern
 
 
 class Message(NamedTuple):
@@ -41,20 +42,11 @@ class SelfCorrection:
     correct_verdict: str = "Yes"
 
     def __post_init__(self) -> None:
-        try:
-            pattern = re.compile(self.verification_pattern, re.DOTALL)
-        except re.error as error:
-            raise UserError(
-                f"self_correction.verification_pattern '{self.verification_pattern}' is no regular expression: {error}."
-            ) from error
-        if pattern.groups != 1:
-            raise UserError(
-                f"self_correction.verification_pattern '{self.verification_pattern}' has {pattern.groups} groups, and "
-                "must have one, which finds the verdict."
-            )
+        key = "self_correction.verification_pattern"
+        pattern = compile_pattern(key, self.verification_pattern, finds="the verdict", flags=re.DOTALL)
         if pattern.fullmatch(""):
             raise UserError(
-                f"self_correction.verification_pattern '{self.verification_pattern}' matches where nothing is written: "
+                f"{key} '{self.verification_pattern}' matches where nothing is written: "
                 "let it match a whole verification."
             )
 

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from laser_lightning.data.templates import PromptTemplate
 from laser_lightning.errors import UserError
+from laser_lightning.modules.patterns import compile_pattern
 from laser_lightning.modules.verification_prompts import check_places, fill_places
 
 
@@ -66,17 +67,7 @@ class SelfEvaluation:
     def __post_init__(self) -> None:
         if not self.separator:
             raise UserError("self_evaluation.separator is empty: write what stands between solution and evaluation.")
-        try:
-            groups = re.compile(self.score_pattern).groups
-        except re.error as error:
-            raise UserError(
-                f"self_evaluation.score_pattern '{self.score_pattern}' is no regular expression: {error}."
-            ) from error
-        if groups != 1:
-            raise UserError(
-                f"self_evaluation.score_pattern '{self.score_pattern}' has {groups} groups, and must have one, which "
-                "finds the score."
-            )
+        compile_pattern("self_evaluation.score_pattern", self.score_pattern, finds="the score")
         if not self.scores or not all(0 <= score <= 1 for score in self.scores.values()):
             raise UserError(f"self_evaluation.scores is {self.scores}: give texts with numbers from 0 to 1.")
         if not 0 <= self.score_weight <= 1:

@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from laser_lightning.data.templates import PromptTemplate
 from laser_lightning.errors import UserError
+from laser_lightning.modules.patterns import compile_pattern
 
 _PROBLEM, _RESPONSE = "{problem}", "{response}"
 
@@ -74,17 +75,7 @@ class VerificationPrompts:
 
     def __post_init__(self) -> None:
         check_places("verification_prompts.template", self.template)
-        try:
-            groups = re.compile(self.verdict_pattern).groups
-        except re.error as error:
-            raise UserError(
-                f"verification_prompts.verdict_pattern '{self.verdict_pattern}' is no regular expression: {error}."
-            ) from error
-        if groups != 1:
-            raise UserError(
-                f"verification_prompts.verdict_pattern '{self.verdict_pattern}' has {groups} groups, and must have "
-                "one, which finds the verdict."
-            )
+        compile_pattern("verification_prompts.verdict_pattern", self.verdict_pattern, finds="the verdict")
         if self.correct_verdict == self.incorrect_verdict:
             raise UserError(
                 f"verification_prompts.correct_verdict and incorrect_verdict are both '{self.correct_verdict}': "

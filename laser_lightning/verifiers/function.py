@@ -2,9 +2,9 @@
 
 import inspect
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
+from laser_lightning.arguments import import_function
 from laser_lightning.errors import UnusableFunctionError
 from laser_lightning.verifiers.base import Submission, Verification, Verifier
 from laser_lightning.verifiers.last_line import LastLineAnswers
@@ -79,15 +79,7 @@ class FunctionVerifier(LastLineAnswers, Verifier):
         return self._function
 
     def _load(self) -> Callable[..., float]:
-        module, _, name = self.function.rpartition(".")
-        try:
-            function = getattr(import_module(module), name)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise UnusableFunctionError(
-                f"The verifier function {self.function!r} cannot be imported ({reason}); "
-                "its module must be on the import path, for instance in the working directory."
-            ) from error
+        function: Callable[..., float] = import_function(self.function, "The verifier function")
         if not callable(function):
             kind = type(function).__name__
             raise UnusableFunctionError(f"The verifier function {self.function!r} cannot be called: it is a {kind}.")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from laser_lightning.objective.advantages.estimator import AdvantageEstimator
-from laser_lightning.objective.advantages.groups import centre, check_epsilon
+from laser_lightning.objective.advantages.groups import centre, check_epsilon, divide
 from laser_lightning.objective.context import StepContext
 from laser_lightning.records.rollout import Rollout
 from laser_lightning.shapes import Float
@@ -36,4 +36,4 @@ class BatchNormalized(AdvantageEstimator):
             centred = rewards - (total / number).to(rewards.dtype)
         squares, number = context.ranks.sum(torch.stack((centred.double().square().sum(), count)))
         std = (squares / (number - 1).clamp(min=1)).sqrt().to(rewards.dtype)
-        return (centred / (std + self.epsilon)).masked_fill(centred == 0, 0.0)
+        return divide(centred, std, self.epsilon)

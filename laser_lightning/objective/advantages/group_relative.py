@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from laser_lightning.objective.advantages.estimator import AdvantageEstimator
-from laser_lightning.objective.advantages.groups import centre, check_epsilon
+from laser_lightning.objective.advantages.groups import centre, check_epsilon, divide
 from laser_lightning.objective.context import StepContext
 from laser_lightning.records.rollout import Rollout
 from laser_lightning.shapes import Float
@@ -28,5 +28,4 @@ class GroupRelative(AdvantageEstimator):
         advantages = centre(rewards)
         if not self.divide_by_std or rewards.shape[1] == 1:
             return advantages
-        # 0 stays exactly 0 in a group without spread, and is not 0 by 0.
-        return (advantages / (rewards.std(dim=1, keepdim=True) + self.epsilon)).masked_fill(advantages == 0, 0.0)
+        return divide(advantages, rewards.std(dim=1, keepdim=True), self.epsilon)

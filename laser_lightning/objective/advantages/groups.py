@@ -16,6 +16,13 @@ def centre(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
     return (rewards - rewards.mean(dim=1, keepdim=True)).masked_fill(unanimous(rewards), 0.0)
 
 
+def divide(
+    centred: Float[Tensor, "P G"], std: Float[Tensor, "P 1"] | Float[Tensor, ""], epsilon: float
+) -> Float[Tensor, "P G"]:
+    """[P, G] distances over std + epsilon; what is 0 stays exactly 0 where there is no spread, and is not 0 by 0."""
+    return (centred / (std + epsilon)).masked_fill(centred == 0, 0.0)
+
+
 def check_epsilon(epsilon: float) -> None:
     """Refuse a negative term in a denominator."""
     if epsilon < 0:

@@ -1,12 +1,8 @@
 """G-OPD: on-policy distillation with a teacher whose lead over the start may be extrapolated."""
 
-from torch import Tensor
-
 from laser_lightning.errors import UserError
 from laser_lightning.objective.losses.clipped import ClippedPolicyLoss
 from laser_lightning.objective.losses.policy_loss import PolicyTokens, TokenLosses
-from laser_lightning.objective.targets import Targets
-from laser_lightning.shapes import Bool
 
 
 class GOPDPolicyLoss(ClippedPolicyLoss):
@@ -26,6 +22,7 @@ class GOPDPolicyLoss(ClippedPolicyLoss):
     """
 
     needs_teacher = True
+    looks_at_advantages = False
     diagnostic_names = ("g_opd/teacher_log_ratio",)
 
     def __init__(self, scale: float = 1.25, clip_low: float = 0.2, clip_high: float = 0.2) -> None:
@@ -45,7 +42,3 @@ class GOPDPolicyLoss(ClippedPolicyLoss):
             advantages = advantages + (self.scale - 1) * (teacher - tokens.reference_log_probs)
         losses = super().__call__(tokens._replace(advantages=advantages))
         return losses._replace(diagnostics=(teacher - old,))
-
-    def has_gradient(self, targets: Targets) -> Bool[Tensor, " N"]:
-        """All solutions: the teacher has something to say of each."""
-        return targets.rewards.new_ones(targets.rewards.shape).bool()

@@ -73,12 +73,15 @@ class PolicyLoss(ObjectivePart):
             alone, in which its log-probs would else be taken from the step itself.
         readings: what it asks to be read off the whole distributions that tokens were drawn from.
         diagnostic_names: under which ``train/<name>`` its diagnostics are logged.
+        looks_at_advantages: whether solutions without one have no gradient; false where a teacher has something to say
+            of each.
     """
 
     needs_sentences: bool = False
     needs_old_pass: bool = False
     readings: DistributionReadings = DistributionReadings()
     diagnostic_names: tuple[str, ...] = ()
+    looks_at_advantages: bool = True
 
     @abstractmethod
     def __call__(self, tokens: PolicyTokens) -> TokenLosses:
@@ -94,6 +97,8 @@ class PolicyLoss(ObjectivePart):
         Args:
             targets: what is known of all N solutions.
         """
+        if not self.looks_at_advantages:
+            return torch.ones_like(targets.rewards, dtype=torch.bool)
         return (targets.token_advantages != 0).any(dim=1)
 
     def mark_tokens(self, targets: Targets, trained: Bool[Tensor, "N R"], ranks: Ranks) -> Bool[Tensor, "N R"] | None:

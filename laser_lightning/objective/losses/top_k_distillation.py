@@ -5,9 +5,8 @@ from torch import Tensor
 
 from laser_lightning.errors import UserError
 from laser_lightning.objective.losses.policy_loss import PolicyLoss, PolicyTokens, TokenLosses
-from laser_lightning.objective.targets import Targets
 from laser_lightning.policy.distributions import DistributionReading, DistributionReadings
-from laser_lightning.shapes import Bool, Float, Int, Shaped
+from laser_lightning.shapes import Float, Int, Shaped
 
 
 class TopTokens(DistributionReading):
@@ -69,6 +68,7 @@ class TopKDistillation(PolicyLoss):
     """
 
     needs_teacher = True
+    looks_at_advantages = False
     needs_old_pass = True
     diagnostic_names = ("top_k/overlap", "top_k/mass")
 
@@ -87,7 +87,3 @@ class TopKDistillation(PolicyLoss):
         shares = known.softmax(dim=-1) * (known - of_teacher[..., :-1])
         losses = (shares * (1 + own - known)).sum(dim=-1)
         return TokenLosses(losses, torch.zeros_like(tokens.mask), (of_teacher[..., -1], known.exp().sum(dim=-1)))
-
-    def has_gradient(self, targets: Targets) -> Bool[Tensor, " N"]:
-        """All solutions: the teacher has something to say of each."""
-        return targets.rewards.new_ones(targets.rewards.shape).bool()

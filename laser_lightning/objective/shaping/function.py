@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 from torch import Tensor
 
+from laser_lightning.arguments import import_function
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UnusableFunctionError, UserError
 from laser_lightning.objective.context import StepContext
@@ -100,14 +100,7 @@ def imported(path: str) -> Callable[..., Any]:
     Raises:
         UnusableFunctionError: there is none.
     """
-    module, _, name = path.rpartition(".")
-    try:
-        function = getattr(import_module(module), name)
-    except Exception as error:
-        raise UnusableFunctionError(
-            f"FunctionShaper (advantage.shaping): the function '{path}' cannot be imported ({type(error).__name__}: "
-            f"{error}); its module must be on the import path, for instance in the working directory."
-        ) from error
+    function: Callable[..., Any] = import_function(path, "FunctionShaper (advantage.shaping): the function")
     if not callable(function):
         raise UnusableFunctionError(f"FunctionShaper (advantage.shaping): '{path}' is a {type(function).__name__}.")
     return function
