@@ -96,7 +96,9 @@ def balance_ranks(
 
 def _trees_of(rollouts: Rollouts, sharing: PromptSharing | None, ranks: int) -> list[Tree]:
     """Solutions that share their prompt, in trees small enough to be dealt out; without sharing each alone."""
-    prompts = number_prompts(rollouts.prompt_ids, rollouts.prompt_lengths)
-    known = prompts.tolist(), rollouts.prompt_lengths.tolist(), rollouts.response_lengths.tolist()
+    lengths = rollouts.prompt_lengths.tolist(), rollouts.response_lengths.tolist()
+    if sharing is None:
+        return plant_trees(range(len(rollouts)), *lengths, None)
+    known = number_prompts(rollouts.prompt_ids, rollouts.prompt_lengths).tolist(), *lengths
     whole = plant_trees(*known, sharing)
     return plant_trees(*known, sharing, most_tokens=sum(tree.tokens for tree in whole) / ranks)

@@ -139,10 +139,8 @@ class Judging:
             self_reward_weights=supervision.weights[chosen],
             self_reward_targets=supervision.targets[chosen],
             references=asked.references,
-            old_log_probs=fixed.old,
-            reference_log_probs=fixed.reference,
             sampling_log_probs=asked.rollouts.finite_log_probs,
-            teacher_log_probs=fixed.teacher,
+            **fixed.as_targets(),
             groups=(chosen // rollout.rollouts.group_size) * ranks.count + ranks.index,
         )
 

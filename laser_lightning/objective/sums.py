@@ -54,11 +54,12 @@ class Sums:
         return self._of([value.detach() for value in self.values()])
 
     def over(self, ranks: Ranks) -> Self:
-        """Sums over all ranks, in double precision, on the CPU, from one collective operation; maxima from one more."""
-        values, largest = self.values(), self._are_maxima()
-        flat = torch.cat([value.double().flatten() for value in values])
-        sizes = [value.numel() for value in values]
-        sums = ranks.sum(flat).cpu().split(sizes)
-        maxima = ranks.stack(flat).amax(dim=0).cpu().split(sizes) if any(largest) else sums
-        parts = [top if is_maximum else part for part, top, is_maximum in zip(sums, maxima, largest, strict=True)]
-        return self._of([part.view(value.shape) for part, value in zip(parts, values, strict=True)])
+        """Sums, or maxima, over all ranks, in double precision and on the CPU, from one collective operation."""
+        values = self.values()
+        every = ranks.stack(torch.cat([value.double().flatten() for value in values])).cpu()
+        parts = every.split([value.numel() for value in values], dim=1)
+        totals = [
+            part.amax(dim=0) if is_maximum else part.sum(dim=0)
+            for part, is_maximum in zip(parts, self._are_maxima(), strict=True)
+        ]
+        return self._of([total.view(value.shape) for total, value in zip(totals, values, strict=True)])
