@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         EqualWeights,
         GroupBalancedWeights,
         MixedGroupWeights,
+        RepresentedGroupWeights,
         SelfRewardWeights,
     )
     from laser_lightning.objective.self_reward.yes_no import YesNoSelfReward
@@ -104,6 +105,7 @@ _EXPORTS = {
     "EqualWeights": "laser_lightning.objective.self_reward.weights",
     "GroupBalancedWeights": "laser_lightning.objective.self_reward.weights",
     "MixedGroupWeights": "laser_lightning.objective.self_reward.weights",
+    "RepresentedGroupWeights": "laser_lightning.objective.self_reward.weights",
     "SelfRewardTarget": "laser_lightning.objective.self_reward.target",
     "SelfRewardWeights": "laser_lightning.objective.self_reward.weights",
     "StepSolutions": "laser_lightning.objective.self_reward.solutions",
@@ -197,6 +199,7 @@ __all__ = [
     "Readings",
     "ReferenceAnswer",
     "RepetitionPenalty",
+    "RepresentedGroupWeights",
     "RewardShaper",
     "Rollouts",
     "SPOCModule",

@@ -438,6 +438,7 @@ def test_the_use_of_an_export(tmp_path: Path) -> None:
 
     export = shutil.copytree(model_path("embedded"), tmp_path / "export")
     SelfRewardSettings("<|reward|>", 3, beta=0.25, reference_constant=-16.8, step=0).save(export)
-    printed = command(str(DOCS / "examples/vote.py"), "export", "2+5", "27+58", directory=tmp_path).splitlines()
-    assert re.fullmatch(r"2\+5 = 7 \([1-8] of 8 solutions\)", printed[0])
+    printed = command(str(DOCS / "examples/vote.py"), "export", "18,6,5>29", "756+894", directory=tmp_path).splitlines()
+    assert re.fullmatch(r"18,6,5>29: .+ \([1-8] of 8 solutions\)", printed[0])
+    assert re.fullmatch(r"756\+894: 1650 \([1-8] of 8 solutions\)", printed[3])
     assert [bool(line.startswith("    ")) for line in printed] == [False, True, True] * 2

@@ -98,3 +98,36 @@ class GroupBalancedWeights(SelfRewardWeights):
         groups = solutions.context.ranks.sum(solutions.is_mixed.sum())
         of_class = torch.where(correct, right, wrong)
         return (finished & solutions.is_mixed[:, None]) / (2 * groups * of_class).clamp(min=1)
+
+
+class RepresentedGroupWeights(SelfRewardWeights):
+    """Of a group whose finished solutions are all correct, or all incorrect, the first stands for the others.
+
+    Solutions of a group are drawn alike, so that the loss is the same in expectation as with ``weights`` alone. Such a
+    group has no advantage: the update then needs passes over one of its G solutions in place of all.
+
+    Args:
+        weights: weighs all solutions, those of a group's class alike.
+    """
+
+    def __init__(self, weights: SelfRewardWeights = ClassBalancedWeights()) -> None:
+        self.weights = weights
+
+    def weigh(self, solutions: StepSolutions) -> Float[Tensor, "P G"]:
+        """[P, G]: those of ``weights``; in a group of one class their sum at its first finished solution."""
+        weights = self.weights.weigh(solutions)
+        is_first = solutions.finished & (solutions.finished.cumsum(dim=1) == 1)
+        represented = torch.where(is_first, weights.sum(dim=1, keepdim=True), 0.0)
+        return torch.where(solutions.is_mixed[:, None], weights, represented)
+
+    def learn(self, rollout: Rollout, context: StepContext) -> None:
+        """Let ``weights`` learn."""
+        self.weights.learn(rollout, context)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What ``weights`` remember."""
+        return self.weights.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let ``weights`` go on."""
+        self.weights.load_state_dict(state)

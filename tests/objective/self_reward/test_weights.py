@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from laser_lightning import EqualWeights, GroupBalancedWeights, MixedGroupWeights, SelfRewardWeights, StepContext
+from laser_lightning import (
+    EqualWeights,
+    GroupBalancedWeights,
+    MixedGroupWeights,
+    RepresentedGroupWeights,
+    SelfRewardWeights,
+    StepContext,
+)
 from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.objective.self_reward.solutions import StepSolutions
 
@@ -45,6 +52,21 @@ def test_other_groups_are_left_out_of_the_counts_too(step_solutions: Callable[..
     assert weighed(MixedGroupWeights(EqualWeights()), step_solutions) == [pytest.approx(row) for row in equal]
 
 
+def test_one_solution_stands_for_a_group_of_one_class(step_solutions: Callable[..., StepSolutions]) -> None:
+    # 1 + 4 + 2 correct and 3 + 1 + 4 + 3 incorrect ones are finished; the first of the last group is not.
+    right, wrong = 1 / 14, 1 / 22
+    expected = [[right, wrong, wrong, wrong], [4 * right, 0, 0, 0], [right, right, wrong, 0], [4 * wrong, 0, 0, 0]]
+    expected += [[0, 3 * wrong, 0, 0]]
+    assert weighed(RepresentedGroupWeights(), step_solutions) == [pytest.approx(row) for row in expected]
+    halved = [[value / 2 for value in row] for row in expected]
+    assert weighed(RepresentedGroupWeights(), step_solutions, Doubled()) == [pytest.approx(row) for row in halved]
+
+
+def test_nobody_stands_for_a_group_without_finished_solutions(step_solutions: Callable[..., StepSolutions]) -> None:
+    solutions = step_solutions(torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.bool))
+    assert RepresentedGroupWeights(EqualWeights()).weigh(solutions).tolist() == [[0, 0]]
+
+
 def test_no_group_with_both_kinds(step_solutions: Callable[..., StepSolutions]) -> None:
     solutions = step_solutions(torch.tensor([[1.0, 1], [0, 0]]))
     for weights in (GroupBalancedWeights(), MixedGroupWeights()):
@@ -67,9 +89,12 @@ class Counting(EqualWeights):
         self.steps = state["steps"]
 
 
-def test_the_weights_within_remember(step_solutions: Callable[..., StepSolutions]) -> None:
-    weights = MixedGroupWeights(Counting())
+@pytest.mark.parametrize("kind", [MixedGroupWeights, RepresentedGroupWeights])
+def test_the_weights_within_remember(
+    step_solutions: Callable[..., StepSolutions], kind: Callable[[SelfRewardWeights], SelfRewardWeights]
+) -> None:
+    weights = kind(Counting())
     weights.learn(step_solutions(REWARDS).rollout, StepContext())
-    again = MixedGroupWeights(Counting())
+    again = kind(Counting())
     again.load_state_dict(weights.state_dict())
     assert again.state_dict() == {"steps": 1}
