@@ -13,7 +13,7 @@ from matplotlib.patches import FancyBboxPatch
 BLUE, VERMILLION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"  # of the palette of Okabe and Ito
 TOKENS = ["27", "+", "58", "=", "7+8=15;", "2+5+1=8;", "#", "85", "<eos>"]
 IN_PROMPT = 4
-REFERENCE_CONSTANT, BETA = -18.55, 0.25  # of the quickstart
+REFERENCE_CONSTANT, BETA = -21.4, 0.25  # of the quickstart
 
 
 def box(axes: Axes, x: float, y: float, width: float, height: float, text: str, color: str, size: float = 10) -> None:

@@ -437,7 +437,7 @@ def test_the_use_of_an_export(tmp_path: Path) -> None:
     from laser_lightning.policy.model import model_path
 
     export = shutil.copytree(model_path("embedded"), tmp_path / "export")
-    SelfRewardSettings("<|reward|>", 3, beta=0.25, reference_constant=-16.8, step=0).save(export)
+    SelfRewardSettings("<|reward|>", 3, beta=0.25, reference_constant=-21.4, step=0).save(export)
     printed = command(str(DOCS / "examples/vote.py"), "export", "18,6,5>29", "756+894", directory=tmp_path).splitlines()
     assert re.fullmatch(r"18,6,5>29: .+ \([1-8] of 8 solutions\)", printed[0])
     assert re.fullmatch(r"756\+894: 1650 \([1-8] of 8 solutions\)", printed[3])
