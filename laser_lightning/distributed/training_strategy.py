@@ -1,5 +1,6 @@
 """What training asks of a strategy, beyond what Lightning asks; the plain answers are those of one device."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -93,6 +94,13 @@ class TrainingStrategy:
 
         It goes around any use of a model outside of the differentiated passes: rollouts, log-probs, export. All ranks
         must enter it together, and in between none may train. Inside an outer one of the same module it does nothing.
+        """
+        return nullcontext()
+
+    def held(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[None]:
+        """Hold some parameters whole on every rank, to be copied; all ranks enter it together.
+
+        Unlike ``gathered`` it is no place to run a model in. What an outer ``gathered`` holds stays as it is.
         """
         return nullcontext()
 

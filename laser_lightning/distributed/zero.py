@@ -1,7 +1,7 @@
 """DeepSpeed ZeRO 1, 2 and 3 for steps of several micro-batches, on CUDA and (over gloo) on CPU."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -248,6 +248,19 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
             stack.callback(self._gathered.remove, module)
             yield
 
+    @contextmanager
+    def held(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+        """Hold some parameters whole on every rank (see ``TrainingStrategy``)."""
+        whole = {id(parameter) for module in self._gathered for parameter in module.parameters()}
+        sharded = [p for p in parameters if hasattr(p, "ds_id") and id(p) not in whole]
+        if not sharded:
+            yield
+            return
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(sharded):
+            yield
+
     def whole_weights(self, module: nn.Module) -> dict[str, Tensor]:
         """The state dict of a module; under ZeRO-3 each parameter is gathered in turn, for rank 0."""
         state = module.state_dict()
@@ -289,8 +302,8 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         size = sum(p.ds_numel * p.element_size() for p in parameters)  # type: ignore[attr-defined]
         rank_zero_info(
             f"Rollouts gather the whole model on every process, once per round: {size / 2**30:.3g} GiB on each, beside "
-            "its shard. Where that does not fit, use trainer.precision: bf16-mixed, more memory per process, or a "
-            "rollout engine of its own."
+            "its shard. Where that does not fit, use trainer.precision: bf16-mixed, more memory per process, or "
+            "engine/vllm, which takes the weights layer by layer."
         )
 
     # -------------------------------------------------------------- checkpoints

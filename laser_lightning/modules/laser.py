@@ -179,6 +179,7 @@ class LaSeRModule(EvaluationHooks):
             self.parts,
             self.update.micro_batch_tokens,
             self.teacher,
+            self.weight_stream,
         )
 
     def setup(self, stage: str) -> None:
