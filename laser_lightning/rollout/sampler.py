@@ -265,6 +265,7 @@ class Sampler:
             teacher=None if of_teacher is None else of_teacher.tokens,
             old_reading=read,
             teacher_reading=None if of_teacher is None else of_teacher.reading,
+            old_reward_tokens=None if of_old is None else of_old.reward_tokens,
         )
 
     @torch.no_grad()
