@@ -85,6 +85,10 @@ class TrainingStrategy:
         optimizer.zero_grad()
         return float(norm), finite
 
+    def offloaded_states(self) -> AbstractContextManager[None]:
+        """Around rollouts and passes without gradient: what only the update needs may be elsewhere in it."""
+        return nullcontext()
+
     def gathers(self, *modules: nn.Module) -> bool:
         """Whether ``gathered`` is a collective operation for these modules."""
         return False

@@ -159,7 +159,8 @@ class EvaluationHooks(TrainingModule):
         return rollout
 
     def _solve_gathered(self, *batch: Any) -> Rollout | None:
-        with self.parts("evaluation"), self.gathered_weights(*self.sampler.computing_models):
+        offloaded, gathered = self.training_strategy.offloaded_states(), self.sampler.computing_models
+        with offloaded, self.parts("evaluation"), self.gathered_weights(*gathered):
             self.sampler.hand_over_weights()  # some ranks may have nothing to draw
             return self.solve(*batch)
 

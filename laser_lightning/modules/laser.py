@@ -212,7 +212,7 @@ class LaSeRModule(EvaluationHooks):
     def training_step(self, problems: list[Problem], batch_idx: int) -> None:
         """One round of LaSeR (ALGORITHM steps 1 to 6)."""
         log, phase = TrainingLog(self.ranks, self.parts), self.phases.at(self.trainer.global_step)
-        with self.interruption.interruptible(communicates=self.engine.collective):
+        with self.training_strategy.offloaded_states(), self.interruption.interruptible(self.engine.collective):
             step = self.sample_groups(problems)
             self.last_rollout = step.sampled
             self.engine.sleep()

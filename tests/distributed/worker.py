@@ -317,8 +317,13 @@ def strategy_of(name: str) -> Strategy | str:
         return LaSeRDDPStrategy()
     if name == "zero3_offload":
         return LaSeRDeepSpeedStrategy(stage=3, offload_optimizer=True, offload_parameters=True)
+    name, _, offloads = name.partition(" ")
     # By default tiny parameters are kept whole, and ZeRO-3 would not be tested.
-    return LaSeRDeepSpeedStrategy(stage=int(name[-1]), zero_options={"stage3_param_persistence_threshold": 0})
+    return LaSeRDeepSpeedStrategy(
+        stage=int(name[-1]),
+        zero_options={"stage3_param_persistence_threshold": 0},
+        offload_states_in_rollouts=bool(offloads),
+    )
 
 
 def whole_weights(module: LaSeRModule) -> dict[str, torch.Tensor]:
