@@ -21,6 +21,7 @@ from laser_lightning.records.batching import Rollouts, pad_rows
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
 from laser_lightning.rollout.non_finite import refuse_damaged
 from laser_lightning.rollout.vllm.comparison import compare
+from laser_lightning.rollout.vllm.dtype import decoding_dtype
 from laser_lightning.rollout.vllm.head import with_float32_head
 from laser_lightning.runs.random_state import random_state, restore_random_state
 
@@ -55,7 +56,8 @@ class VLLMEngine(RolloutEngine):
         max_model_len: longest sequence, prompt, response and one more token; null for the model's own limit. The
             cache must have room for one such sequence.
         max_num_seqs: most responses decoded together.
-        dtype: type of vLLM's weights; null for the policy's.
+        dtype: type of vLLM's weights; null for the one that the trainer's passes are computed in: the policy's, but
+            bfloat16 under ``trainer.precision: bf16-mixed``, which a message tells when vLLM starts.
         enforce_eager: do without compilation and CUDA graphs: a faster start and slower decoding.
         sleep: give vLLM's memory back during updates, where vLLM can (CUDA and ROCm).
         engine_options: further arguments of ``vllm.LLM``, such as ``{block_size: 32}``; they go before those
@@ -227,7 +229,7 @@ class VLLMEngine(RolloutEngine):
                 "load_format": "dummy",
                 "skip_tokenizer_init": True,
                 "generation_config": "vllm",
-                "dtype": self.dtype or str(policy.lm.dtype).removeprefix("torch."),
+                "dtype": decoding_dtype(self.dtype, policy),
                 "enable_sleep_mode": self.may_sleep,
                 "enable_prefix_caching": True,
                 "async_scheduling": False,  # the logits processor needs the last token

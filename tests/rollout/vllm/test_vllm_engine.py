@@ -24,7 +24,9 @@ from laser_lightning.objective.self_reward.settings import SelfRewardSettings
 from laser_lightning.policy.model import Policy
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.rollout import Sampling, VLLMEngine
+from laser_lightning.rollout.vllm import dtype
 from laser_lightning.rollout.vllm import engine as vllm_engine
+from laser_lightning.rollout.vllm.dtype import decoding_dtype
 
 MakePolicy = Callable[..., Policy]
 Check = Callable[..., None]
@@ -414,6 +416,21 @@ def test_a_place_that_vllm_cannot_take_is_refused(
     engine._owns_process_group = True
     with pytest.raises(UserError, match=message):
         engine._placement(torch.device(device), 1)
+
+
+def test_weights_have_the_type_of_the_trainers_passes(make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(dtype, "rank_zero_info", told.append)
+    policy = make_policy()
+    assert decoding_dtype(None, policy) == "float32"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert decoding_dtype("float32", policy) == "float32"
+        assert not told
+        assert decoding_dtype(None, policy) == "bfloat16"
+    assert "weights are bfloat16, in which the trainer's passes" in told.pop()
+    policy.lm.to(torch.bfloat16)  # as DeepSpeed does under bf16-mixed
+    assert decoding_dtype(None, policy) == "bfloat16"
+    assert not told
 
 
 class SleepyLLM:
