@@ -1,7 +1,6 @@
 """What vLLM's weights are stored in."""
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 
 from laser_lightning.policy.model import Policy
 
@@ -19,6 +18,8 @@ def decoding_dtype(asked: str | None, policy: Policy) -> str:
     own, device = policy.lm.dtype, policy.device.type
     passes = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else own
     if asked is None and passes != own:
+        from lightning.pytorch.utilities import rank_zero_info  # the scorer decodes without the trainer
+
         rank_zero_info(
             f"vLLM's weights are {_name(passes)}, in which the trainer's passes are computed (trainer.precision), and "
             f"the policy's are {_name(own)}: set engine.dtype to {_name(own)} for those."

@@ -24,7 +24,6 @@ from laser_lightning.objective.self_reward.settings import SelfRewardSettings
 from laser_lightning.policy.model import Policy
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.rollout import Sampling, VLLMEngine
-from laser_lightning.rollout.vllm import dtype
 from laser_lightning.rollout.vllm import engine as vllm_engine
 from laser_lightning.rollout.vllm.dtype import decoding_dtype
 
@@ -420,7 +419,7 @@ def test_a_place_that_vllm_cannot_take_is_refused(
 
 def test_weights_have_the_type_of_the_trainers_passes(make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr(dtype, "rank_zero_info", told.append)
+    monkeypatch.setattr("lightning.pytorch.utilities.rank_zero_info", told.append)
     policy = make_policy()
     assert decoding_dtype(None, policy) == "float32"
     with torch.autocast("cpu", torch.bfloat16):
