@@ -17,7 +17,8 @@ class SecondChance(RolloutEngine):
 
     def __init__(self, engine: RolloutEngine) -> None:
         self.engine = engine
-        self.collective = engine.collective
+        self.collective, self.needs_whole_weights = engine.collective, engine.needs_whole_weights
+        self.take_weights = engine.take_weights
         self.weights_changed, self.sleep, self.close = engine.weights_changed, engine.sleep, engine.close
 
     def generate(self, policy, prompts, group_size, sampling, reward_token_ids, generator) -> Rollouts:

@@ -1,5 +1,6 @@
 """What training asks of a strategy, beyond what Lightning asks; the plain answers are those of one device."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -84,6 +85,10 @@ class TrainingStrategy:
         optimizer.zero_grad()
         return float(norm), finite
 
+    def offloaded_states(self) -> AbstractContextManager[None]:
+        """Around rollouts and passes without gradient: what only the update needs may be elsewhere in it."""
+        return nullcontext()
+
     def gathers(self, *modules: nn.Module) -> bool:
         """Whether ``gathered`` is a collective operation for these modules."""
         return False
@@ -93,6 +98,13 @@ class TrainingStrategy:
 
         It goes around any use of a model outside of the differentiated passes: rollouts, log-probs, export. All ranks
         must enter it together, and in between none may train. Inside an outer one of the same module it does nothing.
+        """
+        return nullcontext()
+
+    def held(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[None]:
+        """Hold some parameters whole on every rank, to be copied; all ranks enter it together.
+
+        Unlike ``gathered`` it is no place to run a model in. What an outer ``gathered`` holds stays as it is.
         """
         return nullcontext()
 

@@ -1,8 +1,8 @@
 """DeepSpeed ZeRO 1, 2 and 3 for steps of several micro-batches, on CUDA and (over gloo) on CPU."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.optim import Optimizer
 
 from laser_lightning.distributed.direct_steps import DirectSteps
+from laser_lightning.distributed.offloading import check_optimizer, check_settings, offloaded
 from laser_lightning.distributed.toolchain import check_cpu_toolchain
 from laser_lightning.distributed.watchdog import WatchedStrategy, time_limit
 from laser_lightning.errors import UserError
@@ -52,6 +53,8 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         zero_options: further keys of DeepSpeed's ``zero_optimization``, such as
             ``stage3_param_persistence_threshold``.
         collective_timeout_seconds: the run ends when a process waits longer than this for the others.
+        offload_states_in_rollouts: keep the optimizer's states, its float32 copies of the weights and gradients in
+            host memory while solutions are drawn, which leaves an engine beside the trainer more room.
         kwargs: those of Lightning's DeepSpeedStrategy (``offload_optimizer``, ``overlap_comm``, ``config``, ...).
     """
 
@@ -60,6 +63,7 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         stage: int = 2,
         zero_options: dict[str, Any] | None = None,
         collective_timeout_seconds: float = 1800.0,
+        offload_states_in_rollouts: bool = False,
         **kwargs: Any,
     ) -> None:
         if stage not in (1, 2, 3):
@@ -75,7 +79,9 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         )
         assert isinstance(self.config, dict)
         self.config["zero_optimization"].update(zero_options or {})
-        self._stage = stage
+        if offload_states_in_rollouts:
+            check_settings(self.config["zero_optimization"])
+        self._stage, self._offloads_states = stage, offload_states_in_rollouts
         self._gathered: list[nn.Module] = []
         self._told_memory = False
 
@@ -153,6 +159,8 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         import deepspeed
 
         super().setup(trainer)
+        if self._offloads_states and self._has_optimizer:
+            check_optimizer(self.deepspeed_engine.optimizer, self._stage)
         if self.gradient_scale is not None:
             # At its smallest scale DeepSpeed would raise an error, and the module stops the run with a checkpoint.
             self.deepspeed_engine.optimizer.loss_scaler.raise_error_at_min_scale = False
@@ -217,6 +225,15 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
     # ------------------------------------------------------------ whole weights
 
     @property
+    def _has_optimizer(self) -> bool:
+        """Whether this is training; an evaluation alone has none."""
+        return hasattr(getattr(self.model, "optimizer", None), "optimizer")
+
+    def offloaded_states(self) -> AbstractContextManager[None]:
+        """Around rollouts and passes without gradient: the optimizer's states may be in host memory."""
+        return offloaded(self.deepspeed_engine) if self._offloads_states and self._has_optimizer else nullcontext()
+
+    @property
     def shards_weights(self) -> bool:
         """Whether this is ZeRO-3."""
         return self.zero_stage_3
@@ -246,6 +263,19 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
                 stack.enter_context(self._without_hooks())
             self._gathered.append(module)
             stack.callback(self._gathered.remove, module)
+            yield
+
+    @contextmanager
+    def held(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+        """Hold some parameters whole on every rank (see ``TrainingStrategy``)."""
+        whole = {id(parameter) for module in self._gathered for parameter in module.parameters()}
+        sharded = [p for p in parameters if hasattr(p, "ds_id") and id(p) not in whole]
+        if not sharded:
+            yield
+            return
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(sharded):
             yield
 
     def whole_weights(self, module: nn.Module) -> dict[str, Tensor]:
@@ -289,8 +319,8 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         size = sum(p.ds_numel * p.element_size() for p in parameters)  # type: ignore[attr-defined]
         rank_zero_info(
             f"Rollouts gather the whole model on every process, once per round: {size / 2**30:.3g} GiB on each, beside "
-            "its shard. Where that does not fit, use trainer.precision: bf16-mixed, more memory per process, or a "
-            "rollout engine of its own."
+            "its shard. Where that does not fit, use trainer.precision: bf16-mixed, more memory per process, or "
+            "engine/vllm, which takes the weights layer by layer."
         )
 
     # -------------------------------------------------------------- checkpoints

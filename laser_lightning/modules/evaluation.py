@@ -159,8 +159,9 @@ class EvaluationHooks(TrainingModule):
         return rollout
 
     def _solve_gathered(self, *batch: Any) -> Rollout | None:
-        exact = self.sampler.self_reward.is_exact
-        with self.parts("evaluation"), self.gathered_weights(self.policy, self.sampler.reference if exact else None):
+        offloaded, gathered = self.training_strategy.offloaded_states(), self.sampler.computing_models
+        with offloaded, self.parts("evaluation"), self.gathered_weights(*gathered):
+            self.sampler.hand_over_weights()  # some ranks may have nothing to draw
             return self.solve(*batch)
 
     @float32_by_default()

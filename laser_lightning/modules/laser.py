@@ -179,6 +179,7 @@ class LaSeRModule(EvaluationHooks):
             self.parts,
             self.update.micro_batch_tokens,
             self.teacher,
+            self.weight_stream,
         )
 
     def setup(self, stage: str) -> None:
@@ -211,12 +212,14 @@ class LaSeRModule(EvaluationHooks):
     def training_step(self, problems: list[Problem], batch_idx: int) -> None:
         """One round of LaSeR (ALGORITHM steps 1 to 6)."""
         log, phase = TrainingLog(self.ranks, self.parts), self.phases.at(self.trainer.global_step)
-        with self.interruption.interruptible(communicates=self.engine.collective):
+        with self.training_strategy.offloaded_states(), self.interruption.interruptible(self.engine.collective):
             step = self.sample_groups(problems)
             self.last_rollout = step.sampled
             self.engine.sleep()
             context = self.context(step.trained)
             advantages = self.compute_advantages(step, phase, context)
+        if self.update.reuses_rollouts:  # the passes of its updates are those of other weights
+            log.compare(context.log_probs, step.trained.rollouts)
         for rows in self.mini_batches(step):
             with self.parts("update"):
                 targets = self.targets(step.trained, rows, advantages, phase, context)
@@ -340,10 +343,8 @@ class LaSeRModule(EvaluationHooks):
                 outputs = self.differentiable(*self.objective.inputs(batch, targets))
                 terms = self.objective(outputs, batch, targets).weighted(weight)
                 self.backward_share(terms.loss)
-            mismatch = None
-            if not self.update.reuses_rollouts:
-                mismatch = Mismatch.between(outputs, batch, rollouts).weighted(weight)
-            sums = UpdateSums(terms.detach(), mismatch)
+            mismatch = None if self.update.reuses_rollouts else Mismatch.between(outputs, batch, rollouts)
+            sums = UpdateSums(terms.detach(), None if mismatch is None else mismatch.weighted(weight))
             total = sums if total is None else total + sums
         assert total is not None
         return total

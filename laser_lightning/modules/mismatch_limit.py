@@ -49,7 +49,7 @@ class MismatchLimit:
 
         Args:
             values: its metrics, the same on all ranks. A step in which nothing was compared, since the update was
-                skipped or the rollout is used for several ones, leaves the count as it is.
+                skipped, leaves the count as it is.
             step: its number.
 
         Returns:

@@ -1,7 +1,7 @@
 """What the RL and the supervised module share: a policy, its optimizer, guarded steps, and exact resume."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,6 +35,7 @@ from laser_lightning.policy.loading import mend_generation_config, refuse_quanti
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy, PolicySettings, load_tokenizer, model_path
 from laser_lightning.policy.quantised import refuse_quantised_checkpoint
 from laser_lightning.policy.sharing import sharing_obstacle
+from laser_lightning.policy.weight_stream import WeightStream, stream_weights
 from laser_lightning.runs.checkpoints import read_checkpoint
 from laser_lightning.runs.interruption import Interruption
 from laser_lightning.runs.random_state import random_state, restore_random_state
@@ -225,6 +226,14 @@ class TrainingModule(Part, SelfTested, OptimizerSteps):
             with self.interruption.together():
                 stack.enter_context(strategy.gathered(*holders))
             yield
+
+    @contextmanager
+    def weight_stream(self, model: Policy) -> Iterator[WeightStream]:
+        """Hand a model's weights on, whole layers in turn; all ranks enter it together, and leave behind the last."""
+        with self.interruption.together(), closing(stream_weights(model.lm, self.training_strategy.held)) as stream:
+            yield stream
+            for _ in stream:  # whoever took them may have stopped before the end, where other ranks gather on
+                pass
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the random states of all ranks, and what the model is, so that another one is refused."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from laser_lightning.distributed.parts import StepParts
 from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.metrics import pair_counts
+from laser_lightning.objective.context import FixedLogProbs
 from laser_lightning.objective.objective import LossTerms
 from laser_lightning.objective.phases import Phase
 from laser_lightning.objective.self_reward.head import SelfRewardHead
@@ -61,8 +62,33 @@ class Mismatch(Sums):
         tokens = (outputs.log_probs.detach() - rollouts.sampling_log_probs[rows, : mask.shape[1]]).abs()
         read = rollouts.reward_token_log_probs[rows]  # the first of the tokens, where the loss reads more
         scores = (outputs.reward_token_log_probs.detach()[:, : read.shape[1]] - read).abs()
-        finished = rollouts.finished[rows, None] & read.isfinite()
-        return cls(tokens.where(mask, 0.0).sum(), mask.sum(), scores.where(finished, 0.0).sum(), finished.sum())
+        return cls._over(tokens, mask, scores, rollouts.finished[rows, None] & read.isfinite())
+
+    @classmethod
+    def before_update(cls, log_probs: FixedLogProbs, rollouts: Rollouts) -> "Mismatch":
+        """Compare a whole round with the pass of the policy that its update starts from.
+
+        Args:
+            log_probs: ``old`` ones, of N solutions.
+            rollouts: what the engine said of them.
+        """
+        assert log_probs.old is not None
+        assert log_probs.old_reward_tokens is not None
+        read = rollouts.reward_token_log_probs
+        tokens, scores = log_probs.old - rollouts.sampling_log_probs, log_probs.old_reward_tokens - read
+        known = rollouts.finished[:, None] & read.isfinite()
+        return cls._over(tokens.abs(), rollouts.trained_mask, scores.abs(), known)
+
+    @classmethod
+    def _over(cls, tokens: Tensor, mask: Tensor, scores: Tensor, known: Tensor) -> "Mismatch":
+        return cls(tokens.where(mask, 0.0).sum(), mask.sum(), scores.where(known, 0.0).sum(), known.sum())
+
+    def values_by_name(self) -> dict[str, float]:
+        """Mean distances."""
+        return {
+            "mismatch/token_log_prob": float(self.tokens / self.compared_tokens.clamp(min=1)),
+            "mismatch/reward_token_log_prob": float(self.scores / self.compared_scores.clamp(min=1)),
+        }
 
 
 @dataclass(frozen=True)
@@ -71,7 +97,8 @@ class UpdateSums(Sums):
 
     Attributes:
         terms: of the loss.
-        mismatch: None where the rollout sees more than one optimizer step, so that weights have changed since.
+        mismatch: None where the rollout sees more than one optimizer step, so that weights have changed since: there
+            the pass before the first one is compared.
     """
 
     terms: LossTerms
@@ -140,6 +167,15 @@ class TrainingLog:
         self._began = time.perf_counter()
         self._updates: list[dict[str, float]] = []
 
+    def compare(self, log_probs: FixedLogProbs, rollouts: Rollouts) -> None:
+        """Compare the engine with the policy that several updates start from.
+
+        Args:
+            log_probs: of that policy, among others.
+            rollouts: N solutions of this rank.
+        """
+        self._updates.append(Mismatch.before_update(log_probs, rollouts).over(self.ranks).values_by_name())
+
     def add_update(self, sums: UpdateSums, gradient_norm: float, extra_names: Sequence[str] = ()) -> None:
         """Count an optimizer step.
 
@@ -153,8 +189,7 @@ class TrainingLog:
         values = {name: float(getattr(terms, name)) for name in TERMS} | {"gradient_norm": gradient_norm}
         values |= dict(zip(extra_names, terms.extra.tolist(), strict=True))
         if mismatch is not None:
-            values["mismatch/token_log_prob"] = float(mismatch.tokens / mismatch.compared_tokens.clamp(min=1))
-            values["mismatch/reward_token_log_prob"] = float(mismatch.scores / mismatch.compared_scores.clamp(min=1))
+            values |= mismatch.values_by_name()
         if terms.ratios is not None:
             values |= {f"mismatch/{name}": value for name, value in terms.ratios.values_by_name().items()}
         if terms.weighted_tokens > 0:
@@ -163,7 +198,7 @@ class TrainingLog:
         self._updates.append(values)
 
     def update_values(self) -> dict[str, float]:
-        """Means over the optimizer steps of the round; nothing when all were skipped."""
+        """Means over the optimizer steps of the round; of those nothing when all were skipped."""
         names = {name for values in self._updates for name in values}
         found = {name: [values[name] for values in self._updates if name in values] for name in sorted(names)}
         return {f"train/{name}": sum(values) / len(values) for name, values in found.items()}

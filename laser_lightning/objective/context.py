@@ -19,6 +19,7 @@ class FixedLogProbs(NamedTuple):
         old_reading: [N, R, ...] what the policy loss asked to be read off the distributions of the policy that the
             update starts from.
         teacher_reading: [N, R, ...] the same of the teacher's.
+        old_reward_tokens: [N, K] beside ``old``, of the tokens that scores are made of, behind each response's last.
     """
 
     old: Float[Tensor, "N R"] | None = None
@@ -26,6 +27,7 @@ class FixedLogProbs(NamedTuple):
     teacher: Float[Tensor, "N R"] | None = None
     old_reading: Shaped[Tensor, "N R ..."] | None = None
     teacher_reading: Shaped[Tensor, "N R ..."] | None = None
+    old_reward_tokens: Float[Tensor, "N K"] | None = None
 
     def rows(self, rows: slice) -> "FixedLogProbs":
         """Those of some solutions alone."""

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from laser_lightning.lazy import on_first_use
+from laser_lightning.policy.weight_stream import WeightStream
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
 from laser_lightning.rollout.recorded import RecordedSolutions
 from laser_lightning.rollout.transformers.engine import TransformersEngine
@@ -11,7 +12,15 @@ from laser_lightning.rollout.vllm.engine import VLLMEngine
 if TYPE_CHECKING:
     from laser_lightning.rollout.kept_source import KeptSource
 
-__all__ = ["KeptSource", "RecordedSolutions", "RolloutEngine", "Sampling", "TransformersEngine", "VLLMEngine"]
+__all__ = [
+    "KeptSource",
+    "RecordedSolutions",
+    "RolloutEngine",
+    "Sampling",
+    "TransformersEngine",
+    "VLLMEngine",
+    "WeightStream",
+]
 
 # Sources know the trainer, without which the scorer does.
 __getattr__, __dir__ = on_first_use(__name__, {"KeptSource": "laser_lightning.rollout.kept_source"})

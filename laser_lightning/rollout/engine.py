@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from laser_lightning.arguments import Part
 from laser_lightning.errors import UserError
 from laser_lightning.policy.model import Policy
+from laser_lightning.policy.weight_stream import WeightStream
 from laser_lightning.records.batching import Rollouts
 
 
@@ -48,12 +50,15 @@ class RolloutEngine(Part, ABC):
     Attributes:
         collective: whether all ranks must call ``generate`` together, those without prompts too.
         replays: whether its responses are old ones, so that it cannot train.
+        needs_whole_weights: whether ``generate`` computes with the policy's own weights, which are then whole on each
+            rank all the while. An engine with a copy of its own takes them layer by layer (``take_weights``) instead.
         progress: told, by an engine that knows, how many responses of a round have ended, and how many there are; set
             by who waits for them.
     """
 
     collective: bool = False
     replays: bool = False
+    needs_whole_weights: bool = True
     progress: Callable[[int, int], None] | None = None
 
     @abstractmethod
@@ -69,7 +74,7 @@ class RolloutEngine(Part, ABC):
         """Draw ``group_size`` responses for each prompt.
 
         Args:
-            policy: the model as it is now, with whole weights on each rank.
+            policy: the model as it is now, with whole weights on each rank if the engine needs them.
             prompts: P token id sequences, none of them empty; P is 0 for an engine that is ``collective`` alone.
             group_size: responses per prompt, G.
             sampling: how to draw.
@@ -94,6 +99,16 @@ class RolloutEngine(Part, ABC):
     def weights_changed(self) -> None:
         """The policy has other weights than before: a copy of them is stale. Called when a stage of the trainer begins
         (a checkpoint may have been loaded) and after each optimizer step."""
+
+    def take_weights(self, policy: Policy, weights: AbstractContextManager[WeightStream]) -> None:
+        """Copy the policy's weights where the copy at hand is stale. All ranks call it together before ``generate``,
+        some more often than others; it is not called where the engine needs whole weights.
+
+        Args:
+            policy: the model as it is now; its weights may be sharded.
+            weights: gives the weights as they stand in a checkpoint of transformers, LoRA merged in, each of them whole
+                until the next one is asked for. All ranks enter it, or none, since they gather in it.
+        """
 
     def sleep(self) -> None:
         """Give memory back until the next ``generate``. Called before each update."""

@@ -1,7 +1,7 @@
 """Problems in, judged solutions out: the one place where solutions are drawn, verified and scored."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +17,8 @@ from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
 from laser_lightning.objective.self_reward.solutions import zero_if_truncated
 from laser_lightning.policy.distributions import AskedReading, DistributionReading, DistributionReadings
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy
+from laser_lightning.policy.precision import float32_by_default
+from laser_lightning.policy.weight_stream import WeightStream, stream_weights
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
@@ -26,6 +28,15 @@ from laser_lightning.verifiers import Submission, Verification, VerifierPool
 
 Gather = Callable[..., AbstractContextManager[None]]
 """Holds the whole weights of some models, around any use of them outside of the differentiated passes."""
+
+Stream = Callable[[Policy], AbstractContextManager[WeightStream]]
+"""Hands a model's weights on, whole layers in turn; all ranks enter it together."""
+
+
+@contextmanager
+def unsharded_stream(model: Policy) -> Iterator[WeightStream]:
+    """Hand on the weights of a model that has them whole."""
+    yield stream_weights(model.lm)
 
 
 class SolutionLogProbs(NamedTuple):
@@ -58,6 +69,7 @@ class Sampler:
         parts: is told which part of a step is under way.
         micro_batch_tokens: token budget of a pass without gradient.
         teacher: another frozen policy, where a part of the objective asks for one.
+        stream: hands the policy's weights on to an engine that has a copy of its own.
     """
 
     policy: Policy
@@ -70,6 +82,24 @@ class Sampler:
     parts: StepParts
     micro_batch_tokens: int
     teacher: FrozenPolicy | None = None
+    stream: Stream = unsharded_stream
+
+    @property
+    def computing_models(self) -> list[Policy | AdaptersOff]:
+        """The models that ``rollout`` computes with in this process, whose weights must be whole in it."""
+        models: list[Policy | AdaptersOff] = []
+        if self.engine.needs_whole_weights or self.self_reward.reads_hidden:
+            models.append(self.policy)
+        if self.self_reward.is_exact and self.reference is not None:
+            models.append(self.reference)
+        return models
+
+    def hand_over_weights(self) -> None:
+        """Let an engine with a copy of the weights renew it where it is stale; all ranks call it together."""
+        if not self.engine.needs_whole_weights:
+            # Some callers draw outside of the trainer's steps, and the engine may ask in which precision those compute.
+            with self.parts.strategy.precision_plugin.forward_context(), float32_by_default():
+                self.engine.take_weights(self.policy, self.stream(self.policy))
 
     def rollout(
         self, problems: Sequence[Problem], group_size: int, sampling: Sampling, generator: torch.Generator
@@ -117,7 +147,8 @@ class Sampler:
             generator: the source of randomness, on the policy's device.
             part: the part of the step that this is.
         """
-        with self.parts(part), self.gathered(self.policy):
+        with self.parts(part), self.gathered(self.policy if self.engine.needs_whole_weights else None):
+            self.hand_over_weights()
             asked = self.self_reward.score_token_ids
             self.engine.progress = self.parts.progress.advance
             try:
@@ -234,6 +265,7 @@ class Sampler:
             teacher=None if of_teacher is None else of_teacher.tokens,
             old_reading=read,
             teacher_reading=None if of_teacher is None else of_teacher.reading,
+            old_reward_tokens=None if of_old is None else of_old.reward_tokens,
         )
 
     @torch.no_grad()

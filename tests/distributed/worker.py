@@ -12,6 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from laser_lightning.objective.term import LossTerm
 from laser_lightning.policy import model as policy_module
 from laser_lightning.policy.lora import LoRASettings
 from laser_lightning.policy.model import Policy, PolicyOutputs, PolicySettings
+from laser_lightning.policy.weight_stream import WeightStream
 from laser_lightning.records.batching import MicroBatch, Rollouts, concat_solutions
 from laser_lightning.rollout import RolloutEngine, Sampling
 from laser_lightning.rollout.sampler import Sampler
@@ -119,15 +121,61 @@ class DealtEngine(RolloutEngine):
         self.kinds, self.fails, self.round = kinds, list(fails), 0
 
     def generate(self, policy: Policy, *args: Any, **options: Any) -> Rollouts:
-        # Uses the policy as a rollout does: whole, and on this rank alone.
-        for _ in range(1 + RANK):
-            policy.head(policy.hidden_states(torch.arange(20, 30)[None]))
+        self.use(policy)
         if self.round in self.fails:
             self.fails.remove(self.round)
             raise FailedRolloutError
         halves = [hand_made(self.round, kind, seed) for seed, kind in enumerate(self.kinds[self.round])]
         self.round += 1
         return concat_solutions(halves) if WORLD == 1 else halves[RANK]
+
+    def use(self, policy: Policy) -> None:
+        """Run the policy as a rollout does: whole, and on this rank alone."""
+        for _ in range(1 + RANK):
+            policy.head(policy.hidden_states(torch.arange(20, 30)[None]))
+
+
+def held_bytes(policy: Policy) -> int:
+    """Bytes of the weights that are whole on this rank just now."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in policy.lm.parameters())
+
+
+class CopyingEngine(RolloutEngine):
+    """Has a copy of the weights, and writes down what there was of the policy's while it took them, and drew."""
+
+    needs_whole_weights = False
+
+    def __init__(self) -> None:
+        self.taken: list[dict[str, Any]] = []
+        self.stale = True
+
+    def weights_changed(self) -> None:
+        self.stale = True
+
+    def take_weights(self, policy: Policy, weights: AbstractContextManager[WeightStream]) -> None:
+        if not self.stale:
+            return
+        copy, held = {}, []
+        with weights as stream:
+            for name, value in stream:
+                copy[name] = value.clone()
+                held.append(held_bytes(policy))
+                if RANK == 1 and len(held) == 2:  # one that stops early keeps nobody waiting
+                    break
+        self.taken.append({"weights": copy, "most": max(held), "drawing": 0})
+        self.stale = False
+
+    def use(self, policy: Policy) -> None:
+        """Look at no weight of the policy."""
+        self.taken[-1]["drawing"] = max(self.taken[-1]["drawing"], held_bytes(policy))
+
+
+class CopyingDealtEngine(CopyingEngine, DealtEngine):
+    """Deals fixed rollouts, and takes the weights before."""
+
+    def __init__(self, *dealt: Any) -> None:
+        CopyingEngine.__init__(self)
+        DealtEngine.__init__(self, *dealt)
 
 
 class PromptEngine(RolloutEngine):
@@ -142,6 +190,10 @@ class PromptEngine(RolloutEngine):
             one["prompt_ids"], one["prompt_lengths"] = torch.full((1, 80), 30), torch.tensor([len(ids)])
             parts.append(Rollouts(**one))
         return concat_solutions(parts)
+
+
+class CopyingPromptEngine(CopyingEngine, PromptEngine):
+    """Deals fixed rollouts to each prompt, and takes the weights before."""
 
 
 class SecondTokenVerifier(FirstTokenVerifier):
@@ -230,6 +282,7 @@ class StepwiseModule(LaSeRModule):
         super().training_step(problems, batch_idx)
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         state = {"passes": self.passes, "step": self.trainer.global_step, "held_parameters": held}
+        state["taken"] = getattr(self.engine, "taken", [])
         self.history.append({**state, "metrics": metrics, "weights": whole_weights(self)})
 
     def make_sampler(self) -> Sampler:
@@ -264,8 +317,13 @@ def strategy_of(name: str) -> Strategy | str:
         return LaSeRDDPStrategy()
     if name == "zero3_offload":
         return LaSeRDeepSpeedStrategy(stage=3, offload_optimizer=True, offload_parameters=True)
+    name, _, offloads = name.partition(" ")
     # By default tiny parameters are kept whole, and ZeRO-3 would not be tested.
-    return LaSeRDeepSpeedStrategy(stage=int(name[-1]), zero_options={"stage3_param_persistence_threshold": 0})
+    return LaSeRDeepSpeedStrategy(
+        stage=int(name[-1]),
+        zero_options={"stage3_param_persistence_threshold": 0},
+        offload_states_in_rollouts=bool(offloads),
+    )
 
 
 def whole_weights(module: LaSeRModule) -> dict[str, torch.Tensor]:
@@ -294,7 +352,9 @@ def steps(spec: dict[str, Any]) -> Any:
         verifier=FirstTokenVerifier(),
         group_size=GROUP,
         sampling=Sampling(max_response_tokens=12),
-        engine=PromptEngine() if "judging" in spec else DealtEngine(spec["kinds"], spec.get("fails", ())),
+        engine=PromptEngine()
+        if "judging" in spec
+        else (CopyingDealtEngine if spec.get("copies") else DealtEngine)(spec["kinds"], spec.get("fails", ())),
         advantage=AdvantageSettings(
             made_from(spec.get("estimator"))
             or (BatchNormalized() if spec.get("batch_normalized") else GroupRelative()),
@@ -354,7 +414,7 @@ def metrics(spec: dict[str, Any]) -> Any:
         verifier=SecondTokenVerifier(),
         group_size=GROUP,
         sampling=Sampling(max_response_tokens=12),
-        engine=PromptEngine(),
+        engine=CopyingPromptEngine() if spec.get("copies") else PromptEngine(),
         update=UpdateSettings(),
         optimizer=OptimizerSettings(learning_rate=1e-6, algorithm="sgd"),
         verification=VerificationSettings(workers=0),
@@ -386,7 +446,13 @@ def metrics(spec: dict[str, Any]) -> Any:
         warnings.simplefilter("always")
         trainer.fit(module, datamodule=data)
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return {"told": module.told, "logged": logged, "warnings": [str(warning.message) for warning in caught]}
+    taken = getattr(module.engine, "taken", [])
+    return {
+        "told": module.told,
+        "logged": logged,
+        "taken": taken,
+        "warnings": [str(warning.message) for warning in caught],
+    }
 
 
 def initial(spec: list[dict[str, Any]]) -> list[dict[str, torch.Tensor]]:

@@ -52,7 +52,7 @@ def test_a_good_step_begins_the_count_anew() -> None:
 def test_a_step_in_which_nothing_was_compared_leaves_the_count() -> None:
     limit = MismatchLimit(0.1)
     count(limit, *[0.2] * 9)
-    assert limit.count({"train/reward": 1.0}, 10) is None  # skipped, or the rollout is used for several steps
+    assert limit.count({"train/reward": 1.0}, 10) is None  # skipped
     assert limit.count({TOKENS: 0.2, SCORES: torch.nan}, 11) is not None  # an engine without scores
 
 
@@ -126,6 +126,11 @@ def test_a_run_stops_with_a_checkpoint_and_a_resumed_one_counts_on(tmp_path: Pat
 
 
 @pytest.mark.filterwarnings("ignore:In step")
-@pytest.mark.parametrize("update", [replace(UPDATE, max_mismatch=None), replace(UPDATE, mini_batches=2)])
-def test_a_run_goes_on_where_there_is_no_limit_or_nothing_is_compared(tmp_path: Path, update: UpdateSettings) -> None:
-    assert fit(tmp_path, 11 * update.mini_batches, update)._mismatch.steps == 0
+def test_a_run_goes_on_where_there_is_no_limit(tmp_path: Path) -> None:
+    assert fit(tmp_path, 11, replace(UPDATE, max_mismatch=None))._mismatch.steps == 0
+
+
+@pytest.mark.filterwarnings("ignore:In step")
+def test_rollouts_of_several_updates_are_compared_with_the_policy_before_the_first(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Stopped: in 10 steps in a row, .* sampled tokens are 0\.25 nat"):
+        fit(tmp_path, 40, replace(UPDATE, mini_batches=2))

@@ -12,6 +12,7 @@ import torch
 from laser_lightning.distributed.parts import StepParts
 from laser_lightning.errors import UserError
 from laser_lightning.modules.training_log import Mismatch
+from laser_lightning.objective.context import FixedLogProbs
 from laser_lightning.policy.model import Policy, PolicyOutputs
 from laser_lightning.records.batching import Rollouts, micro_batches
 from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
@@ -67,6 +68,9 @@ def test_the_mismatch_is_that_of_the_other_tokens() -> None:
     found = Mismatch.between(outputs, batch, rollouts)
     # Tokens at -1, -0.5 and -0.25 against -1; the second solution's score of -2 against -2.5.
     assert [float(value) for value in found.values()] == [0 + 0.5 + 0.75, 3, 0.5, 1]
+    # The same of a policy that several updates start from.
+    old = FixedLogProbs(old=torch.full((2, 3), -1.0), old_reward_tokens=torch.full((2, 1), -2.5))
+    assert [float(value) for value in Mismatch.before_update(old, rollouts).values()] == [0 + 0.5 + 0.75, 3, 0.5, 1]
 
 
 class OneOfThem(RolloutEngine):

@@ -4,7 +4,7 @@ import gc
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -13,24 +13,20 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
-from transformers.core_model_loading import revert_weight_conversion
 
 from laser_lightning.errors import UserError
-from laser_lightning.policy.logprobs import token_statistics
-from laser_lightning.policy.lora import merged_weights
 from laser_lightning.policy.model import Policy
+from laser_lightning.policy.weight_stream import WeightStream, stream_weights
 from laser_lightning.records.batching import Rollouts, pad_rows
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
 from laser_lightning.rollout.non_finite import refuse_damaged
+from laser_lightning.rollout.vllm.comparison import compare
+from laser_lightning.rollout.vllm.dtype import decoding_dtype
 from laser_lightning.rollout.vllm.head import with_float32_head
 from laser_lightning.runs.random_state import random_state, restore_random_state
 
 if TYPE_CHECKING:
     from vllm import LLM
-
-LARGEST_GAP = 0.5
-"""Mean difference (nats) of log-probs of a response beyond what rounding to 16 bits explains."""
 
 
 class VLLMEngine(RolloutEngine):
@@ -42,8 +38,9 @@ class VLLMEngine(RolloutEngine):
     The solutions of a prompt share its blocks in vLLM's prefix cache.
 
     vLLM starts at the first rollout, from the policy's config, and gets the policy's weights from memory, then and
-    after each update. What it returns is checked against the trainer's own passes in every training step
-    (``train/mismatch``).
+    after each update: a layer at a time, so that under ZeRO-3 no rank ever holds the whole model. Behind each hand-over
+    the first response is compared with a pass of the policy, where its weights are not sharded, and what vLLM returns
+    is compared with the trainer's own passes in every training step (``train/mismatch``).
 
     Each response has a seed of its own, drawn from the generator: the same state of the generator gives the same
     responses, however vLLM batches them.
@@ -59,7 +56,8 @@ class VLLMEngine(RolloutEngine):
         max_model_len: longest sequence, prompt, response and one more token; null for the model's own limit. The
             cache must have room for one such sequence.
         max_num_seqs: most responses decoded together.
-        dtype: type of vLLM's weights; null for the policy's.
+        dtype: type of vLLM's weights; null for the one that the trainer's passes are computed in: the policy's, but
+            bfloat16 under ``trainer.precision: bf16-mixed``, which a message tells when vLLM starts.
         enforce_eager: do without compilation and CUDA graphs: a faster start and slower decoding.
         sleep: give vLLM's memory back during updates, where vLLM can (CUDA and ROCm).
         engine_options: further arguments of ``vllm.LLM``, such as ``{block_size: 32}``; they go before those
@@ -68,6 +66,8 @@ class VLLMEngine(RolloutEngine):
     Raises:
         UserError: if vLLM is not installed, or an argument is out of range.
     """
+
+    needs_whole_weights = False
 
     def __init__(
         self,
@@ -119,17 +119,18 @@ class VLLMEngine(RolloutEngine):
         seeds = torch.randint(2**62, (len(prompts) * group_size,), generator=generator, device=generator.device)
         owned = [prompt for prompt in prompts for _ in range(group_size)]
         mine = [_Response(list(prompt), seed) for prompt, seed in zip(owned, seeds.tolist(), strict=True)]
-        # vLLM seeds the process's generators when it starts, and draws from them.
-        with _kept_randomness(generator):
-            llm = self._ready(policy)
+        self._start(policy)
+        with _undisturbed(policy.device, generator):
+            llm = self._ready(nullcontext(hf_weights(policy)))
             every, start = self._with_neighbours(mine)
             self._check_lengths(llm, every, sampling.max_response_tokens)
             _decode(llm, every, sampling, reward_token_ids[0], frozenset(policy.eos_token_ids))
             for token_id in reward_token_ids[1:]:
                 _read_further(llm, every, token_id)
         rollouts = _rollouts(policy, prompts, every[start : start + len(mine)], len(reward_token_ids))
-        if mine and not self._compared:
-            _compare(policy, every[start], sampling)
+        if mine and not self._compared and all(parameter.numel() for parameter in policy.lm.parameters()):
+            first = every[start]
+            compare(policy, first.prompt, first.ids, first.log_probs, sampling.temperature or 1.0)
             self._compared = True
         return rollouts
 
@@ -154,6 +155,13 @@ class VLLMEngine(RolloutEngine):
             )
 
     # --------------------------------------------------------- start, weights, end
+
+    @torch.no_grad()
+    def take_weights(self, policy: Policy, weights: AbstractContextManager[WeightStream]) -> None:
+        """Copy the policy's weights into vLLM, which starts with the first ones (see ``RolloutEngine``)."""
+        self._start(policy)
+        with _undisturbed(policy.device, torch.default_generator):
+            self._ready(weights)
 
     def weights_changed(self) -> None:
         """Copy the policy's weights before the next rollout."""
@@ -185,14 +193,15 @@ class VLLMEngine(RolloutEngine):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _ready(self, policy: Policy) -> "LLM":
+    def _ready(self, weights: AbstractContextManager[WeightStream]) -> "LLM":
         """vLLM, awake and with the policy's weights."""
-        if self._llm is None:
-            self._llm, self._stale = self._start(policy), True
+        assert self._llm is not None
         if self._asleep:
             self._llm.wake_up(tags=["weights"])
         if self._stale:
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": hf_weights(policy)})
+            with weights as stream:
+                self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": stream})
+            self._compared = False
         if self._asleep:
             self._llm.wake_up(tags=["kv_cache"])
         if self._stale:
@@ -200,7 +209,9 @@ class VLLMEngine(RolloutEngine):
         self._stale = self._asleep = False
         return self._llm
 
-    def _start(self, policy: Policy) -> "LLM":
+    def _start(self, policy: Policy) -> None:
+        if self._llm is not None:
+            return
         from vllm import LLM
         from vllm.platforms import current_platform
 
@@ -218,7 +229,7 @@ class VLLMEngine(RolloutEngine):
                 "load_format": "dummy",
                 "skip_tokenizer_init": True,
                 "generation_config": "vllm",
-                "dtype": self.dtype or str(policy.lm.dtype).removeprefix("torch."),
+                "dtype": decoding_dtype(self.dtype, policy),
                 "enable_sleep_mode": self.may_sleep,
                 "enable_prefix_caching": True,
                 "async_scheduling": False,  # the logits processor needs the last token
@@ -228,9 +239,9 @@ class VLLMEngine(RolloutEngine):
             }
             _drop_idle_warnings()
             options = with_float32_head(self.options) if policy.has_float32_head else self.options
-            llm = LLM(**settings | options)
+            with _undisturbed(policy.device, torch.default_generator):
+                self._llm, self._stale = LLM(**settings | options), True
         logging.getLogger("vllm").setLevel(logging.WARNING)  # from here on it would report each update of the weights
-        return llm
 
     def _placement(self, device: torch.device, world_size: int) -> dict[str, Any]:
         """How vLLM finds its ranks; it takes the trainer's process group where there is one."""
@@ -257,10 +268,9 @@ class VLLMEngine(RolloutEngine):
         }
 
 
-def hf_weights(policy: Policy) -> Iterator[tuple[str, Tensor]]:
+def hf_weights(policy: Policy) -> WeightStream:
     """The policy's weights, which must be whole, LoRA merged in, under their names in a checkpoint of transformers."""
-    weights = dict(merged_weights(policy.lm, policy.lm.state_dict()))
-    yield from revert_weight_conversion(policy.lm, weights).items()
+    return stream_weights(policy.lm)
 
 
 @dataclass
@@ -343,22 +353,6 @@ def _read_further(llm: "LLM", responses: list[_Response], token_id: int) -> None
         response.further.append(output.outputs[0].logprobs.logprobs[0])
 
 
-def _compare(policy: Policy, response: _Response, sampling: Sampling) -> None:
-    """Refuse a model that vLLM computes in another way, or whose weights did not reach it."""
-    ids = torch.tensor([response.prompt + response.ids], device=policy.device)
-    predicts = slice(len(response.prompt) - 1, -1)
-    hidden = policy.hidden_states(ids)[0, predicts]
-    ours = token_statistics(hidden, ids[0, 1:][predicts.start :], policy.head, sampling.temperature or 1.0).log_probs
-    theirs = torch.tensor(response.log_probs)
-    gap = float((ours.cpu() - theirs).abs()[theirs.isfinite()].mean())
-    if not gap < LARGEST_GAP:
-        raise UserError(
-            f"vLLM's log-probs differ from the policy's by {gap:.3g} in the mean over the first response, too much for "
-            f"rounding: vLLM computes {type(policy.lm).__name__} in another way, or did not take all of its weights. "
-            "Use the transformers engine for this model."
-        )
-
-
 def _drop_idle_warnings() -> None:
     """Silence vLLM about what is intended: there is no tokenizer, and tables of positions are no weights to load."""
     # It resets the levels of its loggers when it starts, but not their filters.
@@ -389,10 +383,15 @@ def _rollouts(policy: Policy, prompts: Sequence[Sequence[int]], responses: list[
 
 
 @contextmanager
-def _kept_randomness(generator: torch.Generator) -> Iterator[None]:
-    """Leave all sources of randomness of this process as they are."""
+def _undisturbed(device: torch.device, generator: torch.Generator) -> Iterator[None]:
+    """Around vLLM: it leaves all sources of randomness of this process as they are, and computes in types of its own.
+
+    It seeds the process's generators when it starts, and draws from them. And the autocast of the trainer's precision
+    would round its float32 head.
+    """
     state = random_state(generator)
     try:
-        yield
+        with torch.autocast(device.type, enabled=False):
+            yield
     finally:
         restore_random_state(state, generator)

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from laser_lightning.policy.model import Policy
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.rollout import Sampling, VLLMEngine
 from laser_lightning.rollout.vllm import engine as vllm_engine
+from laser_lightning.rollout.vllm.dtype import decoding_dtype
 
 MakePolicy = Callable[..., Policy]
 Check = Callable[..., None]
@@ -246,7 +248,11 @@ def test_a_group_shares_its_prompt(engine: VLLMEngine, policy: Policy, monkeypat
 def test_weights_that_do_not_arrive_are_noticed(
     engine: VLLMEngine, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine.close()  # the comparison is made once after each start
+    generate(engine, policy, Sampling(max_response_tokens=LIMIT))
+    with torch.no_grad():  # an update that does not reach vLLM
+        for parameter in policy.lm.parameters():
+            parameter += 0.5 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    engine.weights_changed()
     monkeypatch.setattr(vllm_engine, "hf_weights", lambda policy: iter(()))
     with pytest.raises(UserError, match="did not take all of its weights"):
         generate(engine, policy, Sampling(max_response_tokens=LIMIT))
@@ -411,6 +417,21 @@ def test_a_place_that_vllm_cannot_take_is_refused(
         engine._placement(torch.device(device), 1)
 
 
+def test_weights_have_the_type_of_the_trainers_passes(make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("lightning.pytorch.utilities.rank_zero_info", told.append)
+    policy = make_policy()
+    assert decoding_dtype(None, policy) == "float32"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert decoding_dtype("float32", policy) == "float32"
+        assert not told
+        assert decoding_dtype(None, policy) == "bfloat16"
+    assert "weights are bfloat16, in which the trainer's passes" in told.pop()
+    policy.lm.to(torch.bfloat16)  # as DeepSpeed does under bf16-mixed
+    assert decoding_dtype(None, policy) == "bfloat16"
+    assert not told
+
+
 class SleepyLLM:
     """Writes down what is asked of vLLM, which cannot sleep on CPUs."""
 
@@ -439,12 +460,12 @@ def test_memory_comes_back_in_an_order_that_never_holds_all_of_it(
     engine._llm = llm
     engine.sleep()
     engine.sleep()
-    engine._ready(policy)
+    engine._ready(nullcontext(vllm_engine.hf_weights(policy)))
     assert llm.calls == ["sleep 2", "wake weights", "reload_weights", "wake kv_cache", "reset"]
-    engine._ready(policy)
+    engine.take_weights(policy, nullcontext(iter(())))  # nothing is stale
     assert len(llm.calls) == 5
     engine.may_sleep = False
     engine.sleep()
     engine.weights_changed()
-    engine._ready(policy)
+    engine.take_weights(policy, nullcontext(iter(())))
     assert llm.calls[5:] == ["reload_weights", "reset"]
