@@ -17,7 +17,7 @@ from typing import Any
 import lightning
 import torch
 from common import REWARD_TOKEN_LOG_PROB, Case, clock, prompt_texts
-from gpu_step import Check, Values, train
+from gpu_step import Check, Values, train, watch_sleep
 from lightning.pytorch.callbacks import ModelCheckpoint
 from machine_limit import Measure
 from torch import Tensor
@@ -361,11 +361,13 @@ def zero(check: Check, stage: int, **options: Any) -> Values:
 
 
 def vllm(check: Check) -> Values:
-    """A step with rollouts by vLLM in this process, which sleeps during the update."""
+    """A step with rollouts by vLLM in this process, which sleeps during the update, and what that gives back."""
     needs("vllm")
     from laser_lightning.rollout import VLLMEngine
 
-    return train(check, engine=VLLMEngine(gpu_memory_utilization=0.4), dtype="bfloat16", precision="bf16-true")
+    engine = VLLMEngine(gpu_memory_utilization=0.4)
+    freed = watch_sleep(engine, check.device)
+    return train(check, engine=engine, dtype="bfloat16", precision="bf16-true") | {"sleep_gives_back_gb": max(freed)}
 
 
 MEASURES: dict[str, Callable[[Check], Values]] = {
