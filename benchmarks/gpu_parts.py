@@ -17,7 +17,7 @@ from typing import Any
 import lightning
 import torch
 from common import REWARD_TOKEN_LOG_PROB, Case, clock, prompt_texts
-from gpu_step import Check, Values, train
+from gpu_step import Check, Values, train, watch_sleep
 from lightning.pytorch.callbacks import ModelCheckpoint
 from machine_limit import Measure
 from torch import Tensor
@@ -308,6 +308,11 @@ def largest_gap(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> float:
     return max(float((a.double() - b.double()).abs().max()) for a, b in zip(ours, theirs, strict=True))
 
 
+def tells_of_an_operation(warning: str) -> bool:
+    """Whether torch warns of an operation that is not deterministic."""
+    return "deterministic implementation" in warning or "not deterministic" in warning
+
+
 def resume(check: Check) -> Values:
     """Whether two runs are equal, and a resumed one equal to one that was not broken off: as it is, deterministic."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -320,9 +325,8 @@ def resume(check: Check) -> Values:
             resumed = fit_embedded(check, f"{mode}_resumed", deterministic, whole / "step=2.ckpt")
         values[f"{mode}_two_runs_differ_by"] = largest_gap(weights(whole), weights(again))
         values[f"{mode}_resumed_differs_by"] = largest_gap(weights(whole), weights(resumed))
-        told = {
-            str(w.message).split(" does not have a deterministic")[0] for w in caught if "determin" in str(w.message)
-        }
+        said = [str(w.message) for w in caught]
+        told = {one.split(" does not have a deterministic")[0] for one in said if tells_of_an_operation(one)}
         values[f"{mode}_warnings"] = "; ".join(sorted(told)) or "none"
     return values
 
@@ -361,11 +365,13 @@ def zero(check: Check, stage: int, **options: Any) -> Values:
 
 
 def vllm(check: Check) -> Values:
-    """A step with rollouts by vLLM in this process, which sleeps during the update."""
+    """A step with rollouts by vLLM in this process, which sleeps during the update, and what that gives back."""
     needs("vllm")
     from laser_lightning.rollout import VLLMEngine
 
-    return train(check, engine=VLLMEngine(gpu_memory_utilization=0.4), dtype="bfloat16", precision="bf16-true")
+    engine = VLLMEngine(gpu_memory_utilization=0.4)
+    freed = watch_sleep(engine, check.device)
+    return train(check, engine=engine, dtype="bfloat16", precision="bf16-true") | {"sleep_gives_back_gb": max(freed)}
 
 
 MEASURES: dict[str, Callable[[Check], Values]] = {

@@ -153,6 +153,28 @@ def held_memory(device: torch.device) -> float:
     return torch.cuda.memory_allocated(device) / 1e9 if device.type == "cuda" else 0.0
 
 
+def watch_sleep(engine: RolloutEngine, device: str) -> list[float]:
+    """Measure what an engine gives back when it sleeps.
+
+    Returns:
+        GB of the card that became free, one for each sleep behind a 0.0; on CPU, where vLLM does not sleep, all are 0.
+    """
+    freed, sleep = [0.0], engine.sleep
+
+    def watched() -> None:
+        before = free_memory(device)
+        sleep()
+        freed.append(free_memory(device) - before)
+
+    engine.sleep = watched  # type: ignore[method-assign]
+    return freed
+
+
+def free_memory(device: str) -> float:
+    """GB of the card that nobody holds: what vLLM holds is not torch's."""
+    return torch.cuda.mem_get_info()[0] / 1e9 if device == "cuda" else 0.0
+
+
 def model_work(model: Path) -> Work:
     """FLOPs of a model of which nothing but shapes is loaded."""
     with torch.device("meta"):

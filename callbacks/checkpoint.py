@@ -1,11 +1,19 @@
 """Checkpoints to resume from."""
 
+import os
+import shutil
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from laser_lightning.distributed.strategies import TrainingStrategy
 from laser_lightning.errors import UserError
+from laser_lightning.runs.background import BackgroundFiles, finish_writing
+from laser_lightning.runs.checkpoints import WholeFiles
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -22,6 +30,8 @@ class RunCheckpoint(ModelCheckpoint):
         save_last: what ``last.ckpt`` is: a ``link`` to the latest checkpoint, or (true) a copy of its own; null for a
             link, or with ``monitor``, where the latest is not always kept, for a copy.
         enable_version_counter: keep an older checkpoint of the same name, and count the names up.
+        asynchronous: let the training go on while a checkpoint is written. Its content is laid down before, in as many
+            bytes of host memory, and is the same; the former checkpoint is removed behind it. Not under DeepSpeed.
         model_checkpoint: arguments of Lightning's ``ModelCheckpoint``.
     """
 
@@ -31,6 +41,7 @@ class RunCheckpoint(ModelCheckpoint):
         filename: str = "{step}",
         save_last: bool | Literal["link"] | None = None,
         enable_version_counter: bool = False,
+        asynchronous: bool = False,
         **model_checkpoint: Any,
     ) -> None:
         if every_n_train_steps < 1:
@@ -43,13 +54,19 @@ class RunCheckpoint(ModelCheckpoint):
             enable_version_counter=enable_version_counter,
             **model_checkpoint,
         )
-        self._every = every_n_train_steps
+        self._every, self.asynchronous = every_n_train_steps, asynchronous
         self._steps_before = 0
 
     @property
     def state_key(self) -> str:
         """Names the callback in checkpoints; another interval does not make it another one."""
         return self._generate_state_key(monitor=self.monitor)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let files be written in the background, if it is asked for."""
+        super().setup(trainer, pl_module, stage)
+        if self.asynchronous and stage == "fit":
+            write_in_background(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note where the run begins; a step that it resumes from is saved already."""
@@ -65,8 +82,9 @@ class RunCheckpoint(ModelCheckpoint):
         self._steps_before = trainer.global_step
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the last step."""
+        """Save the last step, and wait until it is on the disk."""
         self._save(trainer, last_chance=True)
+        finish_writing(trainer.strategy.checkpoint_io)
 
     def _save(self, trainer: Trainer, last_chance: bool = False) -> None:
         if self._should_skip_saving_checkpoint(trainer):
@@ -78,3 +96,43 @@ class RunCheckpoint(ModelCheckpoint):
         if measured or last_chance:
             self._save_last_checkpoint(trainer, metrics)
         self._defer_save_until_validation = not measured
+
+    @staticmethod
+    def _link_checkpoint(trainer: Trainer, filepath: str, linkpath: str) -> None:
+        files = trainer.strategy.checkpoint_io
+        if not isinstance(files, BackgroundFiles):
+            ModelCheckpoint._link_checkpoint(trainer, filepath, linkpath)
+        elif trainer.is_global_zero:  # which has the thread; the file that the link leads to may still be written
+            files.follow(partial(_renew_link, Path(filepath), Path(linkpath)))
+
+
+def _renew_link(file: Path, link: Path) -> None:
+    """Let a link lead to a file beside it, at once."""
+    waiting = link.with_name(f".{link.name}.new")
+    waiting.unlink(missing_ok=True)
+    waiting.symlink_to(os.path.relpath(file, link.parent))
+    if link.is_dir() and not link.is_symlink():  # a checkpoint of DeepSpeed, in a run that goes on without it
+        shutil.rmtree(link)
+    waiting.replace(link)
+
+
+def write_in_background(trainer: Trainer) -> None:
+    """Let a trainer's checkpoint files be written in the background.
+
+    Raises:
+        UserError: if they are not written by this package.
+    """
+    strategy = trainer.strategy
+    if isinstance(strategy, TrainingStrategy) and strategy.writes_checkpoints:
+        raise UserError(
+            "checkpoint.asynchronous: under DeepSpeed each process writes its own shards, and goes on when all are "
+            "complete: leave it out, or overlay strategy/ddp."
+        )
+    if isinstance(strategy.checkpoint_io, BackgroundFiles):
+        return
+    if type(strategy.checkpoint_io) not in (WholeFiles, TorchCheckpointIO):
+        raise UserError(
+            f"checkpoint.asynchronous: trainer.plugins has a {type(strategy.checkpoint_io).__name__}, which writes the "
+            "checkpoints: leave one of them out."
+        )
+    strategy.checkpoint_io = BackgroundFiles()

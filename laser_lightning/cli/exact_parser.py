@@ -1,6 +1,7 @@
 """The parser of the program: values arrive, and are printed, as they were written; defaults may be parts."""
 
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -25,7 +26,7 @@ class ExactParser(LightningArgumentParser):
 
     def set_defaults(self, *args: dict[str, Any], **kwargs: Any) -> None:
         """Sets defaults, which may be parts."""
-        super().set_defaults(*map(_configured, args), **_configured(kwargs))
+        super().set_defaults(*map(configured, args), **configured(kwargs))
 
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         """Parses; a value within a class comes wrapped, and is taken out where its key is."""
@@ -46,16 +47,18 @@ class ExactParser(LightningArgumentParser):
 
 
 def _with_plain_default(arguments: dict[str, Any]) -> dict[str, Any]:
-    return arguments | {"default": _configured(arguments["default"])} if "default" in arguments else arguments
+    return arguments | {"default": configured(arguments["default"])} if "default" in arguments else arguments
 
 
-def _configured(value: Any) -> Any:
+def configured(value: Any) -> Any:
     """A default as a config would give it: parts by class path, settings by their fields."""
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, Part):
         kind = type(value)
-        return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": _configured(value.plain_arguments)}
+        return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": configured(value.plain_arguments)}
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _configured(getattr(value, field.name)) for field in fields(value) if field.init}
+        return {field.name: configured(getattr(value, field.name)) for field in fields(value) if field.init}
     if isinstance(value, dict):
-        return {key: _configured(item) for key, item in value.items()}
-    return [_configured(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: configured(item) for key, item in value.items()}
+    return [configured(item) for item in value] if isinstance(value, (list, tuple)) else value

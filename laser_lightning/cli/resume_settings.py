@@ -9,6 +9,7 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from laser_lightning.cli.class_defaults import REQUIRED, arguments_of
 from laser_lightning.cli.default_callbacks import CALLBACK_SLOTS
 from laser_lightning.errors import UserError
 from laser_lightning.old_settings import renewed_config, renewed_key
@@ -90,6 +91,9 @@ class Change(NamedTuple):
 
 ABSENT = object()
 
+ROOTS = {"trainer": Trainer}
+"""Groups of arguments, by key, whose class no other class names."""
+
 
 class SettingsInCheckpoints(Callback):
     """Saves the run's resolved config in each checkpoint.
@@ -134,8 +138,17 @@ def check_settings(saved: str | None, config: str, allowed: Sequence[str]) -> No
         rank_zero_info(f"Settings that differ from those of the checkpoint: {'; '.join(map(str, changes))}.")
 
 
-def differences(theirs: Any, ours: Any, key: str = "") -> Iterator[Change]:
-    """The settings of two configs that differ; of another class only its name."""
+def differences(theirs: Any, ours: Any, key: str = "", kind: Any = None) -> Iterator[Change]:
+    """The settings of two configs that differ; of another class only its name.
+
+    An argument that one of them lacks has its default there, so that one which a class has got since is no difference.
+
+    Args:
+        theirs: the one config, or a value in it.
+        ours: the other.
+        key: of the values.
+        kind: class whose arguments they are, where they do not name it themselves.
+    """
     if not (isinstance(theirs, Mapping) and isinstance(ours, Mapping)):
         if theirs != ours and not _same_items(theirs, ours):
             yield Change(key, theirs, ours)
@@ -143,11 +156,24 @@ def differences(theirs: Any, ours: Any, key: str = "") -> Iterator[Change]:
     if not _same_class(theirs.get("class_path"), ours.get("class_path")):
         yield Change(key, theirs.get("class_path", ABSENT), ours.get("class_path", ABSENT))
         return
+    kind = _located(ours["class_path"]) if "class_path" in ours else kind
+    arguments = arguments_of(kind) if callable(kind) else {}
+    theirs, ours = _arguments(theirs), _arguments(ours)
     for name in [*theirs, *(name for name in ours if name not in theirs)]:
-        if (not key and name in BOOKKEEPING) or name == "class_path":
+        if not key and name in BOOKKEEPING:
             continue
-        below = key if name == "init_args" else f"{key}.{name}".lstrip(".")
-        yield from differences(theirs.get(name, ABSENT), ours.get(name, ABSENT), below)
+        below = f"{key}.{name}".lstrip(".")
+        default, settings = arguments.get(name, (REQUIRED, ROOTS.get(below)))
+        default = ABSENT if default is REQUIRED else default
+        yield from differences(theirs.get(name, default), ours.get(name, default), below, settings)
+
+
+def _arguments(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments of a class that a value names; any other mapping as it is."""
+    if "class_path" not in value:
+        return value
+    others = {name: given for name, given in value.items() if name not in ("class_path", "init_args")}
+    return {**(value.get("init_args") or {}), **others}
 
 
 def _same_items(theirs: Any, ours: Any) -> bool:
@@ -160,12 +186,17 @@ def _same_class(theirs: Any, ours: Any) -> bool:
     """Whether two class paths lead to one class, which may have moved, or have several names."""
     if theirs == ours or not (isinstance(theirs, str) and isinstance(ours, str)):
         return bool(theirs == ours)
+    found = _located(theirs)
+    return found is not None and found is _located(ours)
+
+
+def _located(path: str) -> Any:
+    """The class of a path; None if it is not here."""
     try:
         with catch_warnings(action="ignore"):  # an old place says so, and nobody is to change a checkpoint
-            found = locate(theirs)
-            return found is not None and found is locate(ours)
+            return locate(path)
     except ErrorDuringImport:
-        return False
+        return None
 
 
 def _harmless(key: str, ours: Mapping[str, Any]) -> bool:

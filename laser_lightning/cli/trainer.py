@@ -5,7 +5,6 @@ import atexit
 import gc
 import sys
 import traceback
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -53,7 +52,6 @@ from laser_lightning.distributed.toolchain import import_deepspeed
 from laser_lightning.errors import UserError
 from laser_lightning.modules.stopping import FinishingFitLoop, LeaveOnSignal, StopOnSignal
 from laser_lightning.modules.trainer_checks import TRAINER_KEYS_INSTEAD
-from laser_lightning.old_settings import renewed_config
 from laser_lightning.runs.checkpoints import WholeFiles, check_writable, checkpoint_directory
 from laser_lightning.runs.interruption import Stopped
 from laser_lightning.runs.metrics_file import MetricsFile, MetricsInCheckpoints
@@ -163,22 +161,11 @@ class LaSeRCLI(LightningCLI):
         if self.files is not None:
             refuse_mixing(self.files.config.parent, self.trainer, given, checkpoint)
         if checkpoint is not None and Path(checkpoint).exists():
-            saved = self._completed(settings_in(checkpoint, SAVED_SETTINGS))
-            check_settings(saved, self._resolved, self.config.fit.allow_changes)
+            check_settings(settings_in(checkpoint, SAVED_SETTINGS), self._resolved, self.config.fit.allow_changes)
         if self.trainer.checkpoint_callbacks:
             check_writable(checkpoint_directory(self.trainer))
         if self.files is not None:
             keep_earlier_files(self.files, self._resolved, resumes=checkpoint is not None)
-
-    def _completed(self, saved: str | None) -> str | None:
-        """The config of a checkpoint's run, with the defaults of settings that came after it: they change nothing."""
-        parser = self._parser(self.subcommand)
-        try:
-            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # old names, which stay in there
-                config = renewed_config(yaml.safe_load(saved or ""))
-                return saved and str(parser.dump(parser.parse_object(config), skip_unset=False))
-        except (argparse.ArgumentError, UserError):
-            return saved  # a class of theirs is not here any more, which the comparison says
 
     @cached_property
     def _resolved(self) -> str:

@@ -42,6 +42,11 @@ class TrainingStrategy:
         return False
 
     @property
+    def writes_checkpoints(self) -> bool:
+        """Whether it writes checkpoints itself, in place of the trainer's plugin for files."""
+        return False
+
+    @property
     def gradient_scale(self) -> float | None:
         """What float16's gradients are multiplied by at present, so that small ones do not become 0; None without such
         a factor. It falls when a gradient overflows, and rises after many steps in which none did."""

@@ -189,6 +189,11 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         return True
 
     @property
+    def writes_checkpoints(self) -> bool:
+        """DeepSpeed's engine does."""
+        return True
+
+    @property
     def gradient_scale(self) -> float | None:
         """DeepSpeed's own for float16, whose gradients it divides before it clips; None for a fixed one."""
         optimizer: Any = getattr(self.model, "optimizer", None)  # there is none before the engine, nor in evaluations

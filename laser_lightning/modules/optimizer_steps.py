@@ -13,6 +13,7 @@ from torch import Tensor
 from laser_lightning.distributed.strategies import TrainingStrategy
 from laser_lightning.errors import UserError
 from laser_lightning.modules.optimization import OptimizerSettings
+from laser_lightning.runs.background import finish_writing
 from laser_lightning.runs.interruption import Interruption
 
 
@@ -144,4 +145,5 @@ class OptimizerSteps(lightning.LightningModule):
         """
         path = f"{self.trainer.default_root_dir if self.trainer.log_dir is None else self.trainer.log_dir}/stopped.ckpt"
         self.trainer.save_checkpoint(path)
+        finish_writing(self.trainer.strategy.checkpoint_io)
         raise UserError(f"Stopped: {why}. The last good state is in {path}.")

@@ -236,7 +236,7 @@ class TrainingModule(Part, SelfTested, OptimizerSteps):
                 pass
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the random states of all ranks, and what the model is, so that another one is refused."""
+        """Add the random states of all ranks, the skipped steps in a row, and what the model is: another is refused."""
         states: list[Any] = [random_state(self.generator)] if hasattr(self, "generator") else []
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             gathered: list[Any] = [None] * torch.distributed.get_world_size()
@@ -244,6 +244,7 @@ class TrainingModule(Part, SelfTested, OptimizerSteps):
             states = [state for rank_states in gathered for state in rank_states]
         checkpoint["laser_random_states"] = states
         checkpoint["laser_fingerprint"] = self.fingerprint()
+        checkpoint["laser_skipped_steps"] = self._skipped_in_a_row
         checkpoint["laser_arguments"] = {"plain": self.plain_arguments, "other": self.other_arguments}
         if "current_model_state" in checkpoint and any(exchange.exchanged for exchange in self._exchanges):
             # The callback takes the weights for the average, and the average for the weights.
@@ -254,7 +255,8 @@ class TrainingModule(Part, SelfTested, OptimizerSteps):
                 checkpoint[key] = self.saved_weights(checkpoint[key])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of another model, and keep the random states for the start of training."""
+        """Refuse the checkpoint of another model, and go on with its random states, once training starts, and its count
+        of skipped steps."""
         theirs, ours = checkpoint.get("laser_fingerprint"), self.fingerprint()
         if theirs is None:
             raise UserError("This checkpoint was not written by laser-lightning: it says nothing about its model.")
@@ -276,6 +278,7 @@ class TrainingModule(Part, SelfTested, OptimizerSteps):
                     f"{unknown[0]}: name the layers of its run in policy.lora.target_modules."
                 )
         self._restored_random_states = checkpoint["laser_random_states"] or None
+        self._skipped_in_a_row = checkpoint.get("laser_skipped_steps", 0)
 
     def _check_resumable(self, checkpoint: dict[str, Any]) -> None:
         fits = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
@@ -311,8 +314,8 @@ class TrainingModule(Part, SelfTested, OptimizerSteps):
         return module
 
     def forget_position(self) -> None:
-        """Let the next ``fit`` be a run of its own, with random streams from their beginning."""
-        self._restored_random_states = None
+        """Let the next ``fit`` be a run of its own, with random streams from their beginning and no step skipped."""
+        self._restored_random_states, self._skipped_in_a_row = None, 0
 
     def saved_weights(self, state: dict[str, Any]) -> dict[str, Any]:
         """The part of a state dict that belongs into checkpoints: with LoRA without the frozen weights, which a resumed

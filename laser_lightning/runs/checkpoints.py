@@ -4,8 +4,9 @@ import os
 import pickle
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -44,24 +45,36 @@ class WholeFiles(TorchCheckpointIO):
         """
         if "://" in str(path):
             return super().save_checkpoint(checkpoint, path, storage_options)
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.partial")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        except (OSError, RuntimeError) as error:  # torch's writer hides a full disk in a RuntimeError
-            partial.unlink(missing_ok=True)
-            raise not_saved(target, error) from error
+        write_whole(Path(path), lambda file: torch.save(checkpoint, file))
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a file, or what carries over from a directory of DeepSpeed."""
         if Path(path).is_dir():
             return carried_over(Path(path)) | {"state_dict": whole_state_dict(Path(path)), "optimizer_states": []}
         return super().load_checkpoint(path, *args, **kwargs)
+
+
+def write_whole(target: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file to the disk beside its place, and rename it, or leave what was there as it was.
+
+    Args:
+        target: its place.
+        write: writes the content into an open file.
+
+    Raises:
+        UserError: if the disk is full, or refuses for another reason.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except (OSError, RuntimeError) as error:  # torch's writer hides a full disk in a RuntimeError
+        partial.unlink(missing_ok=True)
+        raise not_saved(target, error) from error
 
 
 def is_of_the_disk(error: Exception) -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from transformers.utils.logging import enable_progress_bar
 
+from laser_lightning.rollout import TransformersEngine
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -82,6 +84,22 @@ def test_a_part_that_is_faster_than_the_card_has_failed(gpu_check: ModuleType) -
     gpu_check.refuse_impossible(outcomes)
     assert [outcome.result for outcome in outcomes] == ["ok", "ok", "failed"]
     assert outcomes[2].why == "924 TFLOP/s are more than the card's 800: the measurement is wrong"
+
+
+def test_what_sleep_gives_back_is_measured(gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gpu_step
+
+    class Sleeper(TransformersEngine):
+        free = 2.0
+
+        def sleep(self) -> None:
+            self.free += 5.0
+
+    engine = Sleeper()
+    monkeypatch.setattr(gpu_step, "free_memory", lambda device: engine.free)
+    freed = gpu_step.watch_sleep(engine, "cuda")
+    engine.sleep()
+    assert (engine.free, freed) == (7.0, [0.0, 5.0])
 
 
 def test_a_part_that_takes_too_long_is_broken_off_and_the_rest_is_not_run(

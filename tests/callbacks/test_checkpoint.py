@@ -1,15 +1,21 @@
 """Checkpoints of runs whose optimizer steps come several at a time."""
 
+import errno
+import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from torch.utils.data import DataLoader
 
 from laser_lightning.callbacks import RunCheckpoint
+from laser_lightning.callbacks.checkpoint import write_in_background
+from laser_lightning.distributed.strategies import TrainingStrategy
 from laser_lightning.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -75,3 +81,47 @@ def test_with_a_monitor_the_latest_is_a_file_of_its_own(tmp_path: Path) -> None:
 def test_the_number_of_steps_is_checked() -> None:
     with pytest.raises(UserError, match=r"checkpoint\.every_n_train_steps is 0, and must be at least 1"):
         RunCheckpoint(0)
+
+
+# --------------------------------------------------------------- in the background
+
+
+def test_a_run_that_saves_in_the_background_leaves_the_same_files(tmp_path: Path) -> None:
+    left = []
+    for asynchronous in (False, True):
+        torch.manual_seed(0)
+        names = fit(tmp_path / "run", 6, RunCheckpoint(4, asynchronous=asynchronous))
+        directory = tmp_path / "run/checkpoints"
+        left.append((names, (directory / "last.ckpt").readlink(), (directory / "step=6.ckpt").read_bytes()))
+        (tmp_path / "run").rename(tmp_path / f"run_{asynchronous}")
+    assert left[0][0] == ["last.ckpt", "step=6.ckpt"]
+    assert left[0] == left[1]
+
+
+def test_an_error_in_the_background_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"step=2\.ckpt could not be saved: .*No space left on device"):
+        fit(tmp_path, 2, RunCheckpoint(asynchronous=True))
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_files_that_others_write_are_refused(tmp_path: Path) -> None:
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    trainer = Trainer(
+        accelerator="cpu", plugins=[AsyncCheckpointIO()], callbacks=RunCheckpoint(asynchronous=True), **quiet
+    )
+    with pytest.raises(UserError, match=r"checkpoint\.asynchronous: trainer\.plugins has a AsyncCheckpointIO, which"):
+        trainer.fit(TwoStepsPerBatch(), DataLoader(torch.ones(4, 1)))  # type: ignore[arg-type]
+    with pytest.raises(
+        UserError, match=r"checkpoint\.asynchronous: under DeepSpeed each process writes its own shards"
+    ):
+        write_in_background(SimpleNamespace(strategy=WritesItself()))  # type: ignore[arg-type]
+
+
+class WritesItself(TrainingStrategy):
+    """As DeepSpeed's."""
+
+    writes_checkpoints = True

@@ -1,10 +1,13 @@
 """What a resumed run may have otherwise than the run that it resumes."""
 
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from laser_lightning.arguments import Part
 from laser_lightning.cli.resume_settings import ABSENT, check_settings, differences
 from laser_lightning.errors import UserError
 
@@ -122,3 +125,87 @@ def test_another_length_changes_results_where_the_schedule_depends_on_it() -> No
 def test_a_checkpoint_without_settings_is_told() -> None:
     with pytest.warns(UserWarning, match="does not hold the settings of its run"):
         check_settings(None, changed(), [])
+
+
+# --------------------------------------------- arguments that a class has got since
+
+
+@dataclass(frozen=True)
+class Limits:
+    low: float = 0.0
+    high: float = 1.0
+    names: list[str] = field(default_factory=lambda: ["a"])
+
+
+class Inner(Part):
+    def __init__(self, weight: float = 0.5) -> None: ...
+
+
+class Base:
+    def __init__(self, rate: float, folder: Path = Path("here"), betas: tuple[float, float] = (0.9, 0.99)) -> None: ...
+
+
+class Outer(Base):
+    def __init__(self, limits: Limits = Limits(), inner: Inner = Inner(0.25), more: Limits | None = None, **rest: Any):  # noqa: B008
+        ...
+
+
+def of(kind: type, **arguments: Any) -> dict[str, Any]:
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
+
+
+LIMITS = {"low": 0.0, "high": 1.0, "names": ["a"]}
+# Every argument, as a config of today has them.
+NOW = {
+    "rate": 1e-3,
+    "folder": "here",
+    "betas": [0.9, 0.99],
+    "limits": LIMITS,
+    "inner": of(Inner, weight=0.25),
+    "more": None,
+}
+
+
+def found(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs in the configs of one module with these arguments."""
+    both = ({"model": of(Outer, **arguments)} for arguments in (theirs, ours))
+    return {change.key: (change.theirs, change.ours) for change in differences(*both)}
+
+
+@pytest.mark.parametrize("missing", [*NOW.keys() - {"rate"}, None])
+def test_an_argument_that_came_since_has_its_default(missing: str | None) -> None:
+    old = {name: value for name, value in NOW.items() if name == "rate" or missing not in (name, None)}
+    assert found(old, NOW) == {}
+
+
+def test_so_it_is_at_any_depth() -> None:
+    old = NOW | {"limits": {"low": 0.5}, "more": {"high": 2.0}, "inner": {"class_path": of(Inner)["class_path"]}}
+    # Inner's own default counts, whatever Outer makes of it.
+    now = NOW | {"limits": LIMITS | {"low": 0.5}, "more": LIMITS | {"high": 2.0}, "inner": of(Inner, weight=0.5)}
+    assert found(old, now) == {}
+    items = [{"list": [value["inner"]], "named": {"x": of(Outer, **value)}} for value in (old, now)]
+    assert list(differences(*items)) == []
+
+
+def test_what_is_not_the_default_is_a_difference() -> None:
+    old = {"rate": 1e-3, "limits": {"low": 0.5}, "inner": of(Inner)}
+    now = NOW | {"limits": LIMITS | {"high": 2.0}, "folder": "there", "more": LIMITS}
+    assert found(old, now) == {
+        "model.limits.low": (0.5, 0.0),
+        "model.limits.high": (1.0, 2.0),
+        "model.inner.weight": (0.5, 0.25),
+        "model.folder": ("here", "there"),
+        "model.more": (None, LIMITS),
+    }
+
+
+def test_one_that_has_gone_is_told_and_leaves_the_others_alone() -> None:
+    assert found({"rate": 1e-3, "gone": 3}, NOW) == {"model.gone": (3, ABSENT)}
+    # One without a default cannot have been left out: whatever it is now, it is new.
+    assert found({}, NOW) == {"model.rate": (ABSENT, 1e-3)}
+
+
+def test_the_trainers_arguments_have_defaults_too() -> None:
+    assert list(differences({"trainer": {}}, {"trainer": {"accumulate_grad_batches": 1}})) == []
+    changes = list(differences({"trainer": {}}, {"trainer": {"accumulate_grad_batches": 2}}))
+    assert changes == [("trainer.accumulate_grad_batches", 1, 2)]

@@ -61,6 +61,7 @@ def test_what_deepspeed_answers(stage: int, offload: bool) -> None:
     layer = nn.Linear(2, 3)
     answers = (found.shards_weights, found.gathers(layer), found.steps_on_host, found.keeps_float32_copies)
     assert answers == (stage == 3, stage == 3, offload, True)
+    assert found.writes_checkpoints
     with found.gathered(layer):  # its parameters are whole: nothing to gather, but once around all
         assert not found.gathers(layer)
         assert found.gathers(layer, nn.Linear(1, 1)) is (stage == 3)

@@ -373,6 +373,23 @@ def test_many_bad_steps_stop_the_run_with_a_checkpoint(tmp_path: Path, initial: 
     assert torch.equal(saved[key], model.state_dict()[key])
 
 
+@pytest.mark.filterwarnings("ignore:Optimizer step 1 is skipped")
+def test_skipped_steps_in_a_row_are_counted_on_in_a_resumed_run(tmp_path: Path) -> None:
+    # Round 0 has a gradient, round 1 has none and is saved, and round 2 is the second without one.
+    run = trainer(tmp_path, steps=5, max_steps=-1, limit_train_batches=2, max_epochs=1)
+    run.fit(fresh(policy_loss=NaNLoss({1}), max_skipped_steps=2), datamodule=data())
+    run.save_checkpoint(tmp_path / "skipped.ckpt")
+    loss = NaNLoss()
+    resumed = fresh(policy_loss=loss, max_skipped_steps=2)
+    with pytest.raises(UserError, match="Stopped: 2 optimizer steps in a row were skipped"):
+        trainer(tmp_path, steps=5).fit(resumed, datamodule=data(), ckpt_path=str(tmp_path / "skipped.ckpt"))
+    assert loss.count == 1
+    # A module of its own is another run.
+    assert resumed._skipped_in_a_row == 2
+    resumed.forget_position()
+    assert resumed._skipped_in_a_row == 0
+
+
 def test_a_verifier_that_raises_or_hangs_costs_one_solution_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

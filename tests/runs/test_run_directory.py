@@ -133,6 +133,22 @@ def test_an_evaluation_leaves_the_files_of_the_training_run() -> None:
     assert not holds_training(Path("own"))
 
 
+def test_a_checkpoint_from_before_an_argument_was_there_resumes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(FIT) == 0
+    path = Path("run/checkpoints/last.ckpt").resolve()
+    saved = torch.load(path, weights_only=True)
+    settings = yaml.safe_load(saved["laser_settings"])
+    model, data = (settings[name]["init_args"] for name in ("model", "data"))
+    del model["alpha"], model["settings"]["steps"], data["train"]["init_args"], data["batch"]
+    torch.save(saved | {"laser_settings": yaml.safe_dump(settings)}, path)
+    resumed = [*FIT, "--ckpt_path", "last", "--trainer.max_steps", "2"]
+    assert "model.alpha: 0.5 -> 0.75. Set" in error_of(capsys, *resumed, "--model.alpha", "0.75")
+    model["gone"] = 3  # an argument of then that is none any more
+    torch.save(saved | {"laser_settings": yaml.safe_dump(settings)}, path)
+    assert "results: model.gone: 3 -> nothing. Set" in error_of(capsys, *resumed)
+    assert main([*resumed, "--allow_changes", "model.gone"]) == 0
+
+
 def test_settings_of_the_resumed_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(FIT) == 0
     before = files()
