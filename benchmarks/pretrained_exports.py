@@ -113,7 +113,7 @@ def check_exports(run: Path, problems: Path, adapter: bool, count: int = 32, sam
     forms = {"float32": (export, "float32"), "bfloat16": (write_bfloat16(export, work / "bfloat16"), "bfloat16")}
     if adapter:
         shutil.rmtree(work / "adapter", ignore_errors=True)
-        export_checkpoint(run / "checkpoints/last.ckpt", work / "adapter", [str(run / "config.yaml")], adapter=True)
+        export_checkpoint(run / "checkpoints/last.ckpt", work / "adapter", [], adapter=True)
         forms["adapter"] = (work / "adapter", "float32")
 
     tokenizer, prompts = AutoTokenizer.from_pretrained(export), chats(run, problems, count)

@@ -227,7 +227,9 @@ def by_kind(methods: Mapping[str, Sequence[Run]]) -> str:
         name: [json.loads((run.directory / "summary.json").read_text())["end"]["sets"][SET] for run in runs]
         for name, runs in methods.items()
     }
-    kinds = sorted({key.removeprefix(prefix) for sets in ends.values() for one in sets for key in one if prefix in key})
+    kinds = sorted(
+        {key.removeprefix(prefix) for sets in ends.values() for one in sets for key in one if key.startswith(prefix)}
+    )
     lines = ["| method | " + " | ".join(kinds) + " |", "| --- |" + " ---: |" * len(kinds)]
     for name, sets in ends.items():
         means = [sum(one[prefix + kind] for one in sets) / len(sets) for kind in kinds]
