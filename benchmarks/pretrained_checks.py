@@ -50,7 +50,7 @@ def wrong_solution(solution: str, generator: random.Random) -> str | None:
         other = calculation[:place] + OTHER[calculation[place]] + calculation[place + 1 :]
         try:
             value = eval(other, {"__builtins__": {}})  # of digits and operations only
-        except (SyntaxError, ZeroDivisionError):
+        except (SyntaxError, TypeError, ZeroDivisionError):  # TypeError: 2(3) is a call
             continue
         if value == int(value) >= 0 and str(int(value)) != answer:
             return f"{other}={int(value)}"
