@@ -56,18 +56,19 @@ def do_run(run: Run, phases: Sequence[str], children: Children) -> None:
             print(f"{run.name}: {phase.name} done", file=sys.stderr)
 
 
-def do_runs(runs: Sequence[Run], phases: Sequence[str], workers: int) -> list[str]:
+def do_runs(runs: Sequence[Run], phases: Sequence[str], workers: int, threads: int = 1) -> list[str]:
     """Bring all runs to their end; one that fails does not keep the others from it.
 
     Args:
         runs: in the order in which they begin.
         phases: some of ``PHASES``.
         workers: runs at a time.
+        threads: of each process.
 
     Returns:
         What failed, as sentences.
     """
-    children = Children()
+    children = Children(threads)
     failed: list[str] = []
     with ThreadPoolExecutor(workers) as pool:
         futures: list[Future[None]] = [pool.submit(do_run, run, phases, children) for run in runs]
@@ -166,12 +167,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _interrupt(*_: object) -> None:
+def interrupt(*_: object) -> None:
+    """Stop, as Ctrl-C does."""
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         sys.exit(main())
     except UserError as error:

@@ -16,6 +16,9 @@ from typing import Any
 
 from laser_lightning.errors import UserError
 
+PROGRAM = (sys.executable, "-m", "laser_lightning")
+"""Words in front of a command of this project."""
+
 
 @dataclass(frozen=True)
 class Taken:
@@ -33,15 +36,20 @@ class Taken:
 
 
 class Children:
-    """The processes that are running, so that all can be told to stop, and none begins afterwards."""
+    """The processes that are running, so that all can be told to stop, and none begins afterwards.
 
-    def __init__(self) -> None:
+    Args:
+        threads: of each process.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = threads
         self._running: set[int] = set()
         self._stopping = False
         self._guard = threading.Lock()
 
     def run(self, command: Sequence[str], log: Path, held: int) -> dict[str, Any]:
-        """Run a command, with one thread, and wait for it.
+        """Run a command, and wait for it.
 
         Args:
             command: words.
@@ -54,7 +62,7 @@ class Children:
         Raises:
             UserError: if all were told to stop.
         """
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": str(self._threads)}
         with self._guard, log.open("ab") as file:
             if self._stopping:
                 raise UserError("stopped before it began")
@@ -92,12 +100,14 @@ class Phase:
         folder: of its records.
         arguments: words behind the program's name.
         settings: what its outcome depends on, as JSON holds it.
+        program: words before the arguments.
     """
 
     name: str
     folder: Path
     arguments: tuple[str, ...]
     settings: dict[str, Any]
+    program: tuple[str, ...] = PROGRAM
 
     @property
     def done(self) -> bool:
@@ -127,12 +137,12 @@ class Phase:
             starts - sum(end["status"] == 0 for end in ends),
         )
 
-    def run(self, children: Children, program: Sequence[str] = (sys.executable, "-m", "laser_lightning")) -> None:
+    def run(self, children: Children, program: Sequence[str] | None = None) -> None:
         """Bring it to its end, unless it is there.
 
         Args:
             children: run the process.
-            program: words before the arguments.
+            program: in place of its own.
 
         Raises:
             UserError: if it fails, or runs already.
@@ -148,7 +158,9 @@ class Phase:
             if self.done:
                 return
             self._note({"started": datetime.now(UTC).isoformat(timespec="seconds"), "settings": self.settings})
-            end = children.run([*program, *self.arguments], self.folder / f"{self.name}.log", lock.fileno())
+            end = children.run(
+                [*(program or self.program), *self.arguments], self.folder / f"{self.name}.log", lock.fileno()
+            )
             self._note(end)
         if end["status"]:
             raise UserError(

@@ -2,8 +2,8 @@
 
 import csv
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,22 @@ class Budget:
         steps: optimizer steps; None for the config's.
         samples: solutions per problem in the evaluations behind the training.
         options: further words for every command, such as ``--data.prompts_per_step=4``.
+        overlays: names or paths of configs over the common one, below every method's.
+        threads: of each process.
+        places: further words that say where files are, which may be moved.
+        inputs: digests of these files, by what they are.
+        evaluations: as ``EVALUATIONS``, which of its commands follow the training.
     """
 
     config: str
     steps: int | None
     samples: int
     options: tuple[str, ...] = ()
+    overlays: tuple[str, ...] = ()
+    threads: int = 1
+    places: tuple[str, ...] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    evaluations: Mapping[str, str] = field(default_factory=lambda: EVALUATIONS)
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ class Run:
     @cached_property
     def evaluations(self) -> dict[str, Phase]:
         """Those of the trained policy with more solutions, by set: ``val`` and ``test``."""
-        return {name: self._evaluation(command, name) for command, name in EVALUATIONS.items()}
+        return {name: self._evaluation(command, name) for command, name in self.budget.evaluations.items()}
 
     def folder_of(self, evaluation: str) -> Path:
         """Where an evaluation of the trained policy lies: ``val`` or ``test``."""
@@ -81,11 +91,23 @@ class Run:
         return self._phase(folder.name, command, samples, places)
 
     def _phase(self, name: str, command: str, own: tuple[str, ...], places: tuple[str, ...]) -> Phase:
-        configs = (self.budget.config, VOTES, *self.method.overlays)
-        options = (f"--seed_everything={self.seed}", "--torch_threads=1", *own, *self.budget.options)
-        words = (command, *(word for config in configs for word in ("--config", config)), *options, *places)
+        configs = (self.budget.config, *self.budget.overlays, VOTES, *self.method.overlays)
+        options = (
+            f"--seed_everything={self.seed}",
+            f"--torch_threads={self.budget.threads}",
+            *own,
+            *self.budget.options,
+        )
+        words = (
+            command,
+            *(word for config in configs for word in ("--config", config)),
+            *options,
+            *self.budget.places,
+            *places,
+        )
         contents = {config: yaml.safe_load(read_config(config)) for config in configs}
-        settings = json.loads(json.dumps({"configs": contents, "options": options}))
+        inputs = {"inputs": dict(self.budget.inputs)} if self.budget.inputs else {}
+        settings = json.loads(json.dumps({"configs": contents, "options": options} | inputs))
         return Phase(name, self.directory / "phases", words, settings)
 
     # ------------------------------------------------------------- what it left

@@ -4,6 +4,7 @@ The weights are drawn wide (standard deviation 0.3) and none is left at 0 or 1, 
 strongly on everything in front of it: a wrong mask, position or cache then shows as an error of order 1.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import pytest
 import torch
 import yaml
 from jsonargparse import get_loader, set_loader
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -23,6 +25,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
 )
@@ -159,6 +162,57 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def policy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a tiny random Qwen2 with the character tokenizer (<eos> 1, pad 0, reward token 3)."""
     return save_random_model(tmp_path_factory.mktemp("policy"), tiny())
+
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def chat_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a tiny random model of SmolLM2's kind: Llama with a tied head, a token a byte and some special ones,
+    pad = <eos> = <|im_end|>, a chat template, and <reponame>, which no text holds."""
+    path = tmp_path_factory.mktemp("chat_model")
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<reponame>"]
+    tokens = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=special[1],
+        eos_token=special[2],
+        pad_token=special[2],
+        unk_token=special[0],
+        additional_special_tokens=[special[3]],
+        chat_template=CHAT_TEMPLATE,
+    ).save_pretrained(path)
+    torch.manual_seed(0)
+    ids = {"eos_token_id": 2, "pad_token_id": 2, "bos_token_id": 1}
+    wide = {"hidden_size": 64, "initializer_range": 0.1, "max_position_embeddings": 1024}
+    config = tiny(LlamaConfig, vocab_size=len(tokens), tie_word_embeddings=True, **ids, **wide)
+    AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def word_problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory with word_problems_train.jsonl, a dozen problems of two kinds, and word_problems_val.jsonl, six."""
+    path = tmp_path_factory.mktemp("word_problems")
+    for name, count in (("train", 12), ("val", 6)):
+        numbers = [(number % 4 + 3, number % 3 + 1) for number in range(count)]
+        rows = [
+            {"problem": f"Ann has {a} nuts. She eats {b}. How many are left?", "answer": f"{a - b}", "kind": "less"}
+            | {"solution": f"{a}-{b}={a - b}"}
+            if a % 2
+            else {"problem": f"Bob has {a} figs and buys {b}. How many?", "answer": f"{a + b}", "kind": "more"}
+            | {"solution": f"{a}+{b}={a + b}"}
+            for a, b in numbers
+        ]
+        (path / f"word_problems_{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -117,6 +117,15 @@ def token(model: Path) -> str:
     return next(text for text in reversed(tokenizer.get_added_vocab()) if text not in used and text not in template)
 
 
+def run_program(words: list[str], directory: Path, processes: int = 1) -> None:
+    """Run a command of the program to its end."""
+    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [sys.executable, *(start if processes > 1 else []), "-m", "laser_lightning", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=3600)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
+
+
 @pytest.fixture
 def train(model: Path, token: str, tmp_path: Path) -> Train:
     """``train(*configs, processes=1)`` takes two steps; returns the rows of its metrics."""
@@ -127,19 +136,8 @@ def train(model: Path, token: str, tmp_path: Path) -> Train:
         sums = [(a, b) for a in (2, 3, 4, 5) for b in (1, 6)]
         rows = [{"problem": f"What is {a} plus {b}?", "answer": f"{a + b}", "solution": f"{a + b}"} for a, b in sums]
         (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, rows)))
-        start = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        command = [sys.executable, *(start if processes > 1 else []), "-m", "laser_lightning", "fit"]
         overlays = [argument for name in configs for argument in ("--config", name)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(
-            [*command, *overlays, "--run_dir", "run"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=3600,
-        )
-        assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
+        run_program(["fit", *overlays, "--run_dir", "run"], tmp_path, processes)
         return list(csv.DictReader((tmp_path / "run/metrics.csv").open()))
 
     return run
@@ -216,3 +214,20 @@ def test_zero_on_two_processes(train: Train, stage: int) -> None:
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 def test_vllm(train: Train) -> None:
     check_steps(train("run.yaml", "laser.yaml", "vllm.yaml"), 1e-2)
+
+
+def test_the_recipes(model: Path, token: str, word_problems: Path, tmp_path: Path) -> None:
+    """Two steps of the supervised stage, and from there two of LaSeR with adapters, by name and model alone."""
+    for path in word_problems.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    two = ["--trainer.max_steps=2", "--checkpoint=null", "--torch_threads=1", "--model.optimizer.warmup_steps=0"]
+    warm_start = ["--config=recipes/word_problems_warm_start", f"--model.policy.path={model}", "--run_dir=warm_start"]
+    run_program(["fit", *warm_start, *two, "--data.prompts_per_step=4"], tmp_path)
+    laser = ["--config=recipes/word_problems", "--config=recipes/word_problems_lora", "--run_dir=laser"]
+    start = [f"--model.self_reward.token={token}", "--model.policy.path=warm_start/export/last"]
+    small = ["--data.prompts_per_step=2", "--calibration.prompts=4", "--model.evaluation.samples=2"]
+    run_program(["fit", *laser, *start, *two, *small], tmp_path)
+    rows = list(csv.DictReader((tmp_path / "laser/metrics.csv").open()))
+    assert len(values(rows, "train/reward")) == 2
+    assert values(rows, "val/word_problems/pass@1/less")
+    assert (tmp_path / "laser/export/last/model.safetensors").is_file()
