@@ -4,6 +4,7 @@ The weights are drawn wide (standard deviation 0.3) and none is left at 0 or 1, 
 strongly on everything in front of it: a wrong mask, position or cache then shows as an error of order 1.
 """
 
+import gc
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +42,12 @@ from laser_lightning.records.rollout import Rollout
 torch.set_num_threads(1)  # tiny models are faster so, and rounding is the same on every machine and under xdist
 
 EOS, PAD, VOCABULARY = 1, 0, 100  # of the character tokenizer
+
+
+def pytest_collection_finish() -> None:
+    """Half a million objects of torch and others live to the end: the garbage collector need not look at them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

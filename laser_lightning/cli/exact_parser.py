@@ -40,10 +40,14 @@ class ExactParser(LightningArgumentParser):
                 cfg_obj[key] = text
         return super().parse_object(cfg_obj, *rest, **kwargs)
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Writes a config to a file. It was parsed, and validating it again would take as long."""
+        super().save(*args, **{"skip_validation": True, **kwargs})
+
     def dump(self, *args: Any, with_comments: bool = False, **kwargs: Any) -> str:
         """Writes a config, with the quotes that its texts need."""
         text = super().dump(*args, with_comments=with_comments, **kwargs)
-        return requoted(text, super().dump(*args, **kwargs)) if with_comments else text
+        return requoted(text, super().dump(*args, **kwargs | {"skip_validation": True})) if with_comments else text
 
 
 def _with_plain_default(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class RunConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Hand the config over; only the first process is asked to."""
-        text = self.parser.dump(self.config, skip_unset=False)
+        text = self.parser.dump(self.config, skip_unset=False, skip_validation=True)
         config = yaml.safe_load(text)
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):

@@ -78,10 +78,11 @@ class SourceArgument:
 
 
 class Sources:
-    """Source files, each read once."""
+    """Source files, each read, and each name in them found, once."""
 
     def __init__(self) -> None:
         self._files: dict[str, SourceFile | None] = {}
+        self._found: dict[tuple[str, SourceFile, int], SourceClass | None] = {}
 
     def find_class(self, path: str) -> SourceClass | None:
         """Finds a class where it is defined.
@@ -238,6 +239,12 @@ class Sources:
 
     def _find(self, name: str, file: SourceFile, depth: int) -> SourceClass | None:
         """Finds a name, dotted where it leads through an imported module, from within a file."""
+        key = name, file, depth
+        if key not in self._found:
+            self._found[key] = self._search(*key)
+        return self._found[key]
+
+    def _search(self, name: str, file: SourceFile, depth: int) -> SourceClass | None:
         first, _, others = name.partition(".")
         for statement in _statements(file.body):
             if isinstance(statement, ast.ClassDef) and statement.name == name:

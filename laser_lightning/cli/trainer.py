@@ -67,7 +67,21 @@ from laser_lightning.runs.run_directory import (
 
 
 class LaSeRCLI(LightningCLI):
-    """LightningCLI with configs by name, callback slots, one directory per run, and errors in one line."""
+    """LightningCLI with configs by name, callback slots, one directory per run, and errors in one line.
+
+    Args:
+        classes: as for LightningCLI, as are the settings.
+        command: the one that runs; the parsers of the others, which take as long to make, stay empty. Default: none.
+    """
+
+    def __init__(self, *classes: Any, command: str | None = None, **settings: Any) -> None:
+        self._command = command
+        super().__init__(*classes, **settings)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        if self._command not in (None, subcommand):
+            return self.init_parser(**kwargs)
+        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """A parser for the program, or for one subcommand."""
@@ -170,7 +184,17 @@ class LaSeRCLI(LightningCLI):
     @cached_property
     def _resolved(self) -> str:
         """The config of this run with every default, as YAML."""
-        return str(self._parser(self.subcommand).dump(self.config[self.config.subcommand], skip_unset=False))
+        return self._written()
+
+    def _written(self) -> str:
+        """The config as it is now, as YAML. It was parsed, and validating it again would take as long."""
+        config = self.config[self.config.subcommand]
+        return str(self._parser(self.config.subcommand).dump(config, skip_unset=False, skip_validation=True))
+
+    def _dump_config(self) -> None:
+        """Keeps the config for modules that save their hyper-parameters."""
+        if not hasattr(self, "config_dump"):
+            self.config_dump = yaml.safe_load(self._written())
 
     def before_evaluation(self) -> None:
         """Finds the checkpoint to evaluate."""
@@ -319,6 +343,7 @@ def main(args: Sequence[str] | None = None) -> int:
         LaSeRCLI(
             LightningModule,
             LightningDataModule,
+            command=split_configs(args)[1][0],
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,

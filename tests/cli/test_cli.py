@@ -114,6 +114,14 @@ def test_the_command_line_overrides_every_field(
     assert at(yaml.safe_load(printed(capsys, "--config", "base", *args)), key) == value
 
 
+def test_a_config_may_stand_before_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    behind = printed(capsys, "--config", "base")
+    with pytest.raises(SystemExit) as end:
+        main(["--config", "base", "fit", "--print_config"])
+    assert end.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load(behind)
+
+
 def test_configs_overlay_each_other_in_order(capsys: pytest.CaptureFixture[str]) -> None:
     first = overlay(
         """

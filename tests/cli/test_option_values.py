@@ -29,11 +29,20 @@ TEXTS = [
 ]
 
 
-def printed(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+def printed(capsys: pytest.CaptureFixture[str], *args: str, flag: str = "--print_config") -> str:
     with pytest.raises(SystemExit) as end:
-        main(["fit", *args, "--print_config"])
+        main(["fit", *args, flag])
     assert end.value.code == 0
     return capsys.readouterr().out
+
+
+def assert_gives_again(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    """What was printed has the same values where it is given as a config.
+
+    The values alone: comments list every subclass that is imported, of which other tests define some.
+    """
+    Path("again.yaml").write_text(text)
+    assert yaml.safe_load(printed(capsys, "--config", "again.yaml", flag="--print_config=")) == yaml.safe_load(text)
 
 
 def at(config: Any, key: str) -> Any:
@@ -82,9 +91,7 @@ def test_values_arrive_as_written_and_what_is_printed_gives_them_again(
 ) -> None:
     text = printed(capsys, "--config", "quickstart", f"--{option}")
     assert at(yaml.safe_load(text), option.partition("=")[0]) == value
-    Path("again.yaml").write_text(text)
-    # The values alone: the comments list every subclass that is imported, and other tests define some.
-    assert yaml.safe_load(printed(capsys, "--config", "again.yaml")) == yaml.safe_load(text)
+    assert_gives_again(capsys, text)
 
 
 @pytest.fixture(autouse=True)
@@ -99,10 +106,7 @@ WHOLE = [name for name in packaged_names() if name not in ("strategy/zero1", "st
 @pytest.mark.parametrize("name", WHOLE)
 def test_what_is_printed_of_a_packaged_config_gives_it_again(capsys: pytest.CaptureFixture[str], name: str) -> None:
     below = [] if name.startswith("paper/") or name in ("warm_start", "offline") else ["--config", "quickstart"]
-    text = printed(capsys, *below, "--config", name)
-    Path("again.yaml").write_text(text)
-    # The values alone: the comments list every subclass that is imported, and other tests define some.
-    assert yaml.safe_load(printed(capsys, "--config", "again.yaml")) == yaml.safe_load(text)
+    assert_gives_again(capsys, printed(capsys, *below, "--config", name))
 
 
 @pytest.mark.parametrize("text", TEXTS)

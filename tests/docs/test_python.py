@@ -25,7 +25,8 @@ def test_the_script(tmp_path: Path) -> None:
         answer = int(left) + int(right) if sign == "+" else int(left) * int(right)
         assert reward == str(int(text.endswith(f"#{answer}")))
     assert 0 < sum(int(reward) for *_, reward, _ in printed) < 64
-    # Before training log pi(z_c) is -21.4 +- 0.7 on the quickstart's problems: the constant is in the checkpoint, where "calibrate" would leave NaN.
+    # Before training log pi(z_c) is -21.4 +- 0.7 on the quickstart's problems. The constant is in the checkpoint, where
+    # "calibrate" would leave NaN.
     assert float(done.stdout.split("c_ref ")[1]) == pytest.approx(-21.4, abs=0.8)
 
 

@@ -1,15 +1,15 @@
 """The source of the page on methods writes the forms of the packaged overlays, and a supervised stage takes it."""
 
+import csv
 import importlib.util
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from laser_lightning.cli.command_line import main
 from laser_lightning.modules.self_correction import SelfCorrection
 from laser_lightning.modules.self_evaluation import SelfEvaluation
 
@@ -46,20 +46,17 @@ def test_its_solutions_have_the_forms_of_the_overlays() -> None:
     assert scores == [float(said[0]) for said in verdicts]
 
 
-def test_a_supervised_stage_takes_it(tmp_path: Path) -> None:
+def test_a_supervised_stage_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copy(EXAMPLE, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     words = "fit --config warm_start --data.train my_self_evaluations.SelfEvaluated --data.train.solution_noise 0.15"
     words += " --data.train.size 64 --data.prompts_per_step 8 --trainer.max_steps 2 --trainer.limit_val_batches 0"
     words += " --model.optimizer.warmup_steps 0"
     words += " --trainer.enable_progress_bar false --figures null --export null --checkpoint null --run_dir run"
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "laser_lightning", *words.split()],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    status = main(words.split())
+    assert status == 0, capsys.readouterr()
     assert "my_self_evaluations.SelfEvaluated" in (tmp_path / "run" / "config.yaml").read_text()
+    assert sum(bool(row["train/loss"]) for row in csv.DictReader((tmp_path / "run/metrics.csv").open())) == 2
