@@ -12,7 +12,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from laser_lightning.policy.lora import merged_weights
 
 WeightStream = Iterator[tuple[str, Tensor]]
-"""Names in a checkpoint of transformers, and weights; each is whole until the next one is asked for."""
+"""Names in a checkpoint of transformers, and weights; those of a layer are whole until the next layer is asked for."""
 
 Hold = Callable[[Sequence[nn.Parameter]], AbstractContextManager[None]]
 """Holds some parameters whole, where they are sharded; all ranks enter it together."""

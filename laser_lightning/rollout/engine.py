@@ -106,8 +106,8 @@ class RolloutEngine(Part, ABC):
 
         Args:
             policy: the model as it is now; its weights may be sharded.
-            weights: gives the weights as they stand in a checkpoint of transformers, LoRA merged in, each of them whole
-                until the next one is asked for. All ranks enter it, or none, since they gather in it.
+            weights: gives the weights as they stand in a checkpoint of transformers, LoRA merged in, those of a layer
+                whole until the next layer is asked for. All ranks enter it, or none, since they gather in it.
         """
 
     def sleep(self) -> None:
