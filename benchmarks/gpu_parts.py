@@ -308,6 +308,11 @@ def largest_gap(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> float:
     return max(float((a.double() - b.double()).abs().max()) for a, b in zip(ours, theirs, strict=True))
 
 
+def tells_of_an_operation(warning: str) -> bool:
+    """Whether torch warns of an operation that is not deterministic."""
+    return "deterministic implementation" in warning or "not deterministic" in warning
+
+
 def resume(check: Check) -> Values:
     """Whether two runs are equal, and a resumed one equal to one that was not broken off: as it is, deterministic."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -320,9 +325,8 @@ def resume(check: Check) -> Values:
             resumed = fit_embedded(check, f"{mode}_resumed", deterministic, whole / "step=2.ckpt")
         values[f"{mode}_two_runs_differ_by"] = largest_gap(weights(whole), weights(again))
         values[f"{mode}_resumed_differs_by"] = largest_gap(weights(whole), weights(resumed))
-        told = {
-            str(w.message).split(" does not have a deterministic")[0] for w in caught if "determin" in str(w.message)
-        }
+        said = [str(w.message) for w in caught]
+        told = {one.split(" does not have a deterministic")[0] for one in said if tells_of_an_operation(one)}
         values[f"{mode}_warnings"] = "; ".join(sorted(told)) or "none"
     return values
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from inspect import Parameter, signature
-from typing import Any, NamedTuple, get_args, get_type_hints
+from types import UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from laser_lightning.cli.exact_parser import configured
 
@@ -32,7 +33,7 @@ def arguments_of(kind: Callable[..., Any]) -> dict[str, Argument]:
     found: dict[str, Argument] = {}
     for maker in _makers(kind):
         hints = _hints(maker)
-        for parameter in signature(maker).parameters.values():
+        for parameter in _parameters(maker):
             if parameter.kind not in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL):
                 default = REQUIRED if parameter.default is Parameter.empty else configured(parameter.default)
                 found.setdefault(parameter.name, Argument(default, _settings(hints.get(parameter.name))))
@@ -46,8 +47,15 @@ def _makers(kind: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
         if maker is None or base is object:
             continue
         yield maker
-        if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in signature(maker).parameters.values()):
+        if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in _parameters(maker)):
             return
+
+
+def _parameters(maker: Callable[..., Any]) -> list[Parameter]:
+    try:
+        return list(signature(maker).parameters.values())
+    except ValueError:  # of C code that does not tell
+        return []
 
 
 def _fields(kind: Any) -> dict[str, Argument]:
@@ -65,10 +73,11 @@ def _fields(kind: Any) -> dict[str, Argument]:
 def _hints(of: Any) -> dict[str, Any]:
     try:
         return get_type_hints(of)
-    except NameError:  # a name that only a type checker imports
+    except (NameError, TypeError):  # a name that only a type checker imports
         return {}
 
 
 def _settings(hint: Any) -> type | None:
     """The dataclass that an annotation names, alone or beside None."""
-    return next((one for one in (hint, *get_args(hint)) if isinstance(one, type) and is_dataclass(one)), None)
+    named = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return next((one for one in named if isinstance(one, type) and is_dataclass(one)), None)

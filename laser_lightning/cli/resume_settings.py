@@ -157,7 +157,7 @@ def differences(theirs: Any, ours: Any, key: str = "", kind: Any = None) -> Iter
         yield Change(key, theirs.get("class_path", ABSENT), ours.get("class_path", ABSENT))
         return
     kind = _located(ours["class_path"]) if "class_path" in ours else kind
-    arguments = arguments_of(kind) if kind is not None else {}
+    arguments = arguments_of(kind) if callable(kind) else {}
     theirs, ours = _arguments(theirs), _arguments(ours)
     for name in [*theirs, *(name for name in ours if name not in theirs)]:
         if not key and name in BOOKKEEPING:
