@@ -172,7 +172,7 @@ def found(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, tuple[Any, 
     return {change.key: (change.theirs, change.ours) for change in differences(*both)}
 
 
-@pytest.mark.parametrize("missing", [*NOW.keys() - {"rate"}, None])
+@pytest.mark.parametrize("missing", [*(name for name in NOW if name != "rate"), None])
 def test_an_argument_that_came_since_has_its_default(missing: str | None) -> None:
     old = {name: value for name, value in NOW.items() if name == "rate" or missing not in (name, None)}
     assert found(old, NOW) == {}
