@@ -13,8 +13,8 @@ from laser_lightning.cli.command_line import main as program
 from laser_lightning.errors import UserError
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-LEARNS = "--trainer.max_steps=8 --model.optimizer.warmup_steps=0 --model.optimizer.learning_rate=1e-2"
-"""A supervised stage behind which the tiny model ends its answers."""
+LEARNS = "--trainer.max_steps=40 --trainer.val_check_interval=40 --model.optimizer.learning_rate=1e-2"
+"""A supervised stage behind which the tiny model solves some of the problems, so that groups are mixed."""
 
 SHORT = ["--data.prompts_per_step=4", "--calibration.prompts=4", "--checkpoint.every_n_train_steps=1", "--figures=null"]
 

@@ -12,6 +12,8 @@ from laser_lightning.cli.config_files import load_configs
 BASELINES = sorted(path.stem for path in (Path(__file__).parents[2] / "configs/baselines").glob("*.yaml"))
 QUICK = ["--calibration=null", "--export=null", "--checkpoint=null", "--torch_threads=1", "--run_dir=run"]
 QUICK += ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--model.policy.dtype=float32"]
+VERIFIER = "model: {init_args: {verifier: {class_path: length_verifier.LengthVerifier}}}"
+"""A random model's answers are all wrong; their lengths differ."""
 
 
 @pytest.fixture
@@ -40,8 +42,16 @@ def test_the_supervised_stage(in_folder: Path, chat_model_dir: Path) -> None:
 @pytest.mark.parametrize(
     "overlays", [(), ("recipes/word_problems_lora",), ("baselines/rise", "recipes/word_problems_rise")]
 )
-def test_a_step_of_reinforcement_learning(overlays: tuple[str, ...], in_folder: Path, chat_model_dir: Path) -> None:
-    configs = [f"--config={name}" for name in ("recipes/word_problems", *overlays)]
+def test_a_step_of_reinforcement_learning(
+    overlays: tuple[str, ...],
+    in_folder: Path,
+    chat_model_dir: Path,
+    tiny_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(tiny_run)
+    Path("verifier.yaml").write_text(VERIFIER)
+    configs = [f"--config={name}" for name in ("recipes/word_problems", *overlays, "verifier.yaml")]
     reference = "--model.self_reward.init_args.reference=-5"
     assert fit(*configs, f"--model.policy.path={chat_model_dir}", reference) == 0
     assert [row["step"] for row in rows() if row["train/reward"]] == ["1"]
