@@ -51,6 +51,12 @@ class Shape:
         attention = 2 * 2 * self.width + 2 * (self.width + self.key_value_width)
         return self.layers * rank * (attention + 3 * (self.width + self.mlp))
 
+    @property
+    def largest_layer(self) -> int:
+        """Weights of a decoder layer, or of the embedding where that has more."""
+        layer = 2 * self.width * (self.width + self.key_value_width) + 3 * self.width * self.mlp
+        return max(layer, self.width * self.vocabulary)
+
 
 SHAPES = (
     Shape("Qwen2.5-0.5B", 0.49e9, 24, 896, 4864, 2, 128, 151_936),
@@ -150,8 +156,9 @@ def _rollout(setting: Setting) -> list[Item]:
     cached: float = 2 * shape.layers * shape.key_value_width * setting.item * setting.cached_tokens
     cached /= min(setting.tensor_parallel, shape.key_value_heads)  # a head is on one GPU, or on several
     own_weights = setting.engine == "vllm"
+    gathered = setting.item * shape.largest_layer if own_weights else whole
     return [
-        Item("weights gathered whole", "rollout", whole if setting.zero == 3 else 0.0),
+        Item("weights gathered at once", "rollout", gathered if setting.zero == 3 else 0.0),
         Item("weights of the engine", "rollout", whole / setting.tensor_parallel if own_weights else 0.0),
         Item("keys and values", "rollout", cached),
         Item("logits of a decoding step", "rollout", SAMPLING_COPIES * LOGIT * setting.rows * shape.vocabulary),

@@ -56,10 +56,12 @@ def test_the_rollout(plan: ModuleType) -> None:
     own = sizes(plan, cached_tokens=1000, rows=10)
     assert own["keys and values"] == 57_344_000
     assert own["logits of a decoding step"] == 3 * 4 * 10 * 152_064
-    assert own["weights of the engine"] == own["weights gathered whole"] == 0
+    assert own["weights of the engine"] == own["weights gathered at once"] == 0
     vllm = sizes(plan, cached_tokens=1000, zero=3, engine="vllm", tensor_parallel=8)
     assert vllm["weights of the engine"] == 2e9
-    assert vllm["weights gathered whole"] == 16e9
+    # The embedding, 3584 x 152064; a layer has 2 x 3584 x (3584 + 512) + 3 x 3584 x 18944 = 233,046,016.
+    assert vllm["weights gathered at once"] == 2 * 544_997_376
+    assert sizes(plan, zero=3)["weights gathered at once"] == 16e9
     assert vllm["keys and values"] == 57_344_000 / 4  # the heads of 4 keys, each on two GPUs
 
 
