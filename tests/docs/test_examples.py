@@ -145,6 +145,7 @@ def test_a_policy_loss_that_reads_distributions(tmp_path: Path) -> None:
     for most, directory in (("0.7", tmp_path / "some"), ("1.1", tmp_path / "all")):
         directory.mkdir()
         options = ["--model.policy_loss=my_reading.HesitantTokens", f"--model.policy_loss.most={most}"]
+        options.append("--model.self_reward.weights=ClassBalancedWeights")  # all solutions get a pass, and are counted
         fit("my_reading.py", *options, "--trainer.max_steps=1", directory=directory)
     (some,), (every,) = steps(tmp_path / "some/run"), steps(tmp_path / "all/run")
     assert 0.01 < float(some["train/hesitant"]) < 0.9
@@ -301,6 +302,7 @@ def test_weights_of_the_self_rewarding_loss(tmp_path: Path) -> None:
     phases = ["--model.phases.reasoning_steps=0", "--model.phases.self_reward_steps=0"]
     fit("my_weights.py", *options, *phases, directory=tmp_path)
     solutions = lines(tmp_path / "run/solutions/train.jsonl")
+    counts = []
     for number, row in enumerate(steps(tmp_path / "run")):
         of_step = [line for line in solutions if line["step"] == number]
         errors = []
@@ -309,14 +311,15 @@ def test_weights_of_the_self_rewarding_loss(tmp_path: Path) -> None:
             finished = [line for line in group if line["finished"]]
             if len({line["reward"] for line in group}) > 1 and len(finished) >= 3:
                 errors += [(line["self_reward"] - line["reward"]) ** 2 for line in finished]
-        assert 0 < len(errors) < 64
+        counts.append(len(errors))
         assert float(row["train/self_reward_loss"]) == pytest.approx(statistics.mean(errors), rel=1e-3)
+    assert 0 < min(counts) < 64
 
 
 def test_a_rollout_engine(tmp_path: Path) -> None:
-    # 20 tokens: some additions need just this many, and many need more.
+    # 15 tokens: some solutions of countdowns and equations need just this many, and many need one or two more.
     options = ["--model.engine=my_engine.SecondChance", "--model.engine.engine=TransformersEngine"]
-    sizes = ["--model.sampling.max_response_tokens=20", "--data.prompts_per_step=24"]
+    sizes = ["--model.sampling.max_response_tokens=15", "--data.prompts_per_step=24"]
     printed = fit("my_engine.py", *options, *sizes, directory=tmp_path)
     found = re.findall(r"drew (\d+) of 192 responses again, (\d+) ended", printed)
     counts = [(int(cut), int(ended)) for cut, ended in found]

@@ -339,7 +339,7 @@ def test_exports_that_are_refused(export: Path, tmp_path: Path, policy_tokenizer
         LaSeRScorer.from_pretrained(export)
 
 
-def test_inputs_that_are_refused(scorer_of: Callable[..., LaSeRScorer]) -> None:
+def test_inputs_that_are_refused(scorer_of: Callable[..., LaSeRScorer], monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = scorer_of()
     chat = [{"role": "user", "content": "1"}]
     for act, message in {
@@ -364,7 +364,7 @@ def test_inputs_that_are_refused(scorer_of: Callable[..., LaSeRScorer]) -> None:
         with pytest.raises(UserError, match=message):
             act()
     assert len(scorer.score(["1="], ["1" * 253])) == 1
-    scorer.tokenizer.chat_template = None
+    monkeypatch.setattr(scorer.tokenizer, "chat_template", None)  # it is that of other tests too
     with pytest.raises(UserError, match="Prompt 0 is a chat, and the tokenizer has no chat template"):
         scorer.score([chat], ["1"])
 

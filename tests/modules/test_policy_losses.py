@@ -50,7 +50,7 @@ def trained(directory: Path, loss: PolicyLoss, budget: int, **options: Any) -> t
 @pytest.mark.parametrize(
     ("loss", "options", "logged"),
     [
-        (LpRegPolicyLoss(share=0.2), {}, {"lp_reg/regularised": (1e-3, 0.2)}),
+        (LpRegPolicyLoss(share=0.5), {}, {"lp_reg/regularised": (1e-3, 0.5)}),
         (ROVERPolicyLoss(), {}, {"rover/next_q": (-1.0, 1.0)}),
         # The teacher is the policy of before training: nearly all likely tokens are the same, and the mass is near 1.
         (
@@ -72,7 +72,7 @@ def test_micro_batches_and_chunks_do_not_change_the_step(
     monkeypatch.setattr(policy_module, "LOGITS_AT_ONCE", 260 * 100)  # 25 positions of a reading at a time
     in_parts, of_parts = trained(tmp_path, loss, 200, **options)
     torch.testing.assert_close(in_parts, weights, rtol=0, atol=1e-6)
-    assert metrics["train/gradient_norm"] > 1e-3
+    assert metrics["train/gradient_norm"] > 5e-4
     for name, (low, high) in logged.items():
         assert low <= metrics[f"train/{name}"] <= high + 1e-6  # a share rounds
         assert of_parts[f"train/{name}"] == pytest.approx(metrics[f"train/{name}"], abs=1e-4)
