@@ -94,7 +94,7 @@ def decode_rightly(way: Callable[[], Finding], engine: RolloutEngine | None) -> 
         engine.use_cache = True  # type: ignore[union-attr]
         return finding
     rank_zero_warn(
-        f"{finding.cause.rstrip('.')}. It is decoded without a cache, which is right: each token then takes a pass over its whole "
-        "sequence, and rollouts are slow."
+        f"{finding.cause.rstrip('.')}. It is decoded without a cache, which is right: each token then takes a pass "
+        "over its whole sequence, and rollouts are slow."
     )
     return slower
