@@ -22,7 +22,7 @@ class Advantages(NamedTuple):
     @classmethod
     def of(
         cls,
-        estimates: Float[Tensor, "P G"] | Float[Tensor, "P*G R"],
+        estimates: Float[Tensor, "_ _"],
         rewards: Float[Tensor, "P G"],
         mixed_groups: Bool[Tensor, " P"] | None = None,
     ) -> "Advantages":
