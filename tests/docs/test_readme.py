@@ -67,7 +67,7 @@ def test_the_use_of_a_trained_model(
     assert len(solutions) == 8
     vote = names["vote"]
     assert votes.split() == [str(vote.majority), str(vote.weighted_majority), str(vote.best)]
-    assert len(vote.answers) == 8
+    assert vote.majority == "5,6,18>29"
     # The model is not trained to grade: its log-probs are -21.4 +- 0.7, so that scores are near 0.
     assert all(abs(float(score)) < 0.5 for score in scores.split())
 

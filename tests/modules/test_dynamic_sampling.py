@@ -1,6 +1,5 @@
 """Steps that sample until they are full of groups with a signal."""
 
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
+from whole_runs import OddVerifier
 
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.data.problem import Problem
@@ -23,23 +23,9 @@ from laser_lightning.policy.model import EMBEDDED, PolicySettings
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.rollout import Sampling, TransformersEngine
 from laser_lightning.rollout.sampler import Sampler
-from laser_lightning.verifiers import Verifier
 from laser_lightning.verifiers.settings import VerificationSettings
 
 TINY = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
-
-
-class OddVerifier(Verifier):
-    """Gives the solutions of half of the problems the same reward, and random ones to those of the others."""
-
-    def extract(self, response: str) -> str | None:
-        return response or None
-
-    def equivalent(self, answer: str, gold: str) -> bool:
-        return answer == gold
-
-    def reward(self, response: str, gold: str) -> float:
-        return float(int(gold) % 2 and zlib.crc32(response.encode()) % 2)
 
 
 class UnanimousVerifier(OddVerifier):

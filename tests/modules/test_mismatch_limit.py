@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning
 import pytest
 import torch
+from whole_runs import quiet_trainer
 
 from laser_lightning import LaSeRModule, LastTokenSelfReward, PromptDataModule
 from laser_lightning.data import ArithmeticSource
@@ -91,16 +91,7 @@ def fit(tmp_path: Path, steps: int, update: UpdateSettings, **options: Any) -> L
         evaluation=EvaluationSettings(at_start=False, at_end=False),
         seed=0,
     )
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_steps=steps,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
+    trainer = quiet_trainer(tmp_path, steps)
     data = PromptDataModule(train=ArithmeticSource("train", size=64), prompts_per_step=2)
     trainer.fit(module, datamodule=data, weights_only=False, **options)
     if steps < 10:

@@ -1,7 +1,6 @@
 """A curriculum is told what every step made of its problems, and chooses with it, in resumed runs too."""
 
 import math
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
+from whole_runs import OddVerifier
 
 from laser_lightning.data import AccuracyBounds, ArithmeticSource, Curriculum, Draw, PromptDataModule, StepOutcome
 from laser_lightning.data.loader import PromptLoader
@@ -27,7 +27,7 @@ from laser_lightning.policy.model import EMBEDDED, PolicySettings
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout import Sampling
-from laser_lightning.verifiers import Verification, Verifier
+from laser_lightning.verifiers import Verification
 from laser_lightning.verifiers.settings import VerificationSettings
 
 TINY = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
@@ -157,19 +157,6 @@ def test_bounds_come_on_top_of_what_the_curriculum_keeps(
 # ---------------------------------------------------------------------------------------------- in a run
 
 
-class EvenLengths(Verifier):
-    """Rewards random solutions of half of the problems."""
-
-    def extract(self, response: str) -> str | None:
-        return response or None
-
-    def equivalent(self, answer: str, gold: str) -> bool:
-        return answer == gold
-
-    def reward(self, response: str, gold: str) -> float:
-        return float(int(gold) % 2 and zlib.crc32(response.encode()) % 2)
-
-
 class Rarest(Curriculum):
     """Chooses at random, and three times as often what was solved more often than not; remembers all it was told."""
 
@@ -211,7 +198,7 @@ def fit(
     module = LaSeRModule(
         policy=PolicySettings(EMBEDDED, random_init=True, config_overrides={**TINY, "num_hidden_layers": 1}),
         self_reward=LastTokenSelfReward("<|reward|>", beta=0.1, loss_weight=0.0, reference=-20.0),
-        verifier=EvenLengths(),
+        verifier=OddVerifier(),
         group_size=4,
         sampling=Sampling(max_response_tokens=24),
         verification=VerificationSettings(workers=0),

@@ -1,5 +1,6 @@
 """What tests that train a whole module for a step or two set up alike."""
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,14 +57,25 @@ def written(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]]
     )
 
 
-class PlusVerifier(Verifier):
-    """Finds solutions right that begin with a plus; the answer is all of it."""
+class TextVerifier(Verifier):
+    """The answer is the whole text."""
 
     def extract(self, response: str) -> str | None:
         return response or None
 
     def equivalent(self, answer: str, gold: str) -> bool:
         return answer == gold
+
+
+class OddVerifier(TextVerifier):
+    """Gives the solutions of half of the problems the same reward, and random ones to those of the others."""
+
+    def reward(self, response: str, gold: str) -> float:
+        return float(int(gold) % 2 and zlib.crc32(response.encode()) % 2)
+
+
+class PlusVerifier(TextVerifier):
+    """Finds solutions right that begin with a plus."""
 
     def reward(self, response: str, gold: str) -> float:
         return float(response.startswith("+"))

@@ -56,21 +56,15 @@ class EqualWeights(SelfRewardWeights):
         return solutions.finished / solutions.context.ranks.sum(solutions.finished.sum()).clamp(min=1)
 
 
-class MixedGroupWeights(SelfRewardWeights):
-    """Groups without both correct and incorrect solutions are left out, of the counts too (Heimdall, arXiv 2504.10337).
-
-    From such groups a head learns how hard the problem is, and not whether the solution is right.
+class ChangedWeights(SelfRewardWeights):
+    """The weights of another part, changed.
 
     Args:
-        weights: weighs what is left.
+        weights: the other part.
     """
 
     def __init__(self, weights: SelfRewardWeights = ClassBalancedWeights()) -> None:
         self.weights = weights
-
-    def weigh(self, solutions: StepSolutions) -> Float[Tensor, "P G"]:
-        """[P, G]: those of ``weights``, for which the solutions of other groups are not there."""
-        return self.weights.weigh(replace(solutions, finished=solutions.finished & solutions.is_mixed[:, None]))
 
     def learn(self, rollout: Rollout, context: StepContext) -> None:
         """Let ``weights`` learn."""
@@ -83,6 +77,20 @@ class MixedGroupWeights(SelfRewardWeights):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Let ``weights`` go on."""
         self.weights.load_state_dict(state)
+
+
+class MixedGroupWeights(ChangedWeights):
+    """Groups without both correct and incorrect solutions are left out, of the counts too (Heimdall, arXiv 2504.10337).
+
+    From such groups a head learns how hard the problem is, and not whether the solution is right.
+
+    Args:
+        weights: weighs what is left.
+    """
+
+    def weigh(self, solutions: StepSolutions) -> Float[Tensor, "P G"]:
+        """[P, G]: those of ``weights``, for which the solutions of other groups are not there."""
+        return self.weights.weigh(replace(solutions, finished=solutions.finished & solutions.is_mixed[:, None]))
 
 
 class GroupBalancedWeights(SelfRewardWeights):
@@ -100,7 +108,7 @@ class GroupBalancedWeights(SelfRewardWeights):
         return (finished & solutions.is_mixed[:, None]) / (2 * groups * of_class).clamp(min=1)
 
 
-class RepresentedGroupWeights(SelfRewardWeights):
+class RepresentedGroupWeights(ChangedWeights):
     """Of a group whose finished solutions are all correct, or all incorrect, the first stands for the others.
 
     Solutions of a group are drawn alike, so that the loss is the same in expectation as with ``weights`` alone. Such a
@@ -110,24 +118,9 @@ class RepresentedGroupWeights(SelfRewardWeights):
         weights: weighs all solutions, those of a group's class alike.
     """
 
-    def __init__(self, weights: SelfRewardWeights = ClassBalancedWeights()) -> None:
-        self.weights = weights
-
     def weigh(self, solutions: StepSolutions) -> Float[Tensor, "P G"]:
         """[P, G]: those of ``weights``; in a group of one class their sum at its first finished solution."""
         weights = self.weights.weigh(solutions)
         is_first = solutions.finished & (solutions.finished.cumsum(dim=1) == 1)
         represented = torch.where(is_first, weights.sum(dim=1, keepdim=True), 0.0)
         return torch.where(solutions.is_mixed[:, None], weights, represented)
-
-    def learn(self, rollout: Rollout, context: StepContext) -> None:
-        """Let ``weights`` learn."""
-        self.weights.learn(rollout, context)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What ``weights`` remember."""
-        return self.weights.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let ``weights`` go on."""
-        self.weights.load_state_dict(state)
