@@ -20,9 +20,10 @@ settings have changed since is refused. Words behind -- go to every command: -- 
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import NoReturn
 
 from methods_figures import training_figure, votes_figure
 from methods_named import NAMED, read_methods
@@ -167,16 +168,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def interrupt(*_: object) -> None:
-    """Stop, as Ctrl-C does."""
-    raise KeyboardInterrupt
+def run_script(name: str, main: Callable[[], int]) -> NoReturn:
+    """Run a benchmark as a program: SIGTERM stops it as Ctrl-C does, and an error of the user is one sentence."""
 
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
 
-if __name__ == "__main__":
     signal.signal(signal.SIGTERM, interrupt)
     try:
         sys.exit(main())
     except UserError as error:
-        sys.exit(f"benchmarks/methods.py: {error}")
+        sys.exit(f"benchmarks/{name}: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    run_script("methods.py", main)

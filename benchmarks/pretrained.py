@@ -15,12 +15,11 @@ Words behind -- go to every run of the table: -- --data.prompts_per_step=4
 import argparse
 import json
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from methods import do_runs, interrupt, read_entries, seeds
+from methods import do_runs, read_entries, run_script, seeds
 from methods_figures import training_figure
 from methods_table import write_tables
 from pretrained_exports import Agreement
@@ -120,10 +119,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"benchmarks/pretrained.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_script("pretrained.py", main)
