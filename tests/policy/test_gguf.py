@@ -48,7 +48,7 @@ def in_llama_cpp(name: str) -> str:
 def lm(tiny_config: Callable[..., PretrainedConfig]) -> Any:
     """A tiny random Llama whose rows are whole blocks of Q8_0."""
     torch.manual_seed(0)
-    sizes = {"vocab_size": 260, "hidden_size": 64, "num_attention_heads": HEADS, "num_key_value_heads": 1}
+    sizes = {"vocab_size": 261, "hidden_size": 64, "num_attention_heads": HEADS, "num_key_value_heads": 1}
     return AutoModelForCausalLM.from_config(tiny_config(LlamaConfig, **sizes, tie_word_embeddings=False))
 
 
@@ -72,14 +72,14 @@ def written(request: pytest.FixtureRequest, lm: Any, tmp_path_factory: pytest.Te
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_rope_dimension_count(config.hidden_size // HEADS)
     writer.add_vocab_size(config.vocab_size)
-    tokens = [*bytes_to_unicode().values(), "ab", "<eos>", "<pad>", "<|reward|>"]
+    tokens = [*bytes_to_unicode().values(), "ab", "abc", "<eos>", "<pad>", "<|reward|>"]
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
-    writer.add_token_types([1] * 257 + [3] * 3)
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(257)
-    writer.add_eos_token_id(257)
-    writer.add_pad_token_id(258)
+    writer.add_token_types([1] * 258 + [3] * 3)
+    writer.add_token_merges(["a b", "ab c"])  # transformers before 5.19 misread a list of one
+    writer.add_bos_token_id(258)
+    writer.add_eos_token_id(258)
+    writer.add_pad_token_id(259)
     expected = {}
     for name, value in lm.state_dict().items():
         array, target = value.numpy(), in_llama_cpp(name)
@@ -102,8 +102,8 @@ def test_it_is_trained_in_float32_and_exported_as_any_other(written: tuple[Path,
     path, expected = written
     settings = PolicySettings(str(path), gguf_file=FILE)
     tokenizer = load_tokenizer(settings)
-    assert tokenizer.eos_token_id == 257
-    assert tokenizer.encode("<|reward|>", add_special_tokens=False) == [259]
+    assert tokenizer.eos_token_id == 258
+    assert tokenizer.encode("<|reward|>", add_special_tokens=False) == [260]
     policy = Policy(settings, tokenizer)
     assert quantisation(policy.lm.config) is None
     found = policy.lm.state_dict()
@@ -124,7 +124,7 @@ def test_it_is_trained_in_float32_and_exported_as_any_other(written: tuple[Path,
     plain = AutoModelForCausalLM.from_pretrained(tmp_path)
     for name, value in policy.lm.state_dict().items():
         assert torch.equal(plain.state_dict()[name], value), name
-    assert AutoTokenizer.from_pretrained(tmp_path).encode("ab") == tokenizer.encode("ab")
+    assert AutoTokenizer.from_pretrained(tmp_path).encode("abcab") == tokenizer.encode("abcab")
 
 
 def test_without_its_packages_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
