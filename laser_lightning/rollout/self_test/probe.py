@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from laser_lightning.policy.head import float32_logits
 from laser_lightning.policy.model import Policy
 from laser_lightning.records.batching import Rollouts, pad_rows
 from laser_lightning.runs.random_state import random_state, restore_random_state
@@ -80,7 +81,27 @@ def random_rollouts(policy: Policy) -> Rollouts:
 
 def plain_pass(policy: Policy, ids: Int[Tensor, " L"]) -> Float[Tensor, "L V"]:
     """[L, V] log-probs of the next tokens by transformers itself: one sequence, no padding, no cache."""
-    return policy.lm(input_ids=ids[None], use_cache=False).logits[0].float().log_softmax(dim=-1)
+    with _float32_head(policy):
+        return policy.lm(input_ids=ids[None], use_cache=False).logits[0].float().log_softmax(dim=-1)
+
+
+@contextmanager
+def _float32_head(policy: Policy) -> Iterator[None]:
+    """In here the model's own forward has the product of the head in float32 where ``Policy.head`` has.
+
+    Rounded to bfloat16, logits near 128 are 1 apart: more than any tolerance for what the model does to them.
+    """
+    if not policy.has_float32_head:
+        yield
+        return
+    # In front of the hooks that are there: behind ZeRO-3's own the weights are no longer gathered.
+    hook = policy.lm.get_output_embeddings().register_forward_hook(
+        lambda head, inputs, _: float32_logits(head, inputs[0]), prepend=True
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def expected(policy: Policy, rollouts: Rollouts) -> Expected:

@@ -79,6 +79,18 @@ def test_the_tolerance_follows_autocast(make_policy: MakePolicy) -> None:
         assert check_policy(policy, TransformersEngine())
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_large_logits_pass_in_half_precision(make_policy: MakePolicy, autocast: bool) -> None:
+    # Near 200 the numbers of bfloat16 are 1 apart: rounded, the model's own logits would be far from the head's.
+    policy = make_policy(dtype="float32" if autocast else "bfloat16")
+    with torch.no_grad():
+        policy.lm.get_output_embeddings().weight.mul_(100)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), torch.no_grad():
+        policy.lm.eval()
+        assert 100 < policy.lm(input_ids=torch.arange(8)[None]).logits.max() < 1000
+        assert SelfTest(policy).head().error_nats < 1e-3
+
+
 def test_a_model_of_few_positions_is_tried_within_them(
     tmp_path: Path, save_model: SaveModel, tiny_config: TinyConfig, make_policy: MakePolicy
 ) -> None:
