@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from laser_lightning.errors import UserError
 
@@ -33,6 +34,10 @@ class Taken:
     cpu_seconds: float
     peak_gb: float
     cut: int
+
+
+PATIENCE = 10.0
+"""Seconds that processes of a command which has ended may take to end too, before the next one is refused."""
 
 
 class Children:
@@ -149,12 +154,10 @@ class Phase:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _locks(lock):
                 raise UserError(
                     f"{self.folder.parent}: the process of an earlier call still runs there: wait for it, or end it."
-                ) from None
+                )
             if self.done:
                 return
             self._note({"started": datetime.now(UTC).isoformat(timespec="seconds"), "settings": self.settings})
@@ -179,3 +182,17 @@ class Phase:
     def _note(self, record: dict[str, Any]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def _locks(file: IO[str]) -> bool:
+    """Whether the file could be locked within ``PATIENCE``."""
+    began = time.monotonic()
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() - began > PATIENCE:
+                return False
+            time.sleep(0.1)
+        else:
+            return True

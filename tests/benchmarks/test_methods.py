@@ -157,7 +157,18 @@ def until(path: Path) -> None:
     raise AssertionError(f"{path} did not appear")
 
 
-def test_a_process_that_runs_is_not_started_twice_and_stops_when_told(phase: ModuleType, tmp_path: Path) -> None:
+def test_the_next_command_waits_for_what_the_last_one_left_running(phase: ModuleType, tmp_path: Path) -> None:
+    lingering = "import subprocess, sys; subprocess.Popen(['sleep', '0.7'], close_fds=False)"  # it holds the lock
+    phase.Phase("fit", tmp_path / "phases", (), {}).run(phase.Children(), script(lingering))
+    began = time.monotonic()
+    phase.Phase("evaluate", tmp_path / "phases", (), {}).run(phase.Children(), script(""))
+    assert time.monotonic() - began > 0.3
+
+
+def test_a_process_that_runs_is_not_started_twice_and_stops_when_told(
+    phase: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(phase, "PATIENCE", 0.3)
     started = tmp_path / "started"
     one = phase.Phase("fit", tmp_path / "phases", (str(started),), {})
     waits = script("import sys, time; open(sys.argv[1], 'w'); time.sleep(60)")
