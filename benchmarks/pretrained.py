@@ -51,6 +51,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def plan_of(options: argparse.Namespace) -> Plan:
     """All that is to be done; other settings than those of what is there are refused."""
+    if options.out.is_file():
+        raise UserError(f"--out: {options.out} is a file: name a directory.")
     train, val = (path.resolve() for path in options.problems)
     plan = Plan(
         Inputs(options.model.resolve(), train, val),

@@ -183,6 +183,7 @@ def _without_value(line: _Line) -> _Line:
 
 def _of_union(lines: list[_Line]) -> Mistake:
     """The alternative that got furthest is the one that was meant; if none got anywhere, all were expected."""
+    lines = [*lines, *(child for line in lines for child in line.children if line.text != "Errors:")]  # in a mapping
     errors = next((line.children for line in lines if line.text == "Errors:"), [])
     branches = [_mistake([error]) for error in errors if "NoneType" not in error.text]
     deepest = max(branches, key=lambda branch: branch.depth, default=Mistake(reason=lines[0].text))

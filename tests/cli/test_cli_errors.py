@@ -4,6 +4,7 @@ import pytest
 
 from laser_lightning.cli import config_files
 from laser_lightning.cli.command_line import main
+from laser_lightning.cli.error_sentences import sentence
 
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
 
@@ -184,6 +185,26 @@ def test_a_required_key_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert error_of(capsys, "fit", "--config", config, *data) == (
         "model.score.token (overlay.yaml, line 1): required; set it in a config or on the command line"
     )
+
+
+def test_a_required_key_of_a_class_in_a_mapping_is_named() -> None:
+    # What the parser says of data.val.sums, a FileSource without its path.
+    message = """Parser key "data.val":
+  Does not validate against any of the Union subtypes
+  Subtypes: [dict[str, Source | None], <class 'NoneType'>]
+  Errors:
+    - Does not validate against any of the Union subtypes
+      Subtypes: [<class 'Source'>, <class 'NoneType'>]
+      Errors:
+        - Problem with given class_path 'laser_lightning.data.FileSource':
+            the following arguments are required: path
+        - Expected a <class 'NoneType'>
+      Given value type: <class 'jsonargparse._namespace.Namespace'>
+      Given value: Namespace(class_path='laser_lightning.data.FileSource', init_args=Namespace(path=Unset))
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'dict'>
+  Given value: {'sums': Namespace(class_path='laser_lightning.data.FileSource')}"""
+    assert sentence(message, {}, []) == "data.val.path: required; set it in a config or on the command line"
 
 
 def test_what_a_constructor_refuses_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
