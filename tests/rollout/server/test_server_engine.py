@@ -29,7 +29,7 @@ MakeEngine = Callable[..., VLLMServerEngine]
 
 @pytest.fixture
 def policy(make_policy: MakePolicy) -> Policy:
-    return make_policy(eos_bias=3.5, eos_ids=(1, 5))
+    return make_policy(eos_bias=2.0, eos_ids=(1, 5))
 
 
 @pytest.fixture
