@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import torch
+from safetensors import SafetensorError
 
 from laser_lightning.distributed.balancing import dealt
 from laser_lightning.errors import UserError
@@ -172,7 +173,7 @@ class VLLMServerEngine(RolloutEngine):
             return
         # Behind this all ranks have arrived: none of them draws with the weights of before.
         version, directory = _of_rank_0(lambda: self._begin(policy))
-        failure: OSError | None = None
+        failure: Exception | None = None
         with weights as stream:
             if _rank() == 0:
                 failure = _tried(lambda: write_weights(stream, Path(directory)))
@@ -199,7 +200,7 @@ class VLLMServerEngine(RolloutEngine):
             raise UserError(f"Weights cannot be written: {error}. Change engine.weights_directory.") from error
         return version, str(directory)
 
-    def _send(self, version: str, directory: str, failure: OSError | None) -> None:
+    def _send(self, version: str, directory: str, failure: Exception | None) -> None:
         """Have all servers load the weights. One that is not there does so when it is back (``_make_ready``)."""
         if failure is not None:
             raise UserError(
@@ -315,9 +316,9 @@ def _of_rank_0(do: Callable[[], ResultT]) -> ResultT:
     return result
 
 
-def _tried(do: Callable[[], None]) -> OSError | None:
+def _tried(do: Callable[[], None]) -> Exception | None:
     try:
         do()
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # such as a full disk
         return error
     return None
