@@ -91,11 +91,8 @@ class VLLMServerEngine(RolloutEngine):
             raise UserError(f"The environment variable {api_key_variable} (engine.api_key_variable) is not set.")
         key = None if api_key_variable is None else os.environ[api_key_variable]
         self.servers = [_TrainedServer(VLLMClient(url, model, limits, key)) for url in urls]
-        self.weights_directory, self.requests_at_once, self.perseverance = (
-            weights_directory,
-            requests_at_once,
-            perseverance,
-        )
+        self.weights_directory, self.requests_at_once = weights_directory, requests_at_once
+        self.perseverance = perseverance
         self._stale, self._compared, self._met = True, False, False
         self._version, self._files = "", Path()  # of the weights that were handed over last
         self._root: Path | None = None  # of rank 0
@@ -232,10 +229,9 @@ class VLLMServerEngine(RolloutEngine):
     def close(self) -> None:
         """Delete the weights that were handed over; the servers go on, with those that they have."""
         if self._root is not None:
-            for handed_over in self._root.glob("weights-*"):
-                shutil.rmtree(handed_over, ignore_errors=True)
-            if self.weights_directory is None:
-                self._root.rmdir()
+            of_this_run = self._root.glob("weights-*") if self.weights_directory is not None else [self._root]
+            for directory in of_this_run:
+                shutil.rmtree(directory, ignore_errors=True)
         for server in self.servers:
             server.forget()
         self._root, self._files, self._stale, self._compared, self._met = None, Path(), True, False, False
