@@ -6,6 +6,7 @@ from laser_lightning.lazy import on_first_use
 from laser_lightning.policy.weight_stream import WeightStream
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
 from laser_lightning.rollout.recorded import RecordedSolutions
+from laser_lightning.rollout.server.engine import VLLMServerEngine
 from laser_lightning.rollout.transformers.engine import TransformersEngine
 from laser_lightning.rollout.vllm.engine import VLLMEngine
 
@@ -19,6 +20,7 @@ __all__ = [
     "Sampling",
     "TransformersEngine",
     "VLLMEngine",
+    "VLLMServerEngine",
     "WeightStream",
 ]
 

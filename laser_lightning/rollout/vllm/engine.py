@@ -6,9 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, field
 from importlib.util import find_spec
-from math import nan
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,12 +15,12 @@ import torch
 from laser_lightning.errors import UserError
 from laser_lightning.policy.model import Policy
 from laser_lightning.policy.weight_stream import WeightStream, stream_weights
-from laser_lightning.records.batching import Rollouts, pad_rows
+from laser_lightning.records.batching import Rollouts
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
-from laser_lightning.rollout.non_finite import refuse_damaged
 from laser_lightning.rollout.vllm.comparison import compare
 from laser_lightning.rollout.vllm.dtype import decoding_dtype
 from laser_lightning.rollout.vllm.head import with_float32_head
+from laser_lightning.rollout.vllm.responses import Response, as_rollouts
 from laser_lightning.runs.random_state import random_state, restore_random_state
 
 if TYPE_CHECKING:
@@ -118,7 +116,7 @@ class VLLMEngine(RolloutEngine):
         """Draw ``group_size`` responses for each prompt (see ``RolloutEngine``)."""
         seeds = torch.randint(2**62, (len(prompts) * group_size,), generator=generator, device=generator.device)
         owned = [prompt for prompt in prompts for _ in range(group_size)]
-        mine = [_Response(list(prompt), seed) for prompt, seed in zip(owned, seeds.tolist(), strict=True)]
+        mine = [Response(list(prompt), seed) for prompt, seed in zip(owned, seeds.tolist(), strict=True)]
         self._start(policy)
         with _undisturbed(policy.device, generator):
             llm = self._ready(nullcontext(hf_weights(policy)))
@@ -127,25 +125,25 @@ class VLLMEngine(RolloutEngine):
             _decode(llm, every, sampling, reward_token_ids[0], frozenset(policy.eos_token_ids))
             for token_id in reward_token_ids[1:]:
                 _read_further(llm, every, token_id)
-        rollouts = _rollouts(policy, prompts, every[start : start + len(mine)], len(reward_token_ids))
+        rollouts = as_rollouts(policy, prompts, every[start : start + len(mine)], len(reward_token_ids))
         if mine and not self._compared and all(parameter.numel() for parameter in policy.lm.parameters()):
             first = every[start]
             compare(policy, first.prompt, first.ids, first.log_probs, sampling.temperature or 1.0)
             self._compared = True
         return rollouts
 
-    def _with_neighbours(self, mine: list["_Response"]) -> tuple[list["_Response"], int]:
+    def _with_neighbours(self, mine: list["Response"]) -> tuple[list["Response"], int]:
         """The responses of all ranks that decode together, the same on each, and where this rank's begin."""
         if self.tensor_parallel_size == 1:
             return mine, 0
         from vllm.distributed.parallel_state import get_tp_group
 
         group = get_tp_group()
-        parts: list[list[_Response]] = [[] for _ in range(self.tensor_parallel_size)]
+        parts: list[list[Response]] = [[] for _ in range(self.tensor_parallel_size)]
         torch.distributed.all_gather_object(parts, mine, group=group.cpu_group)
         return [response for part in parts for response in part], sum(map(len, parts[: group.rank_in_group]))
 
-    def _check_lengths(self, llm: "LLM", responses: list["_Response"], limit: int) -> None:
+    def _check_lengths(self, llm: "LLM", responses: list["Response"], limit: int) -> None:
         longest = max((len(response.prompt) for response in responses), default=0)
         if longest + limit + 1 > (most := llm.model_config.max_model_len):
             raise UserError(
@@ -273,29 +271,8 @@ def hf_weights(policy: Policy) -> WeightStream:
     return stream_weights(policy.lm)
 
 
-@dataclass
-class _Response:
-    """A response in the making.
-
-    Attributes:
-        prompt: token ids.
-        seed: of its sampling.
-        ids: its tokens so far.
-        log_probs: theirs, at the sampling temperature.
-        score: log pi(z) of the first reward token behind the ``<eos>``; None as long as there is none.
-        further: those of the other ones.
-    """
-
-    prompt: list[int]
-    seed: int
-    ids: list[int] = field(default_factory=list)
-    log_probs: list[float] = field(default_factory=list)
-    score: float | None = None
-    further: list[float] = field(default_factory=list)
-
-
 def _decode(
-    llm: "LLM", responses: list[_Response], sampling: Sampling, reward_token_id: int, eos_token_ids: frozenset[int]
+    llm: "LLM", responses: list[Response], sampling: Sampling, reward_token_id: int, eos_token_ids: frozenset[int]
 ) -> None:
     """Run the responses to their ends.
 
@@ -338,7 +315,7 @@ def _decode(
         going_on = [r for r in going_on if r.score is None and len(r.ids) < limit]
 
 
-def _read_further(llm: "LLM", responses: list[_Response], token_id: int) -> None:
+def _read_further(llm: "LLM", responses: list[Response], token_id: int) -> None:
     """Read one more token's log-prob behind each ``<eos>``, as the only choice of a request that goes on from there."""
     from vllm import SamplingParams
 
@@ -359,27 +336,6 @@ def _drop_idle_warnings() -> None:
     logging.getLogger("vllm.renderers.base").addFilter(lambda record: record.levelno >= logging.ERROR)
     reload = logging.getLogger("vllm.model_executor.model_loader.reload.layerwise")
     reload.addFilter(lambda record: "RotaryEmbedding" not in record.getMessage())
-
-
-def _rollouts(policy: Policy, prompts: Sequence[Sequence[int]], responses: list[_Response], tokens: int) -> Rollouts:
-    prompt_ids, prompt_lengths = pad_rows(prompts, policy.pad_token_id)
-    response_ids, response_lengths = pad_rows([r.ids for r in responses], policy.pad_token_id)
-    log_probs = torch.zeros(response_ids.shape)
-    for row, response in enumerate(responses):
-        log_probs[row, : len(response.ids)] = torch.tensor(response.log_probs)
-    device = policy.device
-    scores = [[nan] * tokens if r.score is None else [r.score, *r.further] for r in responses]
-    rollouts = Rollouts(
-        prompt_ids=prompt_ids.to(device),
-        prompt_lengths=prompt_lengths.to(device),
-        response_ids=response_ids.to(device),
-        response_lengths=response_lengths.to(device),
-        finished=torch.tensor([r.score is not None for r in responses], dtype=torch.bool, device=device),
-        sampling_log_probs=log_probs.to(device),
-        reward_token_log_probs=torch.tensor(scores, device=device).view(len(responses), tokens),
-    )
-    refuse_damaged(rollouts)
-    return rollouts
 
 
 @contextmanager

@@ -1,0 +1,320 @@
+"""An engine on servers of vLLM: rollouts on devices of their own, beside the trainer or elsewhere."""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import torch
+from safetensors import SafetensorError
+
+from laser_lightning.distributed.balancing import dealt
+from laser_lightning.errors import UserError
+from laser_lightning.policy.model import Policy
+from laser_lightning.policy.weight_stream import WeightStream, stream_weights
+from laser_lightning.records.batching import Rollouts
+from laser_lightning.rollout.engine import RolloutEngine, Sampling
+from laser_lightning.rollout.server.client import (
+    Limits,
+    RequestRefused,
+    ServerError,
+    ServerFailed,
+    TokenRequest,
+    VLLMClient,
+    WrongModel,
+)
+from laser_lightning.rollout.server.dispatch import Dispatch, Perseverance
+from laser_lightning.rollout.server.ways import Draw, Wanted, draw_in_two_requests, way_of
+from laser_lightning.rollout.server.weights import give_weights, write_weights
+from laser_lightning.rollout.vllm.comparison import compare
+from laser_lightning.rollout.vllm.responses import Response, as_rollouts
+
+ResultT = TypeVar("ResultT")
+
+
+class VLLMServerEngine(RolloutEngine):
+    """Decode on one or several ``vllm serve``, which stand beside the trainer or on other machines.
+
+    They are started apart, as docs/multi_node.md shows, with tensor and data parallelism as vLLM has them, and outlive
+    the run. vLLM is not needed in the trainer's own environment.
+
+    A round is spread over the servers by tokens, the solutions of a prompt on one of them, which share its blocks in
+    the prefix cache. Each response has a seed of its own, drawn from the generator: which server draws it, and with
+    which others, changes float rounding alone. ``VLLMEngine`` draws the same tokens.
+
+    Rank 0 writes the weights into a directory, a layer at a time, and has each server load them; every version has a
+    label of its own. Before a round begins each server is asked for its label, and with each response comes the label
+    of the weights that drew it. A server that was started again loads the weights anew before it generates. A server
+    that dies, or answers too late, leaves its responses to the others; where none is left, the round waits for one.
+    Every call has a time limit.
+
+    Args:
+        urls: addresses of the servers, such as ``[http://node1:8000, http://node2:8000]``.
+        weights_directory: where weights are handed over, at the same path for rank 0 and all servers; of one run at a
+            time, since what an earlier one left there is deleted. It needs room for two copies of the weights. null for
+            a temporary one, which servers of the same machine see.
+        model: name of the model on the servers; null for the one that they have.
+        requests_at_once: most requests of a rank that are under way on a server; vLLM decodes up to its own
+            ``--max-num-seqs`` together and lets the others wait.
+        limits: how long a call is waited for.
+        perseverance: how much goes wrong before the run is given up.
+        api_key_variable: environment variable with the key of ``vllm serve --api-key``; null for none.
+
+    Raises:
+        UserError: if an argument is out of range, or a variable is not set.
+    """
+
+    needs_whole_weights = False
+
+    def __init__(
+        self,
+        urls: list[str],
+        weights_directory: str | None = None,
+        model: str | None = None,
+        requests_at_once: int = 256,
+        limits: Limits = Limits(),
+        perseverance: Perseverance = Perseverance(),
+        api_key_variable: str | None = None,
+    ) -> None:
+        if not urls or len(set(urls)) < len(urls) or requests_at_once < 1:
+            raise UserError(
+                "engine.urls must name one server or several, each of them once, and engine.requests_at_once must be "
+                "at least 1."
+            )
+        if api_key_variable is not None and api_key_variable not in os.environ:
+            raise UserError(f"The environment variable {api_key_variable} (engine.api_key_variable) is not set.")
+        key = None if api_key_variable is None else os.environ[api_key_variable]
+        self.servers = [_TrainedServer(VLLMClient(url, model, limits, key)) for url in urls]
+        self.weights_directory, self.requests_at_once = weights_directory, requests_at_once
+        self.perseverance = perseverance
+        self._stale, self._compared, self._met = True, False, False
+        self._version, self._files = "", Path()  # of the weights that were handed over last
+        self._root: Path | None = None  # of rank 0
+
+    # ---------------------------------------------------------------- rollouts
+
+    @torch.no_grad()
+    def generate(
+        self,
+        policy: Policy,
+        prompts: Sequence[Sequence[int]],
+        group_size: int,
+        sampling: Sampling,
+        reward_token_ids: Sequence[int],
+        generator: torch.Generator,
+    ) -> Rollouts:
+        """Draw ``group_size`` responses for each prompt (see ``RolloutEngine``)."""
+        seeds = torch.randint(2**62, (len(prompts) * group_size,), generator=generator, device=generator.device)
+        owned = [prompt for prompt in prompts for _ in range(group_size)]
+        responses = [Response(list(prompt), seed) for prompt, seed in zip(owned, seeds.tolist(), strict=True)]
+        self.take_weights(policy, nullcontext(stream_weights(policy.lm)))  # for callers without a trainer
+        if responses:
+            wanted = Wanted(sampling, reward_token_ids, tuple(policy.eos_token_ids), self._version)
+            longest = max(map(len, prompts)) + sampling.max_response_tokens + 1
+            servers, shares = self._spread(responses, group_size, sampling.max_response_tokens)
+            Dispatch[_TrainedServer, Response](
+                partial(self._make_ready, sampling=sampling, longest=longest),
+                lambda server, response: server.draw(server.client, response, wanted),
+                self.requests_at_once,
+                self.perseverance,
+            ).run(servers, shares, self.progress)
+        rollouts = as_rollouts(policy, prompts, responses, len(reward_token_ids))
+        if responses and not self._compared and all(parameter.numel() for parameter in policy.lm.parameters()):
+            first = responses[0]
+            compare(policy, first.prompt, first.ids, first.log_probs, sampling.temperature or 1.0)
+            self._compared = True
+        return rollouts
+
+    def _spread(
+        self, responses: Sequence[Response], group_size: int, limit: int
+    ) -> tuple[list["_TrainedServer"], list[list[Response]]]:
+        """The servers, and the responses of each; each rank begins with another server."""
+        first = _rank() % len(self.servers)
+        groups = [responses[start : start + group_size] for start in range(0, len(responses), group_size)]
+        tokens = [len(group) * (len(group[0].prompt) + limit) for group in groups]
+        shares = dealt(tokens, len(self.servers))
+        return (
+            self.servers[first:] + self.servers[:first],
+            [[response for number in share for response in groups[number]] for share in shares],
+        )
+
+    def _make_ready(self, server: "_TrainedServer", sampling: Sampling, longest: int) -> None:
+        client = server.client
+        if client.weight_version() != self._version:
+            server.forget()
+            give_weights(client, str(self._files), self._version, "keep")  # other ranks may draw on it just now
+        if longest > server.max_model_len:
+            raise UserError(
+                f"The longest prompt, sampling.max_response_tokens and the reward token are {longest} tokens, and do "
+                f"not fit into the {server.max_model_len} places of a sequence in {client.url}: lower "
+                "data.max_prompt_tokens or the second, or start it with a larger --max-model-len."
+            )
+        server.draw = way_of(client.url, server.settings, sampling)
+
+    # ---------------------------------------------------------------- weights
+
+    def weights_changed(self) -> None:
+        """Hand the policy's weights over before the next rollout."""
+        self._stale = True
+
+    @torch.no_grad()
+    def take_weights(self, policy: Policy, weights: AbstractContextManager[WeightStream]) -> None:
+        """Hand the policy's weights over where they are new (see ``RolloutEngine``)."""
+        if not self._stale:
+            return
+        # Behind this all ranks have arrived: none of them draws with the weights of before.
+        version, directory = _of_rank_0(lambda: self._begin(policy))
+        failure: Exception | None = None
+        with weights as stream:
+            if _rank() == 0:
+                failure = _tried(lambda: write_weights(stream, Path(directory)))
+        _of_rank_0(lambda: self._send(version, directory, failure))
+        self._version, self._files = version, Path(directory)
+        self._stale = self._compared = False
+
+    def _begin(self, policy: Policy) -> tuple[str, str]:
+        """Meet the servers, the first time; a new version's label, and the directory for its weights."""
+        if not self._met:
+            for server in self.servers:
+                _check_model(server.client, policy)
+            self._met = True
+        try:
+            if self._root is None:
+                given = self.weights_directory
+                self._root = Path(mkdtemp(prefix="laser-weights-") if given is None else given).absolute()
+                for left_over in self._root.glob("weights-*"):
+                    shutil.rmtree(left_over)
+            version = uuid4().hex
+            directory = self._root / f"weights-{version}"
+            directory.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"Weights cannot be written: {error}. Change engine.weights_directory.") from error
+        return version, str(directory)
+
+    def _send(self, version: str, directory: str, failure: Exception | None) -> None:
+        """Have all servers load the weights. One that is not there does so when it is back (``_make_ready``)."""
+        if failure is not None:
+            raise UserError(
+                f"Weights cannot be written to {directory} ({failure}): give engine.weights_directory a directory with "
+                "room for two copies of them."
+            ) from failure
+
+        def give(server: _TrainedServer) -> ServerError | None:
+            try:
+                give_weights(server.client, directory, version, "abort")  # nobody waits for what is under way
+            except ServerError as error:
+                return error
+            return None
+
+        with ThreadPoolExecutor(len(self.servers)) as pool:
+            errors = [error for error in pool.map(give, self.servers) if error is not None]
+        if len(errors) == len(self.servers) and any(isinstance(e, ServerFailed | RequestRefused) for e in errors):
+            raise UserError(
+                f"No server has loaded the weights. {' '.join(map(str, errors))} Has it the policy's architecture, "
+                f"and does it see {directory} (engine.weights_directory)?"
+            )
+        if errors:
+            from lightning.pytorch.utilities import rank_zero_warn  # the scorer decodes without the trainer
+
+            rank_zero_warn(f"Weights have not reached every server. {' '.join(map(str, errors))}")
+        if self._files != Path():
+            shutil.rmtree(self._files, ignore_errors=True)
+
+    def close(self) -> None:
+        """Delete the weights that were handed over; the servers go on, with those that they have."""
+        if self._root is not None:
+            of_this_run = self._root.glob("weights-*") if self.weights_directory is not None else [self._root]
+            for directory in of_this_run:
+                shutil.rmtree(directory, ignore_errors=True)
+        for server in self.servers:
+            server.forget()
+        self._root, self._files, self._stale, self._compared, self._met = None, Path(), True, False, False
+
+
+class _TrainedServer:
+    """A server, and what is known of it until it is started again."""
+
+    def __init__(self, client: VLLMClient) -> None:
+        self.client = client
+        self.draw: Draw = draw_in_two_requests
+        self.forget()
+
+    def forget(self) -> None:
+        """Ask it anew."""
+        self._settings: Mapping[str, Any] | None = None
+        self._max_model_len: int | None = None
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        if self._settings is None:
+            self._settings = self.client.settings()
+        return self._settings
+
+    @property
+    def max_model_len(self) -> int:
+        if self._max_model_len is None:
+            self._max_model_len = self.client.find_model().max_model_len
+        return self._max_model_len
+
+
+def _check_model(client: VLLMClient, policy: Policy) -> None:
+    """Refuse a server whose model has another vocabulary than the policy's, as its own answers tell.
+
+    Raises:
+        WrongModel: with what differs.
+    """
+    client.find_model()
+    client.resume()  # an earlier trainer may have been killed while the server was paused
+    size = int(policy.lm.config.get_text_config().vocab_size)
+
+    def knows(token_id: int) -> bool:
+        try:
+            client.generate(TokenRequest([0], 1, seed=0, read_token_ids=[token_id]))
+        except RequestRefused as error:
+            if error.status != 400:
+                raise
+            return False
+        return True
+
+    if not knows(size - 1) or knows(size):
+        raise WrongModel(
+            f"{client.url} has a model with another vocabulary than the policy's {size} tokens: start it with the "
+            "model of model.policy.path."
+        )
+
+
+def _rank() -> int:
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def _of_rank_0(do: Callable[[], ResultT]) -> ResultT:
+    """What rank 0 does, and returns or raises, on all ranks; none goes on before all of them are here."""
+    if not torch.distributed.is_initialized():
+        return do()
+    outcome: Any = None
+    if _rank() == 0:
+        try:
+            outcome = (do(), None)
+        except UserError as error:
+            outcome = (None, str(error))
+    outcomes = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(outcomes, outcome)
+    assert outcomes[0] is not None
+    result, failure = outcomes[0]
+    if failure is not None:
+        raise UserError(failure)
+    return result
+
+
+def _tried(do: Callable[[], None]) -> Exception | None:
+    try:
+        do()
+    except (OSError, SafetensorError) as error:  # such as a full disk
+        return error
+    return None
