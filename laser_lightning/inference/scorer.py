@@ -11,6 +11,9 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 from laser_lightning.data.prompts import check_vocabulary, encode_prompt, render_chat
 from laser_lightning.errors import UserError
 from laser_lightning.inference.early_stop import EarlyStop
+from laser_lightning.inference.exported import read_export
+from laser_lightning.inference.reference import check_reference, load_reference
+from laser_lightning.inference.served import ServedEngine, ServedPolicy
 from laser_lightning.inference.solve import Solution, Solved, solve
 from laser_lightning.inference.vote import Vote, vote
 from laser_lightning.metrics.votes import VoteRule
@@ -19,16 +22,10 @@ from laser_lightning.objective.self_reward.head import Readings
 from laser_lightning.objective.self_reward.settings import SelfRewardSettings
 from laser_lightning.objective.self_reward.solutions import zero_if_truncated
 from laser_lightning.policy.lora import ADAPTER_CONFIG, base_model, merge_adapter
-from laser_lightning.policy.model import (
-    FrozenPolicy,
-    Policy,
-    PolicySettings,
-    eos_token_ids,
-    load_tokenizer,
-    written_eos,
-)
+from laser_lightning.policy.model import Policy, PolicySettings, eos_token_ids, load_tokenizer, written_eos
 from laser_lightning.records.batching import Rollouts, pad_rows
 from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
+from laser_lightning.rollout.server.client import Limits, VLLMClient
 from laser_lightning.verifiers import MathVerifier, Verifier, VerifierPool
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -63,7 +60,7 @@ class LaSeRScorer:
         tokenizer: PreTrainedTokenizerBase,
         settings: SelfRewardSettings,
         engine: RolloutEngine | None = None,
-        reference: FrozenPolicy | None = None,
+        reference: Policy | None = None,
         seed: int = 0,
         micro_batch_tokens: int = 16384,
     ) -> None:
@@ -114,7 +111,7 @@ class LaSeRScorer:
         if not path.is_dir():
             raise UserError(f"There is no directory {directory}: name an export of a trained model.")
         self_reward = SelfRewardSettings.read(path)
-        _check_reference(path, self_reward, reference)
+        check_reference(path, self_reward, reference, "directory or hub name")
         settings = PolicySettings(
             path=str(path),
             attention=attention,
@@ -135,8 +132,51 @@ class LaSeRScorer:
             policy.eos_token_ids = eos_token_ids(policy.lm, tokenizer)
         frozen = None
         if reference is not None:
-            frozen = _load_reference(replace(settings, path=str(reference)), self_reward, place)
+            frozen = load_reference(replace(settings, path=str(reference)), self_reward, place)
         scorer = cls(policy.to(place), tokenizer, self_reward, engine, frozen, seed, micro_batch_tokens)
+        scorer.rules = load_rules(path)
+        return scorer
+
+    @classmethod
+    def from_server(
+        cls,
+        url: str,
+        export: str | Path | None = None,
+        model: str | None = None,
+        reference: str | None = None,
+        seed: int = 0,
+        requests_at_once: int = 64,
+        limits: Limits = Limits(),
+        api_key: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> "LaSeRScorer":
+        """Use an export that a ``vllm serve`` has: the same scores and votes, and no weights in this process.
+
+        Args:
+            url: the server's address, such as ``http://node1:8000``.
+            export: directory of the export, of which the weights are not needed: ``self_reward.json``, the tokenizer
+                and the configs. None for the one that the server was started with, if it is a directory here too.
+            model: the server's name for the model; None for its only one.
+            reference: address of a server of the model that training started from; for a model trained with
+                ``reference: exact``, whose scores need it, and only for such a one.
+            seed: see the class.
+            requests_at_once: requests that the server has at a time.
+            limits: how long a server is waited for.
+            api_key: of ``vllm serve --api-key``.
+            trust_remote_code: run code that comes with the export's config or tokenizer.
+
+        Raises:
+            UserError: if the server or the export cannot be used, they are not of one model, or ``reference`` is
+                missing or superfluous.
+        """
+        client = VLLMClient(url, model, limits, api_key)
+        path = Path(client.find_model().root if export is None else export).expanduser()
+        exported = read_export(path, trust_remote_code)
+        check_reference(path, exported.settings, reference, "server's address")
+        policy, frozen = ServedPolicy(client, exported, requests_at_once), None
+        if reference is not None:
+            frozen = ServedPolicy(VLLMClient(reference, None, limits, api_key), exported, requests_at_once)
+        scorer = cls(policy, exported.tokenizer, exported.settings, ServedEngine(policy), frozen, seed)
         scorer.rules = load_rules(path)
         return scorer
 
@@ -348,7 +388,7 @@ class LaSeRScorer:
 
     def _encode_response(self, row: int, response: str | Sequence[int]) -> list[int]:
         if not isinstance(response, str):
-            size = self.policy.lm.config.get_text_config().vocab_size
+            size = self.policy.vocabulary_size
             if not response or not all(0 <= token_id < size for token_id in response):
                 raise UserError(f"Response {row} is empty, or has token ids outside of the model's 0 to {size - 1}.")
             return list(response)
@@ -369,28 +409,6 @@ class LaSeRScorer:
 
 def _pool(verifier: Verifier | VerifierPool | None) -> VerifierPool:
     return verifier if isinstance(verifier, VerifierPool) else VerifierPool(verifier or MathVerifier(), workers=0)
-
-
-def _check_reference(path: Path, settings: SelfRewardSettings, reference: str | Path | None) -> None:
-    if settings.needs_reference and reference is None:
-        raise UserError(
-            f"{path} was trained with self_reward.reference 'exact', so its scores need the model that training "
-            "started from: pass its directory or hub name as `reference`."
-        )
-    if not settings.needs_reference and reference is not None:
-        has = "a probability for a score" if settings.beta is None else "a reference constant"
-        raise UserError(f"{path} has {has}, so its scores take no reference model: leave `reference` out.")
-
-
-def _load_reference(settings: PolicySettings, self_reward: SelfRewardSettings, device: torch.device) -> FrozenPolicy:
-    tokenizer = load_tokenizer(settings)
-    found = tokenizer.get_vocab().get(self_reward.token)
-    if found != self_reward.token_id:
-        raise UserError(
-            f"The reference {settings.path} is not the model that training started from: its tokenizer gives the "
-            f"reward token '{self_reward.token}' the id {found}, and that of the export {self_reward.token_id}."
-        )
-    return FrozenPolicy(settings, tokenizer).to(device)
 
 
 def _saved_dtype(settings: PolicySettings) -> Dtype:
