@@ -99,7 +99,7 @@ def _prompt_of(problem: Any, template: "PromptTemplate") -> Any:
 
 
 def command(args: Sequence[str]) -> None:
-    """``laser-lightning score FILE.jsonl --model EXPORT``.
+    """``laser-lightning score FILE.jsonl --model EXPORT`` or ``--server URL``.
 
     Args:
         args: the words behind ``score``.
@@ -117,9 +117,13 @@ def command(args: Sequence[str]) -> None:
         type=Path,
         help="JSON lines with `response` (text or token ids) and `prompt` (text or chat) or `problem`",
     )
-    parser.add_argument("--model", type=Path, required=True, help="an export of a trained model")
+    parser.add_argument("--model", type=Path, help="an export of a trained model; with --server its small files do")
+    parser.add_argument("--server", metavar="URL", help="a vllm serve of the export: no weights are loaded here")
     parser.add_argument("--out", type=Path, help="file to write, not there yet; default: the output")
-    parser.add_argument("--reference", help="the model that training started from, for `reference: exact`")
+    parser.add_argument(
+        "--reference",
+        help="the model that training started from, for `reference: exact`; with --server the URL of its server",
+    )
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="type of the weights")
     parser.add_argument("--device", help="such as cuda:1; default: cuda where there is one")
     parser.add_argument("--template", default="{problem}", help="data.template.template of the run, for `problem`")
@@ -128,6 +132,10 @@ def command(args: Sequence[str]) -> None:
     given = parser.parse_args(args)
     if given.out is not None and given.out.exists():
         raise UserError(f"{given.out} exists already: name another file, or delete it.")
+    if given.model is None and given.server is None:
+        raise UserError("Nothing says which model judges: give --model, --server, or both.")
+    if given.server is not None and (given.dtype or given.device):
+        raise UserError("--dtype and --device are for weights that are loaded here: leave them out with --server.")
     # Behind --help: these take seconds to import.
     from laser_lightning.data.templates import PromptTemplate
     from laser_lightning.inference.scorer import LaSeRScorer
@@ -136,7 +144,12 @@ def command(args: Sequence[str]) -> None:
     first = next(solutions, None)  # what is wrong with the file is told before the model is loaded
     if first is None:
         raise UserError(f"{given.file} has no solutions.")
-    scorer = LaSeRScorer.from_pretrained(given.model, dtype=given.dtype, device=given.device, reference=given.reference)
+    if given.server is not None:
+        scorer = LaSeRScorer.from_server(given.server, given.model, reference=given.reference)
+    else:
+        scorer = LaSeRScorer.from_pretrained(
+            given.model, dtype=given.dtype, device=given.device, reference=given.reference
+        )
     with given.out.open("w", encoding="utf-8") if given.out else nullcontext(sys.stdout) as file:
         for row in score_lines(_behind(first, solutions), scorer):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

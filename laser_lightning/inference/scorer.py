@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
-from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from laser_lightning.data.prompts import check_vocabulary, encode_prompt, render_chat
 from laser_lightning.errors import UserError
 from laser_lightning.inference.early_stop import EarlyStop
-from laser_lightning.inference.exported import read_export
+from laser_lightning.inference.exported import Dtype, saved_dtype
 from laser_lightning.inference.reference import check_reference, load_reference
-from laser_lightning.inference.served import ServedEngine, ServedPolicy
+from laser_lightning.inference.served import ServedEngine, connect
 from laser_lightning.inference.solve import Solution, Solved, solve
 from laser_lightning.inference.vote import Vote, vote
 from laser_lightning.metrics.votes import VoteRule
@@ -25,10 +24,9 @@ from laser_lightning.policy.lora import ADAPTER_CONFIG, base_model, merge_adapte
 from laser_lightning.policy.model import Policy, PolicySettings, eos_token_ids, load_tokenizer, written_eos
 from laser_lightning.records.batching import Rollouts, pad_rows
 from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
-from laser_lightning.rollout.server.client import Limits, VLLMClient
+from laser_lightning.rollout.server.http import Limits
 from laser_lightning.verifiers import MathVerifier, Verifier, VerifierPool
 
-Dtype = Literal["float32", "bfloat16", "float16"]
 Prompt = str | list[dict[str, str]]
 """A prompt's whole text, or the messages of a chat."""
 
@@ -113,18 +111,14 @@ class LaSeRScorer:
         self_reward = SelfRewardSettings.read(path)
         check_reference(path, self_reward, reference, "directory or hub name")
         settings = PolicySettings(
-            path=str(path),
-            attention=attention,
-            packing="never",
-            shared_prompts="never",
-            trust_remote_code=trust_remote_code,
+            str(path), attention=attention, packing="never", shared_prompts="never", trust_remote_code=trust_remote_code
         )
         tokenizer = load_tokenizer(settings)
         self_reward.check_tokenizer(tokenizer)
         if is_adapter := (path / ADAPTER_CONFIG).is_file():
             settings = replace(settings, path=base_model(path))
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        settings.dtype = dtype or ("float32" if place.type == "cpu" else _saved_dtype(settings))
+        settings.dtype = dtype or ("float32" if place.type == "cpu" else saved_dtype(settings))
         policy = Policy(settings, tokenizer)
         if is_adapter:
             policy.lm = merge_adapter(policy.lm, path)
@@ -154,11 +148,9 @@ class LaSeRScorer:
 
         Args:
             url: the server's address, such as ``http://node1:8000``.
-            export: directory of the export, of which the weights are not needed: ``self_reward.json``, the tokenizer
-                and the configs. None for the one that the server was started with, if it is a directory here too.
+            export: its directory, with or without weights; None for that of the server, if it is here too.
             model: the server's name for the model; None for its only one.
-            reference: address of a server of the model that training started from; for a model trained with
-                ``reference: exact``, whose scores need it, and only for such a one.
+            reference: address of a server of the model that training started from, for ``reference: exact``.
             seed: see the class.
             requests_at_once: requests that the server has at a time.
             limits: how long a server is waited for.
@@ -166,18 +158,13 @@ class LaSeRScorer:
             trust_remote_code: run code that comes with the export's config or tokenizer.
 
         Raises:
-            UserError: if the server or the export cannot be used, they are not of one model, or ``reference`` is
-                missing or superfluous.
+            UserError: if the server or the export cannot be used, or ``reference`` is missing or superfluous.
         """
-        client = VLLMClient(url, model, limits, api_key)
-        path = Path(client.find_model().root if export is None else export).expanduser()
-        exported = read_export(path, trust_remote_code)
-        check_reference(path, exported.settings, reference, "server's address")
-        policy, frozen = ServedPolicy(client, exported, requests_at_once), None
-        if reference is not None:
-            frozen = ServedPolicy(VLLMClient(reference, None, limits, api_key), exported, requests_at_once)
+        exported, policy, frozen = connect(
+            url, export, model, reference, requests_at_once, limits, api_key, trust_remote_code
+        )
         scorer = cls(policy, exported.tokenizer, exported.settings, ServedEngine(policy), frozen, seed)
-        scorer.rules = load_rules(path)
+        scorer.rules = exported.rules
         return scorer
 
     # ----------------------------------------------------------------- solutions
@@ -409,9 +396,3 @@ class LaSeRScorer:
 
 def _pool(verifier: Verifier | VerifierPool | None) -> VerifierPool:
     return verifier if isinstance(verifier, VerifierPool) else VerifierPool(verifier or MathVerifier(), workers=0)
-
-
-def _saved_dtype(settings: PolicySettings) -> Dtype:
-    saved = AutoConfig.from_pretrained(settings.path, trust_remote_code=settings.trust_remote_code).dtype
-    name = str(saved).removeprefix("torch.")
-    return name if name in ("bfloat16", "float16") else "float32"  # type: ignore[return-value]

@@ -3,24 +3,67 @@
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import nan
-from typing import TypeVar
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from laser_lightning.errors import UserError
-from laser_lightning.inference.exported import Exported
+from laser_lightning.inference.exported import Exported, read_export
+from laser_lightning.inference.reference import check_reference
 from laser_lightning.inference.vllm_request import ASKED
 from laser_lightning.policy.model import Policy
 from laser_lightning.records.batching import Rollouts, pad_rows
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
 from laser_lightning.rollout.server.client import Completion, TokenRequest, VLLMClient
+from laser_lightning.rollout.server.http import Limits
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 _CERTAIN = 100.0
 """Added to a logit, it leaves no other choice."""
+
+
+class Served(NamedTuple):
+    """What a scorer needs of a server.
+
+    Attributes:
+        exported: the model that it serves.
+        policy: that model.
+        reference: the one that training started from, on a server of its own; None where scores do not take it.
+    """
+
+    exported: Exported
+    policy: "ServedPolicy"
+    reference: "ServedPolicy | None"
+
+
+def connect(
+    url: str,
+    export: str | Path | None,
+    model: str | None,
+    reference: str | None,
+    requests_at_once: int,
+    limits: Limits,
+    api_key: str | None,
+    trust_remote_code: bool,
+) -> Served:
+    """Ask a server for its model, and read the export's files (see ``LaSeRScorer.from_server``)."""
+    client = VLLMClient(url, model, limits, api_key)
+    root = client.find_model().root
+    if export is None and not Path(root).is_dir():
+        raise UserError(
+            f"{url} serves {root}, which is no directory here: name a copy of the export (`export`), of which "
+            "self_reward.json, the tokenizer and the configs are needed, not the weights."
+        )
+    exported = read_export(root if export is None else export, trust_remote_code)
+    check_reference(exported.directory, exported.settings, reference, "server's address")
+    policy, frozen = ServedPolicy(client, exported, requests_at_once), None
+    if reference is not None:
+        frozen = ServedPolicy(VLLMClient(reference, None, limits, api_key), exported, requests_at_once)
+    return Served(exported, policy, frozen)
 
 
 class ServedPolicy(Policy):
@@ -218,6 +261,6 @@ def _check_tokenizer(client: VLLMClient, model: str, exported: Exported) -> None
     found = client.post("/tokenize", asked)["tokens"]
     if found != [token_id]:
         raise UserError(
-            f"{client.url} has another model than the export: its tokenizer makes {found} of the reward token '{token}', "
-            f"and the export's makes [{token_id}]. Serve the export, or name that of the served model."
+            f"{client.url} has another model than the export: its tokenizer makes {found} of the reward token "
+            f"'{token}', and the export's makes [{token_id}]. Serve the export, or name that of the served model."
         )
