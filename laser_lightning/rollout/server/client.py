@@ -164,7 +164,7 @@ class VLLMClient:
         return found[0]
 
     def generate(self, request: TokenRequest) -> Completion:
-        """Draw a response (vLLM's route ``/inference/v1/generate``, in which no text appears)."""
+        """Draw a response, without any text (``vllm serve --enable-scale-out`` opens the route for it)."""
         read = list(request.read_token_ids)
         params: dict[str, Any] = {
             "temperature": request.temperature,
@@ -219,8 +219,22 @@ class VLLMClient:
         Returns:
             K log-probs; NaN where one is not a finite number.
         """
-        request = TokenRequest(token_ids, 1, read_token_ids=read_token_ids, seed=0, cache_salt=cache_salt)
-        return self.generate(request).read[0]
+        asked: dict[str, Any] = {
+            "prompt": list(token_ids),
+            "max_tokens": 1,
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "top_k": 0,
+            "min_p": 0.0,
+            "ignore_eos": True,
+            "logprobs": len(read_token_ids),
+            "logprob_token_ids": list(read_token_ids),
+            "return_tokens_as_token_ids": True,
+        }
+        asked |= {} if self.model is None else {"model": self.model}
+        asked |= {} if cache_salt is None else {"cache_salt": cache_salt}
+        found = self.post("/v1/completions", asked)["choices"][0]["logprobs"]["top_logprobs"][0]
+        return [_number(found[f"token_id:{token_id}"]) for token_id in read_token_ids]
 
     # ------------------------------ for trainers: servers started with VLLM_SERVER_DEV_MODE=1
 

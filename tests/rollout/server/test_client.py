@@ -83,16 +83,22 @@ def test_a_response(serve: Serve) -> None:
     }
 
 
-def test_a_plain_response_and_what_may_come_next(serve: Serve) -> None:
+def test_a_plain_response(serve: Serve) -> None:
     plain = {"finish_reason": "length", "token_ids": [7], "logprobs": {"content": [place(7, -0.5, (3, -13.25))]}}
     server = serve({"/inference/v1/generate": lambda asked: answer(plain)})
-    client = VLLMClient(server.url)
-    assert client.generate(TokenRequest([5], 1)) == Completion([7], [-0.5], [[]], False, [])
-    assert client.read_next([5, 6, 1], [3]) == [-13.25]
-    asked = server.calls[-1][1]
-    assert asked["token_ids"] == [5, 6, 1]
-    params = asked["sampling_params"]
-    assert (params["max_tokens"], params["temperature"], params["top_p"]) == (1, 1.0, 1.0)
+    assert VLLMClient(server.url).generate(TokenRequest([5], 1)) == Completion([7], [-0.5], [[]], False, [])
+
+
+def test_what_may_come_next(serve: Serve) -> None:
+    logprobs = {
+        "tokens": ["token_id:9"],
+        "top_logprobs": [{"token_id:9": -0.5, "token_id:3": -13.25, "token_id:4": -2.0}],
+    }
+    server = serve({"/v1/completions": lambda asked: answer({"text": "", "logprobs": logprobs})})
+    assert VLLMClient(server.url).read_next([5, 6, 1], [4, 3]) == [-2.0, -13.25]
+    ((_, asked),) = server.calls
+    assert (asked["prompt"], asked["max_tokens"], asked["logprob_token_ids"]) == ([5, 6, 1], 1, [4, 3])
+    assert (asked["temperature"], asked["top_p"], asked["top_k"], asked["min_p"]) == (1.0, 1.0, 0, 0.0)
 
 
 def test_what_a_server_says_of_itself(serve: Serve) -> None:
