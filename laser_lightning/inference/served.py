@@ -17,6 +17,7 @@ from laser_lightning.policy.model import Policy
 from laser_lightning.records.batching import Rollouts, pad_rows
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
 from laser_lightning.rollout.server.client import Completion, TokenRequest, VLLMClient
+from laser_lightning.rollout.server.completions import complete
 from laser_lightning.rollout.server.http import Limits
 
 _Item = TypeVar("_Item")
@@ -181,7 +182,7 @@ class ServedEngine(RolloutEngine):
             self._request(list(prompts[number // group_size]), seed, sampling, reward_token_id)
             for number, seed in enumerate(seeds)
         ]
-        completions = self.policy.ask(self.policy.client.generate, requests)
+        completions = self.policy.ask(lambda request: complete(self.policy.client, request), requests)
         limit = sampling.max_response_tokens
         drawn = [self._response(completion, limit, reward_token_id) for completion in completions]
         prompt_ids, prompt_lengths = pad_rows(prompts, self.policy.pad_token_id)
@@ -233,21 +234,10 @@ class ServedEngine(RolloutEngine):
 
     def _try_forcing(self, prompt: Sequence[int], token_id: int) -> bool:
         end = self.policy.eos_token_ids[0]
-        asked = {
-            "model": self.policy.client.find_model().name,
-            "prompt": list(prompt),
-            "max_tokens": 2,
-            "temperature": 0,
-            "logit_bias": {str(end): _CERTAIN},
-            "ignore_eos": True,
-            "stop_token_ids": [token_id],
-            "logprobs": 0,
-            "return_token_ids": True,
-            "vllm_xargs": {ASKED: 1},
-        }
-        choice = self.policy.client.post("/v1/completions", asked)["choices"][0]
+        request = TokenRequest(prompt, max_tokens=2, temperature=0.0, stop_token_ids=[token_id], extra_args={ASKED: 1})
+        completion = complete(self.policy.client, request, {end: _CERTAIN})
         # 0 is a log-prob behind the processor (--logprobs-mode processed_logprobs), where nothing else was left.
-        return choice["token_ids"] == [end, token_id] and choice["logprobs"]["token_logprobs"][-1] < 0
+        return completion.ids == [end, token_id] and completion.log_probs[-1] < 0
 
 
 def _prompts(rollouts: Rollouts) -> list[list[int]]:

@@ -53,41 +53,40 @@ class FakeVLLM:
             return {"data": [{"id": "served", "root": self.root, "max_model_len": self.max_model_len}]}
         if route == "/tokenize":
             return {"tokens": self.tokenizer.encode(asked["prompt"], add_special_tokens=False)}
-        if route == "/v1/completions":
-            ids, places, stopped = self.draw(asked["prompt"], asked, asked.get("vllm_xargs"))
-            of_tokens = [place["logprob"] for place in places]
-            return {"choices": [{"token_ids": ids, "logprobs": {"token_logprobs": of_tokens}}]}
-        assert route == "/inference/v1/generate"
-        params = asked["sampling_params"]
-        ids, places, stopped = self.draw(asked["token_ids"], params, params.get("extra_args"))
-        reason = "stop" if stopped else "length"
-        return {"choices": [{"token_ids": ids, "finish_reason": reason, "logprobs": {"content": places}}]}
+        assert route == "/v1/completions"
+        ids, places, stopped = self.draw(asked)
+        logprobs = {
+            "token_logprobs": [log_probs[token] for token, log_probs in zip(ids, places, strict=True)],
+            "top_logprobs": [{f"token_id:{one}": value for one, value in place.items()} for place in places],
+        }
+        return {
+            "choices": [
+                {"token_ids": ids, "finish_reason": "stop" if stopped else "length", "logprobs": logprobs},
+            ]
+        }
 
-    def draw(
-        self, prompt: list[int], params: dict[str, Any], extra_args: dict[str, Any] | None
-    ) -> tuple[list[int], list[dict[str, Any]], bool]:
-        assert params["ignore_eos"]
-        generator = torch.Generator().manual_seed(params.get("seed") or 0)
+    def draw(self, asked: dict[str, Any]) -> tuple[list[int], list[dict[int, float]], bool]:
+        """The tokens, the log-probs of the sampled and the wanted ones at each place, and whether it stopped."""
+        assert asked["ignore_eos"]
+        generator = torch.Generator().manual_seed(asked.get("seed") or 0)
         ids: list[int] = []
-        places: list[dict[str, Any]] = []
-        while len(ids) < params["max_tokens"]:
-            raw = self.logits((*prompt, *ids))
+        places: list[dict[int, float]] = []
+        while len(ids) < asked["max_tokens"]:
+            raw = self.logits((*asked["prompt"], *ids))
             logits = raw.clone()
-            for token, bias in params.get("logit_bias", {}).items():
+            for token, bias in asked.get("logit_bias", {}).items():
                 logits[int(token)] += bias
-            if self.plugin is not None and (extra_args or {}).get("self_reward"):
+            if self.plugin is not None and asked.get("vllm_xargs", {}).get("self_reward"):
                 self.force(logits, ids)
-            if temperature := params["temperature"]:
+            if temperature := asked["temperature"]:
                 token = int(torch.multinomial((logits / temperature).softmax(0), 1, generator=generator))
             else:
                 token = int(logits.argmax())
             log_probs = (logits if self.mode == "processed_logprobs" else raw).log_softmax(0)
             read = raw if self.mode == "raw_logits" else log_probs
-            wanted = [token, *params.get("logprob_token_ids", ())]
-            top = [{"token_id": one, "logprob": read[one].item()} for one in wanted]
             ids.append(token)
-            places.append({"logprob": read[token].item(), "top_logprobs": top})
-            if token in params["stop_token_ids"]:
+            places.append({one: read[one].item() for one in [token, *asked.get("logprob_token_ids", ())]})
+            if token in asked.get("stop_token_ids", ()):
                 return ids, places, True
         return ids, places, False
 

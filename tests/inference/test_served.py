@@ -59,7 +59,7 @@ def test_scores_of_given_solutions_are_those_of_the_local_scorer(
     assert [s.verdict for s in theirs] == [s.verdict for s in ours]
     assert {s.verdict for s in theirs} == {True, False}
     assert math.isnan(theirs[-1].reward_token_log_prob)
-    assert len(fake.of("/inference/v1/generate")) == 5  # one for each finished solution
+    assert len(fake.of("/v1/completions")) == 5  # one for each finished solution
 
 
 @pytest.mark.parametrize("plugin", [PLUGIN, None], ids=["with plugin", "without"])
@@ -81,8 +81,8 @@ def test_generated_solutions_have_the_scores_of_given_ones(
         assert ours.self_reward == pytest.approx(theirs.self_reward, abs=1e-5)
         assert ours.verdict == theirs.verdict
     # With the plugin a response and its score are one request; without, each finished response takes another.
-    assert len(fake.of("/inference/v1/generate")) == 20 + (0 if plugin else len(finished))
-    assert len(fake.of("/v1/completions")) == 1  # asked once whether there is a plugin
+    # One more asks whether there is a plugin.
+    assert len(fake.of("/v1/completions")) == 1 + 20 + (0 if plugin else len(finished))
 
 
 def test_a_response_may_end_in_the_last_place(serve_model: Serve, export: Path) -> None:
@@ -113,7 +113,7 @@ def test_votes_and_early_stop(serve_model: Serve, export: Path) -> None:
     rule = scorer.rules["log_odds"]
     solved = scorer.solve(PROMPTS, 12, verifier, EarlyStop(batch=3, confidence=0.6), SHORT, rule)
     drawn = [len(result.solutions) for result in solved]
-    assert len(fake.of("/inference/v1/generate")) == sum(drawn) < 48
+    assert len(fake.of("/v1/completions")) - 1 == sum(drawn) < 48
     assert {result.stopped is None for result in solved} == {number == 12 for number in drawn}
     assert [result.vote for result in solved] == [
         scorer.vote(result.solutions, verifier, rule=rule) for result in solved
@@ -157,7 +157,7 @@ def test_a_score_of_two_tokens(serve_model: Serve, policy_dir: Path, tmp_path: P
     groups = LaSeRScorer.from_server(fake.url).generate(PROMPTS, 2, SHORT)
     finished = [s for group in groups for s in group if s.finished]
     assert all(0 < s.self_reward < 1 for s in finished)
-    assert len(fake.of("/inference/v1/generate")) == 8 + len(finished) > 8
+    assert len(fake.of("/v1/completions")) == 8 + len(finished) > 8
 
 
 # --------------------------------------------------------------------- errors

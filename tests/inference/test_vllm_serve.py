@@ -1,4 +1,4 @@
-"""The score in a real ``vllm serve`` of an export, with the plugin as pip installs it: ``.ci/vllm`` runs these tests."""
+"""The score in a real ``vllm serve`` of an export, with the plugin that pip registers: ``.ci/vllm`` runs them."""
 
 import json
 import logging
@@ -73,7 +73,8 @@ def url(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 300
     client = VLLMClient(address, limits=Limits(attempts=1))
     while True:
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+        assert process.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
         try:
             client.check_health()
             break
