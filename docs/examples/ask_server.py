@@ -14,6 +14,7 @@ choice = client.completions.create(
     prompt=prompt,
     max_tokens=65,  # the last one is for the reward token
     temperature=1.0,
+    seed=1,
     logprobs=0,
     extra_body={"vllm_xargs": {"self_reward": 1}, "ignore_eos": True, "stop_token_ids": [head["token_id"]]},
 ).choices[0]

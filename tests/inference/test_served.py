@@ -206,6 +206,66 @@ def test_sequences_end_where_the_servers_do(serve_model: Serve, export: Path) ->
 # --------------------------------------------------------------- command line
 
 
+def test_solve_by_a_server(
+    serve_model: Serve, export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_rules([LogOddsVote()], export)
+    file = tmp_path / "problems.jsonl"
+    file.write_text("\n".join(json.dumps({"problem": prompt[:-1], "id": prompt}) for prompt in PROMPTS))
+    fake = serve_model(export, ENDS, plugin=PLUGIN)
+    words = ["solve", str(file), "--server", fake.url, "--template", "{problem}=", "--answer", "^(.)", "--n", "6"]
+    words += ["--max_tokens", "12"]
+    assert main([*words, "--batch", "3", "--confidence", "0.55", "--rule", "log_odds"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    scorer = LaSeRScorer.from_server(fake.url)
+    stop, verifier = EarlyStop(3, 0.55), ExactVerifier("^(.)")
+    expected = scorer.solve(PROMPTS, 6, verifier, stop, SHORT, scorer.rules["log_odds"])
+    assert [row["id"] for row in rows] == PROMPTS
+    for row, solved in zip(rows, expected, strict=True):
+        assert [one["text"] for one in row["solutions"]] == [s.text for s in solved.solutions]
+        assert [one["self_reward"] for one in row["solutions"]] == [s.self_reward for s in solved.solutions]
+        assert (row["k"], row["stopped"]) == (len(solved.solutions), solved.stopped)
+        vote = solved.vote
+        assert (row["majority"], row["weighted_majority"], row["best"], row["chosen"]) == (
+            vote.majority,
+            vote.weighted_majority,
+            vote.best,
+            vote.chosen,
+        )
+    assert {row["stopped"] is None for row in rows} == {True, False}
+    assert main([*words, "--all"]) == 0
+    assert [json.loads(line)["k"] for line in capsys.readouterr().out.splitlines()] == [6] * 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--all", "--confidence", "0.9"], "--all draws all solutions, and --confidence stops before"),
+        (["--answer", "no group"], "--answer: `pattern` must have exactly one group"),
+        (["--confidence", "0.3"], "stop.confidence is 0.3"),
+        (["--rule", "mine"], "The export has no vote rule 'mine': it brought none (votes.json)"),
+        (["--n", "0"], "n is 0, and must be at least 1"),
+    ],
+    ids=str,
+)
+def test_what_solve_refuses(
+    export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    (tmp_path / "problems.jsonl").write_text('{"problem": "1+1="}')
+    assert main(["solve", str(tmp_path / "problems.jsonl"), "--model", str(export), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "has no problems"), ('{"response": "2"}', "is not an object with `prompt` or `problem`"), ("{", "not JSON")],
+)
+def test_files_that_solve_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str) -> None:
+    (tmp_path / "problems.jsonl").write_text(text)
+    assert main(["solve", str(tmp_path / "problems.jsonl"), "--server", "http://127.0.0.1:9"]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_score_by_a_server(
     serve_model: Serve, export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

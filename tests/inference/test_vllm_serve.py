@@ -45,7 +45,9 @@ def export(tmp_path_factory: pytest.TempPathFactory, tiny_config: Callable, save
     lm = AutoModelForCausalLM.from_pretrained(path)
     with torch.no_grad():  # in place of a bias: along the mean of the hidden states, <eos> gets likelier
         mean = lm.model(torch.randint(4, 100, (8, 16), generator=torch.Generator().manual_seed(0)))[0].mean((0, 1))
-        lm.lm_head.weight[EOS] += 2.5 * mean / mean.norm() ** 2
+        towards = mean / mean.norm() ** 2
+        lm.lm_head.weight[EOS] += 2.5 * towards
+        lm.lm_head.weight[[0, 2]] -= 20 * towards  # other special tokens, which texts leave out
     lm.save_pretrained(path)
     SETTINGS.save(path)
     return path
