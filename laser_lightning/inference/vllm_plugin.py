@@ -11,18 +11,22 @@ they are. vLLM imports this module in each of its processes, so nothing heavy is
 
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from vllm import SamplingParams
-from vllm.v1.sample.logits_processor.builtin import process_dict_updates
-from vllm.v1.sample.logits_processor.interface import BatchUpdate
-from vllm.v1.sample.logits_processor.interface import LogitsProcessor as FirstInterface
-from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext, LogitsProcRequestState
-from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as SecondInterface
 
 from laser_lightning.inference.vllm_request import ASKED
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.v1.sample.logits_processor.interface import BatchUpdate
+    from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsContext, LogitsProcRequestState
+
+try:  # a plugin that cannot be imported would keep vLLM of any other version from starting
+    from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as SecondInterface
+except ImportError:
+    SecondInterface = object
 
 
 class ScoredExport(NamedTuple):
@@ -61,7 +65,7 @@ class ServedScore(SecondInterface):
         """Make the processor of the runner that asks: the first one gives a device and whether memory is pinned."""
         return _FirstRunnerScore(vllm_config) if len(places) > 1 else super().__new__(cls)
 
-    def __init__(self, vllm_config: Any, req_states: LogitsProcRequestState) -> None:
+    def __init__(self, vllm_config: Any, req_states: "LogitsProcRequestState") -> None:
         self.export = scored_export(vllm_config.model_config.model)
         if self.export is None:
             return
@@ -71,7 +75,7 @@ class ServedScore(SecondInterface):
         self.eos_token_ids = torch.tensor(self.export.eos_token_ids, device=req_states.device)
 
     @classmethod
-    def validate_params(cls, sampling_params: SamplingParams) -> None:
+    def validate_params(cls, sampling_params: "SamplingParams") -> None:
         """Refuse a request whose score could not be told, or that would not end.
 
         Raises:
@@ -85,7 +89,7 @@ class ServedScore(SecondInterface):
                 "self_reward.json], and logprobs: 0 (in chats logprobs: true)."
             )
 
-    def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
+    def add_request(self, req_idx: int, sampling_params: "SamplingParams") -> bool:
         """Note whether the request in this slot asks for its score."""
         if self.export is None:
             return False
@@ -93,7 +97,7 @@ class ServedScore(SecondInterface):
         self.asked[req_idx] = asks
         return asks
 
-    def apply(self, logits: Tensor, ctx: LogitsContext) -> Tensor:
+    def apply(self, logits: Tensor, ctx: "LogitsContext") -> Tensor:
         """Rewrite the logits [B, V] (float32) of the rows that ask."""
         if self.export is None or not self.known[ctx.idx_mapping_np].any():
             return logits
@@ -104,8 +108,8 @@ class ServedScore(SecondInterface):
         return _leave_reward_token(logits, asked, ended, self.export.token_id)
 
 
-class _FirstRunnerScore(FirstInterface):
-    """The same for vLLM's first model runner."""
+class _FirstRunnerScore:
+    """The same for vLLM's first model runner (``vllm.v1.sample.logits_processor``)."""
 
     def __init__(self, vllm_config: Any) -> None:
         self.export = scored_export(vllm_config.model_config.model)
@@ -121,9 +125,11 @@ class _FirstRunnerScore(FirstInterface):
         """The forced z_c changes what greedy decoding picks."""
         return self.export is None
 
-    def update_state(self, batch_update: BatchUpdate | None) -> None:
+    def update_state(self, batch_update: "BatchUpdate | None") -> None:
         """Follow the requests that ask as they enter, move within and leave the batch."""
         if self.export is not None:
+            from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+
             # The list of a request's tokens is vLLM's own, which grows.
             process_dict_updates(
                 self.rows, batch_update, lambda params, prompt_ids, output_ids: output_ids if _asks(params) else None
@@ -140,7 +146,7 @@ class _FirstRunnerScore(FirstInterface):
         return _leave_reward_token(logits, asked.to(logits.device), ended.to(logits.device), self.export.token_id)
 
 
-def _asks(params: SamplingParams) -> bool:
+def _asks(params: "SamplingParams") -> bool:
     return bool((params.extra_args or {}).get(ASKED))
 
 
