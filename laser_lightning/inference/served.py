@@ -217,14 +217,16 @@ class ServedEngine(RolloutEngine):
     def _response(self, completion: Completion, limit: int, reward_token_id: int | None) -> tuple[list[int], float]:
         """A response's tokens, and the log-prob of the forced token behind them; NaN if there is none."""
         ids, ends = completion.ids, self.policy.eos_token_ids
-        if reward_token_id is None or not completion.is_stopped:
+        if reward_token_id is None:
             return ids[:limit], nan
-        if len(ids) < 2 or ids[-2] not in ends:
+        written = ids[:-1] if completion.is_stopped else ids[:limit]
+        places = [place for place, token in enumerate(written) if token in ends]
+        if places != ([len(written) - 1] if completion.is_stopped else []):
             raise UserError(
-                f"{self.policy.client.url} stopped a response without its <eos>: it was started anew, without the "
+                f"{self.policy.client.url} did not end a response behind its <eos>: it was started anew, without the "
                 "plugin of laser-lightning or with another model. Make the scorer again."
             )
-        return ids[:-1], completion.log_probs[-1]
+        return written, completion.log_probs[-1] if completion.is_stopped else nan
 
     def _is_forced(self, prompt: Sequence[int], token_id: int) -> bool:
         """Whether the server puts the reward token behind an ``<eos>``, and gives its raw log-prob; asked for once."""

@@ -186,13 +186,14 @@ def test_servers_that_are_refused(serve_model: Serve, export: Path, chat_model_d
         LaSeRScorer.from_server(serve_model(export, mode="raw_logits").url).score(PROMPTS, PROMPTS)
 
 
-def test_a_server_that_lost_the_plugin(serve_model: Serve, export: Path) -> None:
-    """Without it a sampled z_c ends a response: that is told, and no score made of it."""
-    fake = serve_model(export, NEVER_ENDS | {REWARD: 4.0}, plugin=PLUGIN)
+@pytest.mark.parametrize("bias", [{EOS: -30.0, REWARD: 4.0}, {EOS: 3.5, REWARD: -30.0}], ids=["z_c", "<eos>"])
+def test_a_server_that_lost_the_plugin(serve_model: Serve, export: Path, bias: dict[int, float]) -> None:
+    """Without it a sampled z_c ends a response, and an <eos> does not: that is told, and no score made of it."""
+    fake = serve_model(export, bias, plugin=PLUGIN)
     scorer = LaSeRScorer.from_server(fake.url)
-    assert not any(solution.finished for (solution,) in scorer.generate(PROMPTS, 1, SHORT))
+    scorer.generate(PROMPTS, 1, SHORT)
     fake.plugin = None
-    with pytest.raises(UserError, match="stopped a response without its <eos>: it was started anew"):
+    with pytest.raises(UserError, match="did not end a response behind its <eos>: it was started anew"):
         scorer.generate(PROMPTS, 2, SHORT)
 
 
