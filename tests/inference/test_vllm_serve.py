@@ -35,11 +35,16 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 pytestmark = pytest.mark.vllm
 
 
+@pytest.fixture(scope="module", autouse=True)
+def vllm_is_installed() -> None:
+    """All of these tests need vLLM."""
+    if find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed; .ci/vllm runs these tests")
+
+
 @pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory, tiny_config: Callable, save_model: Callable) -> Path:
     """An export of a tiny random model, with a head of a size that vLLM has on CPUs, whose responses end."""
-    if find_spec("vllm") is None:
-        pytest.skip("vLLM is not installed; .ci/vllm runs these tests")
     config = tiny_config(Qwen2Config, hidden_size=64, tie_word_embeddings=False, initializer_range=0.15)
     path = save_model(tmp_path_factory.mktemp("export"), config)
     lm = AutoModelForCausalLM.from_pretrained(path)
@@ -280,7 +285,5 @@ def test_nothing_heavy_is_imported_for_other_models() -> None:
         "print([m for m in sys.modules if m.startswith(('laser_lightning.policy', 'laser_lightning.objective', "
         "'lightning.', 'deepspeed'))])"
     )
-    if find_spec("vllm") is None:
-        pytest.skip("vLLM is not installed; .ci/vllm runs these tests")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.splitlines()[-1] == "[]"
