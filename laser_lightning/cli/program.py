@@ -25,6 +25,7 @@ OTHER_COMMANDS = {
     "export": ("laser_lightning.cli.export", "Writes a checkpoint's model as a directory that transformers loads."),
     "explain": ("laser_lightning.cli.explain", "Says why the verifier rewards a response as it does."),
     "score": ("laser_lightning.cli.score", "Writes the self-rewards and verdicts of solutions in a file."),
+    "solve": ("laser_lightning.cli.solve", "Solves the problems of a file by several solutions and their vote."),
     "compare": ("laser_lightning.cli.compare", "Puts the last evaluations of runs beside each other."),
 }
 """Module of each, with a function ``command(args)`` that may return an exit status, and what it does."""

@@ -5,10 +5,17 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from laser_lightning.cli.export_options import (
+    add_export_options,
+    check_export_options,
+    open_export,
+    prompt_of,
+    read_json_lines,
+)
 from laser_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,12 +51,15 @@ def read_solutions(path: Path, template: "PromptTemplate") -> Iterator[Given]:
     Raises:
         UserError: if there is no such file, or a line is not of that form.
     """
-    if not path.is_file():
-        raise UserError(f"There is no file {str(path)!r}.")
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield _given(path, number, line, template)
+    for number, row in read_json_lines(path):
+        if not isinstance(row, dict) or "response" not in row or not {"prompt", "problem"} & row.keys():
+            raise UserError(f"Line {number} of {path} is not an object with `response` and `prompt` or `problem`.")
+        response = row["response"]
+        if not isinstance(response, str) and not (
+            isinstance(response, list) and response and all(type(token) is int for token in response)
+        ):
+            raise UserError(f"Line {number} of {path}: `response` is neither a text nor a list of token ids.")
+        yield Given(number, row, prompt_of(path, number, row, template), response)
 
 
 def score_lines(solutions: Iterator[Given], scorer: "LaSeRScorer") -> Iterator[dict[str, Any]]:
@@ -68,38 +78,8 @@ def score_lines(solutions: Iterator[Given], scorer: "LaSeRScorer") -> Iterator[d
             yield {**given.row, "self_reward": solution.self_reward, "verdict": solution.verdict}
 
 
-def _given(path: Path, number: int, line: str, template: "PromptTemplate") -> Given:
-    try:
-        row = json.loads(line)
-        line.encode("utf-8")
-        json.dumps(row, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UserError(f"Line {number} of {path} has half of a surrogate pair, which is no character.") from error
-    except ValueError as error:
-        raise UserError(f"Line {number} of {path} is not JSON: {error}") from error
-    if not isinstance(row, dict) or "response" not in row or not {"prompt", "problem"} & row.keys():
-        raise UserError(f"Line {number} of {path} is not an object with `response` and `prompt` or `problem`.")
-    response = row["response"]
-    if not isinstance(response, str) and not (
-        isinstance(response, list) and response and all(type(token) is int for token in response)
-    ):
-        raise UserError(f"Line {number} of {path}: `response` is neither a text nor a list of token ids.")
-    prompt = row["prompt"] if "prompt" in row else _prompt_of(row["problem"], template)
-    if not isinstance(prompt, str | list) or not prompt:
-        raise UserError(f"Line {number} of {path}: the prompt is neither a text nor a list of chat messages.")
-    return Given(number, row, prompt, response)
-
-
-def _prompt_of(problem: Any, template: "PromptTemplate") -> Any:
-    if not isinstance(problem, str):
-        return None
-    text = template.template.replace("{problem}", problem)
-    system = [{"role": "system", "content": template.system}] if template.system else []
-    return [*system, {"role": "user", "content": text}] if template.chat else text
-
-
 def command(args: Sequence[str]) -> None:
-    """``laser-lightning score FILE.jsonl --model EXPORT``.
+    """``laser-lightning score FILE.jsonl --model EXPORT`` or ``--server URL``.
 
     Args:
         args: the words behind ``score``.
@@ -117,31 +97,16 @@ def command(args: Sequence[str]) -> None:
         type=Path,
         help="JSON lines with `response` (text or token ids) and `prompt` (text or chat) or `problem`",
     )
-    parser.add_argument("--model", type=Path, required=True, help="an export of a trained model")
-    parser.add_argument("--out", type=Path, help="file to write, not there yet; default: the output")
-    parser.add_argument("--reference", help="the model that training started from, for `reference: exact`")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="type of the weights")
-    parser.add_argument("--device", help="such as cuda:1; default: cuda where there is one")
-    parser.add_argument("--template", default="{problem}", help="data.template.template of the run, for `problem`")
-    parser.add_argument("--chat", action="store_true", help="data.template.chat of the run, for `problem`")
-    parser.add_argument("--system", default="", help="data.template.system of the run, for `problem`")
+    add_export_options(parser)
     given = parser.parse_args(args)
-    if given.out is not None and given.out.exists():
-        raise UserError(f"{given.out} exists already: name another file, or delete it.")
-    # Behind --help: these take seconds to import.
-    from laser_lightning.data.templates import PromptTemplate
-    from laser_lightning.inference.scorer import LaSeRScorer
+    check_export_options(given)
+    from laser_lightning.data.templates import PromptTemplate  # behind --help: it takes seconds to import
 
     solutions = read_solutions(given.file, PromptTemplate(given.template, given.chat, given.system))
     first = next(solutions, None)  # what is wrong with the file is told before the model is loaded
     if first is None:
         raise UserError(f"{given.file} has no solutions.")
-    scorer = LaSeRScorer.from_pretrained(given.model, dtype=given.dtype, device=given.device, reference=given.reference)
+    scorer = open_export(given)
     with given.out.open("w", encoding="utf-8") if given.out else nullcontext(sys.stdout) as file:
-        for row in score_lines(_behind(first, solutions), scorer):
+        for row in score_lines(chain([first], solutions), scorer):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _behind(first: Given, others: Iterator[Given]) -> Iterator[Given]:
-    yield first
-    yield from others

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
-from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from laser_lightning.data.prompts import check_vocabulary, encode_prompt, render_chat
 from laser_lightning.errors import UserError
 from laser_lightning.inference.early_stop import EarlyStop
+from laser_lightning.inference.exported import Dtype, saved_dtype
+from laser_lightning.inference.reference import check_reference, load_reference
+from laser_lightning.inference.served import ServedEngine, connect
 from laser_lightning.inference.solve import Solution, Solved, solve
 from laser_lightning.inference.vote import Vote, vote
 from laser_lightning.metrics.votes import VoteRule
@@ -19,19 +21,12 @@ from laser_lightning.objective.self_reward.head import Readings
 from laser_lightning.objective.self_reward.settings import SelfRewardSettings
 from laser_lightning.objective.self_reward.solutions import zero_if_truncated
 from laser_lightning.policy.lora import ADAPTER_CONFIG, base_model, merge_adapter
-from laser_lightning.policy.model import (
-    FrozenPolicy,
-    Policy,
-    PolicySettings,
-    eos_token_ids,
-    load_tokenizer,
-    written_eos,
-)
+from laser_lightning.policy.model import Policy, PolicySettings, eos_token_ids, load_tokenizer, written_eos
 from laser_lightning.records.batching import Rollouts, pad_rows
 from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
+from laser_lightning.rollout.server.http import Limits
 from laser_lightning.verifiers import MathVerifier, Verifier, VerifierPool
 
-Dtype = Literal["float32", "bfloat16", "float16"]
 Prompt = str | list[dict[str, str]]
 """A prompt's whole text, or the messages of a chat."""
 
@@ -63,7 +58,7 @@ class LaSeRScorer:
         tokenizer: PreTrainedTokenizerBase,
         settings: SelfRewardSettings,
         engine: RolloutEngine | None = None,
-        reference: FrozenPolicy | None = None,
+        reference: Policy | None = None,
         seed: int = 0,
         micro_batch_tokens: int = 16384,
     ) -> None:
@@ -114,20 +109,16 @@ class LaSeRScorer:
         if not path.is_dir():
             raise UserError(f"There is no directory {directory}: name an export of a trained model.")
         self_reward = SelfRewardSettings.read(path)
-        _check_reference(path, self_reward, reference)
+        check_reference(path, self_reward, reference, "directory or hub name")
         settings = PolicySettings(
-            path=str(path),
-            attention=attention,
-            packing="never",
-            shared_prompts="never",
-            trust_remote_code=trust_remote_code,
+            str(path), attention=attention, packing="never", shared_prompts="never", trust_remote_code=trust_remote_code
         )
         tokenizer = load_tokenizer(settings)
         self_reward.check_tokenizer(tokenizer)
         if is_adapter := (path / ADAPTER_CONFIG).is_file():
             settings = replace(settings, path=base_model(path))
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        settings.dtype = dtype or ("float32" if place.type == "cpu" else _saved_dtype(settings))
+        settings.dtype = dtype or ("float32" if place.type == "cpu" else saved_dtype(settings))
         policy = Policy(settings, tokenizer)
         if is_adapter:
             policy.lm = merge_adapter(policy.lm, path)
@@ -135,9 +126,45 @@ class LaSeRScorer:
             policy.eos_token_ids = eos_token_ids(policy.lm, tokenizer)
         frozen = None
         if reference is not None:
-            frozen = _load_reference(replace(settings, path=str(reference)), self_reward, place)
+            frozen = load_reference(replace(settings, path=str(reference)), self_reward, place)
         scorer = cls(policy.to(place), tokenizer, self_reward, engine, frozen, seed, micro_batch_tokens)
         scorer.rules = load_rules(path)
+        return scorer
+
+    @classmethod
+    def from_server(
+        cls,
+        url: str,
+        export: str | Path | None = None,
+        model: str | None = None,
+        reference: str | None = None,
+        seed: int = 0,
+        requests_at_once: int = 64,
+        limits: Limits = Limits(),
+        api_key: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> "LaSeRScorer":
+        """Use an export that a ``vllm serve`` has: the same scores and votes, and no weights in this process.
+
+        Args:
+            url: the server's address, such as ``http://node1:8000``.
+            export: its directory, with or without weights; None for that of the server, if it is here too.
+            model: the server's name for the model; None for its only one.
+            reference: address of a server of the model that training started from, for ``reference: exact``.
+            seed: see the class.
+            requests_at_once: requests that the server has at a time.
+            limits: how long a server is waited for.
+            api_key: of ``vllm serve --api-key``.
+            trust_remote_code: run code that comes with the export's config or tokenizer.
+
+        Raises:
+            UserError: if the server or the export cannot be used, or ``reference`` is missing or superfluous.
+        """
+        exported, policy, frozen = connect(
+            url, export, model, reference, requests_at_once, limits, api_key, trust_remote_code
+        )
+        scorer = cls(policy, exported.tokenizer, exported.settings, ServedEngine(policy), frozen, seed)
+        scorer.rules = exported.rules
         return scorer
 
     # ----------------------------------------------------------------- solutions
@@ -348,7 +375,7 @@ class LaSeRScorer:
 
     def _encode_response(self, row: int, response: str | Sequence[int]) -> list[int]:
         if not isinstance(response, str):
-            size = self.policy.lm.config.get_text_config().vocab_size
+            size = self.policy.vocabulary_size
             if not response or not all(0 <= token_id < size for token_id in response):
                 raise UserError(f"Response {row} is empty, or has token ids outside of the model's 0 to {size - 1}.")
             return list(response)
@@ -369,31 +396,3 @@ class LaSeRScorer:
 
 def _pool(verifier: Verifier | VerifierPool | None) -> VerifierPool:
     return verifier if isinstance(verifier, VerifierPool) else VerifierPool(verifier or MathVerifier(), workers=0)
-
-
-def _check_reference(path: Path, settings: SelfRewardSettings, reference: str | Path | None) -> None:
-    if settings.needs_reference and reference is None:
-        raise UserError(
-            f"{path} was trained with self_reward.reference 'exact', so its scores need the model that training "
-            "started from: pass its directory or hub name as `reference`."
-        )
-    if not settings.needs_reference and reference is not None:
-        has = "a probability for a score" if settings.beta is None else "a reference constant"
-        raise UserError(f"{path} has {has}, so its scores take no reference model: leave `reference` out.")
-
-
-def _load_reference(settings: PolicySettings, self_reward: SelfRewardSettings, device: torch.device) -> FrozenPolicy:
-    tokenizer = load_tokenizer(settings)
-    found = tokenizer.get_vocab().get(self_reward.token)
-    if found != self_reward.token_id:
-        raise UserError(
-            f"The reference {settings.path} is not the model that training started from: its tokenizer gives the "
-            f"reward token '{self_reward.token}' the id {found}, and that of the export {self_reward.token_id}."
-        )
-    return FrozenPolicy(settings, tokenizer).to(device)
-
-
-def _saved_dtype(settings: PolicySettings) -> Dtype:
-    saved = AutoConfig.from_pretrained(settings.path, trust_remote_code=settings.trust_remote_code).dtype
-    name = str(saved).removeprefix("torch.")
-    return name if name in ("bfloat16", "float16") else "float32"  # type: ignore[return-value]

@@ -14,6 +14,7 @@ import transformers
 from transformers import (
     AutoConfig,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -309,17 +310,32 @@ def eos_token_ids(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tu
     Raises:
         UserError: if there is none, or the model has no row for one.
     """
-    ids, source = getattr(lm.generation_config, "eos_token_id", None), "generation config"
+    return ending_token_ids(lm.generation_config, lm.config.get_text_config().vocab_size, tokenizer)
+
+
+def ending_token_ids(
+    generation_config: GenerationConfig | None, vocabulary_size: int, tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, ...]:
+    """The same of a model that is not loaded.
+
+    Args:
+        generation_config: the model's.
+        vocabulary_size: token ids that the model has rows for.
+        tokenizer: the model's.
+
+    Raises:
+        UserError: if there is none, or the model has no row for one.
+    """
+    ids, source = getattr(generation_config, "eos_token_id", None), "generation config"
     if ids is None:
         ids, source = tokenizer.eos_token_id, "tokenizer"
     if not isinstance(ids, int) and not ids:
         raise UserError("The model's generation config has an empty eos_token_id, so no response could ever finish.")
     ends = tuple(sorted({ids} if isinstance(ids, int) else set(ids)))
-    size = lm.config.get_text_config().vocab_size
-    if beyond := [end for end in ends if not 0 <= end < size]:
+    if beyond := [end for end in ends if not 0 <= end < vocabulary_size]:
         raise UserError(
-            f"The model's {source} has the eos_token_id {beyond[0]}, and the model's vocabulary ends at {size - 1}: no "
-            f"response could end there. Give its {source} the id of the model's <eos>."
+            f"The model's {source} has the eos_token_id {beyond[0]}, and the model's vocabulary ends at "
+            f"{vocabulary_size - 1}: no response could end there. Give its {source} the id of the model's <eos>."
         )
     return ends
 
