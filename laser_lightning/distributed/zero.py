@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from laser_lightning.distributed.direct_steps import DirectSteps
 from laser_lightning.distributed.offloading import check_optimizer, check_settings, offloaded
+from laser_lightning.distributed.taking_up import take_up_optimizer
 from laser_lightning.distributed.toolchain import check_cpu_toolchain
 from laser_lightning.distributed.watchdog import WatchedStrategy, time_limit
 from laser_lightning.errors import UserError
@@ -349,7 +350,7 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         self.barrier()
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Resume from a directory of as many processes at this stage, or take the weights of any other checkpoint."""
+        """Resume from a directory of as many processes at this stage, or deal out what any other checkpoint holds."""
         path = Path(checkpoint_path)
         assert self.lightning_module is not None
         fits = self.lightning_module.trainer.state.fn == TrainerFn.FITTING
@@ -358,7 +359,7 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         self._load_weights(path)
         if fits:
             self.deepspeed_engine.optimizer.refresh_fp32_params()  # the copies that it steps
-            return carried_over(path)
+            return carried_over(path, left=take_up_optimizer(self.deepspeed_engine, path))
         return (
             client_state(path)
             if path.is_dir()
