@@ -226,18 +226,20 @@ def carried_over(path: Path, left: str | None = None) -> dict[str, Any]:
     if path.is_dir():
         processes, stage = writer(path)
         wrote, saved = f"{processes} processes under ZeRO-{stage}", client_state(path)
+        scales = _first_shard(path)["ds_config"].get("fp16", {}).get("enabled")
     else:
         wrote, saved = "one process or DDP", read_file(path)
-    rest = "reference constant, step, schedule and position in the data carry over"
-    rank_zero_info(
-        f"The checkpoint {path} was written by {wrote}, and this run is another: "
-        + (
-            f"weights, the optimizer's moments, {rest}."
-            if left is None
-            else f"weights, {rest}; the optimizer's moments do not, since {left}, so the next steps are not those that "
-            "the run would have taken."
-        )
+        scales = "MixedPrecision" in saved
+    moments = "" if left else " the optimizer's moments,"
+    told = (
+        f"The checkpoint {path} was written by {wrote}, and this run is another: weights,{moments} reference constant, "
+        "step, schedule and position in the data carry over"
     )
+    if left:
+        told += f"; the optimizer's moments do not, since {left}, and the next steps are not those it would have taken"
+    if scales:
+        told += "; float16's loss scale starts anew"
+    rank_zero_info(f"{told}.")
     return {key: value for key, value in saved.items() if key not in ("state_dict", "optimizer_states")}
 
 
