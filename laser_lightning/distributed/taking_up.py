@@ -1,13 +1,13 @@
-"""The optimizer of a checkpoint, dealt out to the processes of a run under ZeRO, whoever wrote it."""
+"""Weights and optimizer of a checkpoint, dealt out to the processes of a run under ZeRO, whoever wrote it."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from laser_lightning.runs.checkpoints import saved_optimizer
+from laser_lightning.runs.checkpoints import saved_optimizer, whole_state_dict
 from laser_lightning.runs.saved_optimizer import NotCarriedError, SavedOptimizer, SavedParameter, Spread
 
 
@@ -39,6 +39,33 @@ class Vector(NamedTuple):
     group: int
     weights: Tensor
     shares: list[Share]
+
+
+def take_up_weights(module: nn.Module, path: Path, reads: bool) -> None:
+    """Read a checkpoint on rank 0, and hand each parameter and buffer on; all ranks call it together.
+
+    Args:
+        module: the LightningModule.
+        path: file, or directory of DeepSpeed.
+        reads: whether this is rank 0.
+    """
+    import deepspeed
+
+    state = whole_state_dict(path) if reads else {}
+    with torch.no_grad():
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            if hasattr(parameter, "ds_id"):
+                with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                    if name in state:
+                        parameter.copy_(state[name])
+            else:
+                if name in state:
+                    parameter.copy_(state[name])
+                torch.distributed.broadcast(parameter.data, 0)
+        for name, buffer in module.named_buffers():
+            if name in state:
+                buffer.copy_(state[name])
+            torch.distributed.broadcast(buffer, 0)
 
 
 def take_up_optimizer(engine: Any, path: Path) -> str | None:

@@ -283,11 +283,16 @@ class StepwiseModule(LaSeRModule):
         if self.budgets:
             self.update = replace(self.update, micro_batch_tokens=self.budgets[rollout])
         self.breaks = self.broken.get(rollout) if RANK == WORLD - 1 else None
-        self.passes = 0
+        self.passes, self.places = 0, []
         held = sum(p.numel() for p in self.policy.lm.parameters())
         super().training_step(problems, batch_idx)
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        state = {"passes": self.passes, "step": self.trainer.global_step, "held_parameters": held}
+        state = {
+            "passes": self.passes,
+            "places": self.places,
+            "step": self.trainer.global_step,
+            "held_parameters": held,
+        }
         state["taken"] = getattr(self.engine, "taken", [])
         self.history.append({**state, "metrics": metrics, "weights": whole_weights(self)})
 
@@ -296,7 +301,10 @@ class StepwiseModule(LaSeRModule):
 
     def differentiable(self, *inputs: Any) -> Any:
         self.passes += 1
+        embedding = self.policy.lm.get_input_embeddings()
+        looking = embedding.register_forward_hook(lambda _, ids, __: self.places.append(ids[0].numel()))
         outputs = super().differentiable(*inputs)
+        looking.remove()
         if self.breaks == "loss":
             return outputs._replace(log_probs=outputs.log_probs * torch.nan)
         if self.breaks == "gradient":
@@ -323,12 +331,13 @@ def strategy_of(name: str) -> Strategy | str:
         return LaSeRDDPStrategy()
     if name == "zero3_offload":
         return LaSeRDeepSpeedStrategy(stage=3, offload_optimizer=True, offload_parameters=True)
-    name, _, offloads = name.partition(" ")
+    name, _, option = name.partition(" ")
     # By default tiny parameters are kept whole, and ZeRO-3 would not be tested.
     return LaSeRDeepSpeedStrategy(
         stage=int(name[-1]),
         zero_options={"stage3_param_persistence_threshold": 0},
-        offload_states_in_rollouts=bool(offloads),
+        offload_states_in_rollouts=option == "offload",
+        sequence_parallel_size=2 if option == "in parts" else 1,
     )
 
 
