@@ -49,14 +49,7 @@ def specs(policy_of_four_heads: str, tmp_path_factory: pytest.TempPathFactory) -
             "gradient_checkpointing": True,
         }
         | {"budgets": [50, 60]},
-        {
-            **run,
-            "max_steps": 2,
-            "kinds": [MIXED] * 2,
-            "lora": {"rank": 4, "alpha": 8.0},
-            "kl_coef": 0.2,
-            "entropy": True,
-        },
+        {**run, "max_steps": 2, "kinds": [MIXED] * 2, "lora": {"rank": 4, "alpha": 8.0}, "kl_coef": 0.2},
         # Judging updates, which deal solutions out by themselves.
         {**run, "max_steps": 2, "kinds": [], "judging": JUDGING, "budgets": [100] * 2},
     ]
@@ -94,7 +87,9 @@ def test_two_halves_take_the_steps_of_one(
                 assert reported(one) == pytest.approx(reported(other), rel=1e-4, abs=1e-5), where
 
 
-def test_what_cannot_be_computed_in_parts_is_refused(policy_of_four_heads: str, policy_dir: Path) -> None:
+def test_what_cannot_be_computed_in_parts_is_refused(
+    policy_of_four_heads: str, save_model: Callable[..., Path], tiny_config: Callable[..., Any], tmp_path: Path
+) -> None:
     def module(path: str, **settings: Any) -> Any:
         chosen = PolicySettings(path=path, **settings)
         policy = Policy(chosen, load_tokenizer(chosen))
@@ -117,5 +112,9 @@ def test_what_cannot_be_computed_in_parts_is_refused(policy_of_four_heads: str, 
     for settings in ({"attention": "eager"}, {"packing": "always"}):
         with pytest.raises(UserError, match=r"needs policy\.attention sdpa, without policy\.packing"):
             check_sequence_parts(module(policy_of_four_heads, **settings), 2, 2)
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    windows = tiny_config(**heads, use_sliding_window=True, sliding_window=4, max_window_layers=1)
+    with pytest.raises(UserError, match=r"needs attention of all tokens to all in front of them, and layers of Qwen2"):
+        check_sequence_parts(module(str(save_model(tmp_path, windows))), 2, 2)
     with pytest.raises(UserError, match=r"set policy\.shared_prompts to auto or never"):
         check_sequence_parts(module(policy_of_four_heads, shared_prompts="always"), 2, 2)
