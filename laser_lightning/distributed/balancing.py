@@ -44,7 +44,11 @@ def dealt(lengths: Sequence[int], ranks: int) -> list[list[int]]:
 
 
 def balance_ranks(
-    rollouts: Rollouts, targets: TargetsT, rows: Tensor, ranks: Ranks, sharing: PromptSharing | None = None
+    rollouts: Rollouts,
+    targets: TargetsT,
+    rows: Tensor,
+    ranks: Ranks,
+    sharing: PromptSharing | None = None,
 ) -> tuple[Rollouts, TargetsT, Tensor]:
     """This rank's share of an optimizer step on the solutions of all ranks.
 
@@ -54,7 +58,8 @@ def balance_ranks(
         rollouts: this rank's N solutions.
         targets: theirs, a record whose fields are tensors with a row for each of the N solutions, or None.
         rows: [M] int64, those that have a gradient.
-        ranks: the processes that train together, which all call it together.
+        ranks: the processes that train together, which all call it together; those that compute each micro-batch
+            together get the same share.
         sharing: solutions that share their prompt stay together, up to a rank's share of all tokens.
 
     Returns:
@@ -82,13 +87,14 @@ def balance_ranks(
 
     held = {f.name: value for f in fields(Rollouts) if (value := getattr(mine, f.name)) is not None}
     everything = {name: of_all_ranks(name, value) for name, value in held.items()}
-    together = Rollouts(**everything)
-    trees = _trees_of(together, sharing, ranks.count)
-    numbers = dealt([tree.tokens for tree in trees], ranks.count)[ranks.index]
+    every_solution = Rollouts(**everything)
+    shares = ranks.count // ranks.together
+    trees = _trees_of(every_solution, sharing, shares)
+    numbers = dealt([tree.tokens for tree in trees], shares)[ranks.index // ranks.together]
     share = sorted(solution for number in numbers for solution in trees[number].solutions)
     chosen = torch.tensor(share or [0], device=rows.device)
     return (
-        together.select(chosen),
+        every_solution.select(chosen),
         type(targets)(**{name: of_all_ranks(name, value[rows])[chosen] for name, value in known.items()}),
         torch.arange(len(share), device=rows.device),
     )

@@ -37,6 +37,11 @@ class Ranks:
         """Which one this is, from 0."""
         return 0 if self._strategy is None else int(self._strategy.global_rank)  # type: ignore[attr-defined]
 
+    @property
+    def together(self) -> int:
+        """How many of them, one behind the other, compute each micro-batch together; see ``SequenceParts``."""
+        return int(getattr(self._strategy, "together", 1))
+
     def sum(self, values: Tensor) -> Tensor:
         """Add up tensors of one shape; the sum is on the rank's device."""
         if self._strategy is None:

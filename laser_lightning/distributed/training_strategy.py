@@ -47,6 +47,11 @@ class TrainingStrategy:
         return False
 
     @property
+    def together(self) -> int:
+        """How many ranks compute each micro-batch together, each with as large a share of its loss."""
+        return 1
+
+    @property
     def gradient_scale(self) -> float | None:
         """What float16's gradients are multiplied by at present, so that small ones do not become 0; None without such
         a factor. It falls when a gradient overflows, and rises after many steps in which none did."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.fabric.utilities.seed import reset_seed
@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from laser_lightning.distributed.direct_steps import DirectSteps
 from laser_lightning.distributed.offloading import check_optimizer, check_settings, offloaded
+from laser_lightning.distributed.taking_up import take_up_optimizer, take_up_weights
 from laser_lightning.distributed.toolchain import check_cpu_toolchain
 from laser_lightning.distributed.watchdog import WatchedStrategy, time_limit
 from laser_lightning.errors import UserError
@@ -30,9 +31,11 @@ from laser_lightning.runs.checkpoints import (
     is_of_the_disk,
     not_saved,
     put_in_place,
-    whole_state_dict,
     writer,
 )
+
+if TYPE_CHECKING:  # it imports transformers
+    from laser_lightning.distributed.sequence_parts import SequenceParts
 
 HALF_PRECISION_MASTERS = {"bf16": "bf16_master_weights_and_grads", "fp16": "fp16_master_weights_and_grads"}
 """DeepSpeed's options that give up its float32 copies of the weights, by the group that they stand in."""
@@ -55,6 +58,8 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         collective_timeout_seconds: the run ends when a process waits longer than this for the others.
         offload_states_in_rollouts: keep the optimizer's states, its float32 copies of the weights and gradients in
             host memory while solutions are drawn, which leaves an engine beside the trainer more room.
+        sequence_parallel_size: this many processes compute each micro-batch of the update together, each a part of its
+            places, for sequences that are too long for one.
         kwargs: those of Lightning's DeepSpeedStrategy (``offload_optimizer``, ``overlap_comm``, ``config``, ...).
     """
 
@@ -64,6 +69,7 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         zero_options: dict[str, Any] | None = None,
         collective_timeout_seconds: float = 1800.0,
         offload_states_in_rollouts: bool = False,
+        sequence_parallel_size: int = 1,
         **kwargs: Any,
     ) -> None:
         if stage not in (1, 2, 3):
@@ -82,6 +88,8 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         if offload_states_in_rollouts:
             check_settings(self.config["zero_optimization"])
         self._stage, self._offloads_states = stage, offload_states_in_rollouts
+        self._sequence_parallel_size = sequence_parallel_size
+        self._sequences: SequenceParts | None = None
         self._gathered: list[nn.Module] = []
         self._told_memory = False
 
@@ -158,6 +166,11 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         """Make the engine, and let ZeRO-3 gather the head for whole passes: its chunks are no modules to DeepSpeed."""
         import deepspeed
 
+        if self._sequence_parallel_size != 1 and trainer.state.fn == TrainerFn.FITTING:
+            from laser_lightning.distributed.sequence_parts import SequenceParts, check_sequence_parts
+
+            trained = check_sequence_parts(self.lightning_module, self._sequence_parallel_size, self.world_size)
+            self._sequences = SequenceParts(trained, self._sequence_parallel_size, self.collective_timeout)
         super().setup(trainer)
         if self._offloads_states and self._has_optimizer:
             check_optimizer(self.deepspeed_engine.optimizer, self._stage)
@@ -205,7 +218,13 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
     def micro_step(self, last: bool) -> Iterator[None]:
         """Forward and backward of one micro-batch; the last one completes the gradients."""
         self.deepspeed_engine.set_gradient_accumulation_boundary(last)
-        yield
+        with nullcontext() if self._sequences is None else self._sequences.together():
+            yield
+
+    @property
+    def together(self) -> int:
+        """As many as ``sequence_parallel_size`` says."""
+        return self._sequence_parallel_size
 
     def step_if_finite(self, optimizer: LightningOptimizer, limit: float | None) -> tuple[float, bool]:
         """Clip and step, both by DeepSpeed, which knows the limit from its config."""
@@ -349,39 +368,18 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         self.barrier()
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Resume from a directory of as many processes at this stage, or take the weights of any other checkpoint."""
+        """Resume from a directory of as many processes at this stage, or deal out what any other checkpoint holds."""
         path = Path(checkpoint_path)
         assert self.lightning_module is not None
         fits = self.lightning_module.trainer.state.fn == TrainerFn.FITTING
         if fits and path.is_dir() and writer(path) == (self.world_size, self._stage):
             return super().load_checkpoint(checkpoint_path, weights_only)
-        self._load_weights(path)
+        take_up_weights(self.lightning_module, path, self.is_global_zero)
         if fits:
             self.deepspeed_engine.optimizer.refresh_fp32_params()  # the copies that it steps
-            return carried_over(path)
+            return carried_over(path, left=take_up_optimizer(self.deepspeed_engine, path))
         return (
             client_state(path)
             if path.is_dir()
             else dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
         )
-
-    def _load_weights(self, path: Path) -> None:
-        """Read a checkpoint on rank 0, and hand each parameter and buffer on."""
-        import deepspeed
-
-        assert self.lightning_module is not None
-        state = whole_state_dict(path) if self.is_global_zero else {}
-        with torch.no_grad():
-            for name, parameter in self.lightning_module.named_parameters(remove_duplicate=False):
-                if hasattr(parameter, "ds_id"):
-                    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
-                        if name in state:
-                            parameter.copy_(state[name])
-                else:
-                    if name in state:
-                        parameter.copy_(state[name])
-                    torch.distributed.broadcast(parameter.data, 0)
-            for name, buffer in self.lightning_module.named_buffers():
-                if name in state:
-                    buffer.copy_(state[name])
-                torch.distributed.broadcast(buffer, 0)

@@ -326,9 +326,9 @@ class LaSeRModule(EvaluationHooks):
 
         Where a rank has fewer than another, a solution of weight 0 fills the places.
         """
-        budget = self.update.micro_batch_tokens
+        budget, part = self.update.micro_batch_tokens, 1.0 / self.ranks.together
         most = self.ranks.max(len(self.policy.micro_batches(rollouts, rows, budget)))
-        batches = [(batch, 1.0) for batch in self.policy.micro_batches(rollouts, rows, budget, at_least=most)]
+        batches = [(batch, part) for batch in self.policy.micro_batches(rollouts, rows, budget, at_least=most)]
         return batches + [(shortest(rollouts, self.policy.pad_token_id), 0.0)] * (most - len(batches))
 
     def accumulate_gradients(

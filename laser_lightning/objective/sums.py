@@ -46,8 +46,9 @@ class Sums:
         return self._of([torch.maximum(one, more) if largest else one + more for one, more, largest in pairs])
 
     def weighted(self, weight: float) -> Self:
-        """Every field times a number."""
-        return self._of([value * weight for value in self.values()])
+        """Every field times a number; a maximum stays, or is left out by a weight of 0."""
+        pairs = zip(self.values(), self._are_maxima(), strict=True)
+        return self._of([value * (bool(weight) if is_maximum else weight) for value, is_maximum in pairs])
 
     def detach(self) -> Self:
         """The same without gradient."""

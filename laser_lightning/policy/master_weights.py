@@ -1,6 +1,6 @@
 """Float32 copies of weights in half precision, which an optimizer steps in their place."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -80,8 +80,11 @@ class MasterWeights(Optimizer):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the inner optimizer and the copies; without saved ones those of the weights stay, with a warning."""
-        copies: list[Tensor] | None = state_dict.get(COPIES)
+        """Restore the inner optimizer and the copies; without saved ones those of the weights stay, with a warning.
+
+        Where another strategy wrote the checkpoint, they are functions that read one, by the number of the weight.
+        """
+        copies: list[Tensor] | Mapping[int, Callable[[], Tensor]] | None = state_dict.get(COPIES)
         self.inner.load_state_dict({name: value for name, value in state_dict.items() if name != COPIES})
         self._share()
         if copies is None:
@@ -90,5 +93,9 @@ class MasterWeights(Optimizer):
                 "type, so the next steps are not those that the run would have taken."
             )
             return
+        if isinstance(copies, Mapping):
+            own = {id(copy) for _, copy in self.pairs}
+            stepped = [p for group in self.param_groups for p in group["params"]]
+            copies = [copies[number]() for number, p in enumerate(stepped) if id(p) in own]
         for (_, copy), saved in zip(self.pairs, copies, strict=True):
             copy.copy_(saved)

@@ -1,6 +1,6 @@
 """The policy: a causal language model with its tokenizer, loaded from a path, and its optional frozen reference."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -89,7 +89,11 @@ class Policy(nn.Module):
         sharing: which solutions share the computation of their prompt; None for none.
         shares_always: whether that is asked for, and not only welcome.
         has_float32_head: whether logits are computed in float32, whatever the weights are.
+        decode_rows: takes the decoder and rows of token ids [B, L], each a sequence, and computes the hidden states
+            [B, L, D] in another way than the decoder alone; None for no such way.
     """
+
+    decode_rows: Callable[[Callable[..., tuple[Tensor, Any]], Tensor], Tensor] | None = None
 
     def __init__(self, settings: PolicySettings, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
@@ -262,7 +266,10 @@ class Policy(nn.Module):
         """[T, D] hidden states, [B, L] where in them each token of a sequence is, and the logits of routers."""
         refuse_long_rows(self.lm.config.get_text_config(), batch.input_ids.shape[1])
         layout = lay_out(batch, self.pad_token_id, self.packs)
-        hidden, logits = self._decode(layout.input_ids, layout.positions, layout.mask, routers)
+        if self.decode_rows is None:
+            hidden, logits = self._decode(layout.input_ids, layout.positions, layout.mask, routers)
+        else:
+            hidden, logits = self.decode_rows(self._decode, layout.input_ids), ()
         return hidden.flatten(0, 1), layout.places, logits
 
     def head(self, hidden: Tensor) -> Tensor:

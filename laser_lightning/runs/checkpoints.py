@@ -2,9 +2,10 @@
 
 import os
 import pickle
+import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -14,9 +15,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from laser_lightning.errors import UserError
+from laser_lightning.runs.saved_optimizer import NotCarriedError, SavedOptimizer, StateDicts, of_file, of_shards
 
 TAG = "checkpoint"
 """Name of the folder of shards within a DeepSpeed directory."""
+
+RANK = re.compile(r"_pp_rank_(\d+)_")
+"""Number of the process that wrote a shard, in its name."""
 
 ENGINE_KEYS = {
     "module",
@@ -50,8 +55,17 @@ class WholeFiles(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a file, or what carries over from a directory of DeepSpeed."""
         if Path(path).is_dir():
-            return carried_over(Path(path)) | {"state_dict": whole_state_dict(Path(path)), "optimizer_states": []}
+            return self._of_directory(Path(path))
         return super().load_checkpoint(path, *args, **kwargs)
+
+    def _of_directory(self, path: Path) -> dict[str, Any]:
+        states: Sequence[dict[str, Any]] = []
+        left = None
+        try:
+            states = StateDicts(saved_optimizer(path))
+        except NotCarriedError as error:
+            left = str(error)
+        return carried_over(path, left) | {"state_dict": whole_state_dict(path), "optimizer_states": states}
 
 
 def write_whole(target: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -172,14 +186,39 @@ def client_state(directory: Path) -> dict[str, Any]:
 def _first_shard(directory: Path) -> dict[str, Any]:
     _refuse_incomplete(directory)
     shards = sorted((directory / TAG).glob("*mp_rank_00_model_states.pt"))
-    return dict(torch.load(shards[0], map_location="cpu", weights_only=False, mmap=True))
+    return _read(shards[0], weights_only=False)
 
 
-def carried_over(path: Path) -> dict[str, Any]:
-    """What a run goes on with from a checkpoint whose optimizer it cannot take up; says so.
+def saved_optimizer(path: Path, names: Sequence[Sequence[str]] = ()) -> SavedOptimizer:
+    """The optimizer of a checkpoint, of which only what is used will be read.
 
     Args:
         path: file, or directory of DeepSpeed.
+        names: of the parameters of each group of the optimizer, which files do not have.
+
+    Raises:
+        NotCarriedError: if it cannot be told apart by parameter.
+        UserError: if the checkpoint is incomplete.
+    """
+    if path.is_file():
+        return of_file(read_file(path), names)
+    files = {int(RANK.search(file.name)[1]): file for file in (path / TAG).glob("*_optim_states.pt")}  # type: ignore[index]
+    shards = [_read(files[rank], weights_only=False)["optimizer_state_dict"] for rank in sorted(files)]
+    counted = shards[0]["partition_count"]
+    if len(shards) != (expected := max(counted) if isinstance(counted, list) else counted):
+        raise UserError(f"The checkpoint {path} was written by {expected} processes, and has shards of {len(shards)}.")
+    first = _first_shard(path)
+    if first["ds_config"]["zero_optimization"].get("round_robin_gradients"):
+        raise NotCarriedError("it was written with zero_options.round_robin_gradients")
+    return of_shards(shards, first["param_shapes"])
+
+
+def carried_over(path: Path, left: str | None = None) -> dict[str, Any]:
+    """What a run goes on with from a checkpoint of another number of processes or another strategy; says so.
+
+    Args:
+        path: file, or directory of DeepSpeed.
+        left: why the optimizer's moments do not carry over; None if they do.
 
     Returns:
         What Lightning and the module saved, without weights and optimizer.
@@ -187,13 +226,20 @@ def carried_over(path: Path) -> dict[str, Any]:
     if path.is_dir():
         processes, stage = writer(path)
         wrote, saved = f"{processes} processes under ZeRO-{stage}", client_state(path)
+        scales = _first_shard(path)["ds_config"].get("fp16", {}).get("enabled")
     else:
         wrote, saved = "one process or DDP", read_file(path)
-    rank_zero_info(
-        f"The checkpoint {path} was written by {wrote}, and this run is another: weights, reference constant, step, "
-        "schedule and position in the data carry over; the optimizer's moments do not, so the next steps are not those "
-        "that the run would have taken."
+        scales = "MixedPrecision" in saved
+    moments = "" if left else " the optimizer's moments,"
+    told = (
+        f"The checkpoint {path} was written by {wrote}, and this run is another: weights,{moments} reference constant, "
+        "step, schedule and position in the data carry over"
     )
+    if left:
+        told += f"; the optimizer's moments do not, since {left}, and the next steps are not those it would have taken"
+    if scales:
+        told += "; float16's loss scale starts anew"
+    rank_zero_info(f"{told}.")
     return {key: value for key, value in saved.items() if key not in ("state_dict", "optimizer_states")}
 
 
@@ -216,8 +262,12 @@ def read_file(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if it is incomplete, or no checkpoint.
     """
+    return _read(path, weights_only=True)
+
+
+def _read(path: Path, weights_only: bool) -> dict[str, Any]:
     try:
-        return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+        return dict(torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True))
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is not a whole checkpoint, and cannot be read: {reason}") from error

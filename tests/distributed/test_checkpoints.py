@@ -88,6 +88,7 @@ def test_resume_evaluate_and_export(
     evaluated = evaluation(tmp_path / "whole", "metrics.validate.csv")
     output = command(tmp_path, "fit", *configs, *alone, "--run_dir", "whole", processes=1)
     assert f"was written by 2 processes under ZeRO-{strategy[-1]}, and this run is another" in output
+    assert "weights, the optimizer's moments, reference constant, step, schedule and position in the data" in output
     assert evaluation(tmp_path / "whole") == evaluated
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "whole/export/last").state_dict()
     assert all(torch.equal(value, exported[name]) for name, value in again.items())

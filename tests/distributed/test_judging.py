@@ -84,8 +84,8 @@ def test_a_resumed_run_replays_the_same(
 def test_one_process_goes_on_with_the_solutions_of_two(
     tmp_path: Path, launch: Callable[..., list[Any]], spec: dict[str, Any]
 ) -> None:
-    # SGD has no moments that would be lost on the way.
-    run = {**spec, "judging": judging(groups_per_update=3)}
+    # The moments, in which its updates share, go with them.
+    run = {**spec, "judging": judging(groups_per_update=3, learning_rate=0.02), "algorithm": "adamw"}
     saved = str(tmp_path / "two.ckpt")
     launch("several", [{**run, "strategy": "zero2", "max_steps": 2, "save": saved}])
     ((whole,),) = launch("several", [{**run, "strategy": "single", "max_steps": 3}], processes=1)

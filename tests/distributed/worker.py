@@ -19,6 +19,7 @@ from typing import Any
 
 import lightning
 import torch
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 from lightning.pytorch.strategies import Strategy
 
 from laser_lightning.arguments import made_from
@@ -245,6 +246,7 @@ class StepwiseModule(LaSeRModule):
         self.budgets, self.experts = spec.get("budgets"), spec.get("experts", 0)
         self.broken = {int(rollout): part for rollout, part in spec.get("broken", {}).items()}
         self.history: list[dict[str, Any]] = []
+        self.shows_optimizer = spec.get("shows_optimizer", False)
         return self
 
     def configure_model(self) -> None:
@@ -272,16 +274,25 @@ class StepwiseModule(LaSeRModule):
         super().on_fit_start()
         self.initial_weights = whole_weights(self)
 
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.found_optimizer = live_optimizer(self) if self.shows_optimizer else None
+
     def training_step(self, problems: Any, batch_idx: int) -> None:
         rollout = self.engine.round  # type: ignore[attr-defined]
         if self.budgets:
             self.update = replace(self.update, micro_batch_tokens=self.budgets[rollout])
         self.breaks = self.broken.get(rollout) if RANK == WORLD - 1 else None
-        self.passes = 0
+        self.passes, self.places = 0, []
         held = sum(p.numel() for p in self.policy.lm.parameters())
         super().training_step(problems, batch_idx)
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        state = {"passes": self.passes, "step": self.trainer.global_step, "held_parameters": held}
+        state = {
+            "passes": self.passes,
+            "places": self.places,
+            "step": self.trainer.global_step,
+            "held_parameters": held,
+        }
         state["taken"] = getattr(self.engine, "taken", [])
         self.history.append({**state, "metrics": metrics, "weights": whole_weights(self)})
 
@@ -290,7 +301,10 @@ class StepwiseModule(LaSeRModule):
 
     def differentiable(self, *inputs: Any) -> Any:
         self.passes += 1
+        embedding = self.policy.lm.get_input_embeddings()
+        looking = embedding.register_forward_hook(lambda _, ids, __: self.places.append(ids[0].numel()))
         outputs = super().differentiable(*inputs)
+        looking.remove()
         if self.breaks == "loss":
             return outputs._replace(log_probs=outputs.log_probs * torch.nan)
         if self.breaks == "gradient":
@@ -317,12 +331,13 @@ def strategy_of(name: str) -> Strategy | str:
         return LaSeRDDPStrategy()
     if name == "zero3_offload":
         return LaSeRDeepSpeedStrategy(stage=3, offload_optimizer=True, offload_parameters=True)
-    name, _, offloads = name.partition(" ")
+    name, _, option = name.partition(" ")
     # By default tiny parameters are kept whole, and ZeRO-3 would not be tested.
     return LaSeRDeepSpeedStrategy(
         stage=int(name[-1]),
         zero_options={"stage3_param_persistence_threshold": 0},
-        offload_states_in_rollouts=bool(offloads),
+        offload_states_in_rollouts=option == "offload",
+        sequence_parallel_size=2 if option == "in parts" else 1,
     )
 
 
@@ -330,6 +345,34 @@ def whole_weights(module: LaSeRModule) -> dict[str, torch.Tensor]:
     with gathered(module.strategy, module.policy):
         weights = {**dict(module.policy.lm.named_parameters()), **dict(module.self_reward.named_parameters())}
         return {name: value.detach().clone() for name, value in weights.items()}
+
+
+def live_optimizer(module: LaSeRModule) -> dict[str, Any]:
+    """What the optimizer has of each parameter (its states, and ``weight`` as it steps it), whole, and its settings."""
+    optimizer, found = module.trainer.optimizers[0], {}
+    zero = getattr(module.trainer.strategy, "deepspeed_engine", None)
+    if zero is not None:
+        inner = zero.optimizer.optimizer
+        if hasattr(zero.optimizer, "_hp_optimizer_states_linked"):
+            # DeepSpeed links the states behind the first step of the first group, when the second one has none yet.
+            zero.optimizer._hp_optimizer_states_linked = not inner.state
+            zero.optimizer._lazy_init_hp_params_optimizer_state()
+        keys = {key for state in inner.state.values() for key, value in state.items() if torch.is_tensor(value)}
+        for name, p in module.named_parameters():
+            if p.requires_grad:
+                found[name] = {key: safe_get_full_optimizer_state(p, key) for key in sorted(keys - {"step"})}
+                found[name]["weight"] = safe_get_full_fp32_param(p)
+        steps = {float(state["step"]) for state in inner.state.values() if "step" in state}
+    else:
+        copies = {id(weight): copy for weight, copy in getattr(optimizer, "pairs", ())}
+        for name, p in module.named_parameters():
+            if p.requires_grad:
+                stepped = copies.get(id(p), p)
+                found[name] = {key: value for key, value in optimizer.state[stepped].items() if key != "step"}
+                found[name]["weight"] = stepped
+        steps = {float(state["step"]) for state in optimizer.state.values() if "step" in state}
+    tensors = {name: {key: value.detach().cpu().clone() for key, value in one.items()} for name, one in found.items()}
+    return {"parameters": tensors, "steps": steps, "rates": [group["lr"] for group in optimizer.param_groups]}
 
 
 def steps(spec: dict[str, Any]) -> Any:
@@ -374,6 +417,7 @@ def steps(spec: dict[str, Any]) -> Any:
             algorithm=made_from(spec.get("algorithm", "sgd")),
             eps=spec.get("eps", 0.1),
             max_grad_norm=spec["max_grad_norm"],
+            warmup_steps=spec.get("warmup_steps", 0),
         ),
         verification=VerificationSettings(workers=0),
         evaluation=EvaluationSettings(at_start=False, at_end=False),
@@ -402,6 +446,8 @@ def steps(spec: dict[str, Any]) -> Any:
         trainer.save_checkpoint(spec["save"])
     if not spec["max_steps"]:
         return module.initial_weights
+    if spec.get("shows_optimizer"):
+        return {"history": module.history, "found": module.found_optimizer, "left": live_optimizer(module)}
     return module.history
 
 

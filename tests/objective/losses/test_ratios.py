@@ -39,6 +39,8 @@ def test_micro_batches_and_ranks_add_up_and_the_largest_stays() -> None:
     twice = parts.over(Twice())
     assert (twice.tokens.item(), twice.largest.item()) == (10, pytest.approx(4.0))
     assert (parts + parts.weighted(0.0)).values_by_name() == parts.values_by_name()
+    halves = parts.weighted(0.5)  # of two ranks that compute the same micro-batch
+    assert (halves + halves).values_by_name() == parts.values_by_name()
 
 
 def test_what_would_overflow_stays_finite() -> None:
