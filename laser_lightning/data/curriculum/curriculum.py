@@ -56,6 +56,14 @@ class StepOutcome:
     self_rewards: Tensor
     advantages: Tensor
 
+    def select(self, rows: Sequence[int]) -> "StepOutcome":
+        """The same of some of the P problems alone."""
+        given = list(rows)
+        problems, kinds = ([values[row] for row in given] for values in (self.problems, self.kinds))
+        return StepOutcome(
+            self.step, problems, kinds, self.rewards[given], self.self_rewards[given], self.advantages[given]
+        )
+
 
 class Curriculum(Part, ABC):
     """Decides which problems a training step gets, and may learn from what the step made of them.

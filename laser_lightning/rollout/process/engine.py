@@ -179,10 +179,8 @@ class EngineProcess(RolloutEngine):
                 number, reply = receive(connection)
                 if number != self._number:
                     continue
-                if isinstance(reply, Failed):
-                    raise UserError(f"The engine failed in its process while {when}: {reply.why}")
                 if not isinstance(reply, Progress):
-                    return reply
+                    break
                 if (progress := self.progress) is not None:
                     progress(reply.done, reply.total)
         except (EOFError, OSError):
@@ -192,6 +190,9 @@ class EngineProcess(RolloutEngine):
         except BaseException:  # nobody knows how much of a reply was read
             self.close()
             raise
+        if isinstance(reply, Failed):
+            raise UserError(f"The engine failed in its process while {when}: {reply.why}")
+        return reply
 
     def _ending(self) -> str:
         if self._process is None:
