@@ -3,7 +3,7 @@
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -59,9 +59,13 @@ class StepOutcome:
     def select(self, rows: Sequence[int]) -> "StepOutcome":
         """The same of some of the P problems alone."""
         given = list(rows)
-        problems, kinds = ([values[row] for row in given] for values in (self.problems, self.kinds))
-        return StepOutcome(
-            self.step, problems, kinds, self.rewards[given], self.self_rewards[given], self.advantages[given]
+        return replace(
+            self,
+            problems=[self.problems[row] for row in given],
+            kinds=[self.kinds[row] for row in given],
+            rewards=self.rewards[given],
+            self_rewards=self.self_rewards[given],
+            advantages=self.advantages[given],
         )
 
 
