@@ -1,5 +1,6 @@
 """Rounds drawn ahead, by processes of their own: killed runs are the run that nobody killed, and leave no process."""
 
+import csv
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
+import yaml
 from forked_ranks import run_ranks
 
 from conftest import ENVIRONMENT, write_experiment
@@ -119,3 +121,37 @@ def test_a_run_that_is_killed_again_and_again(
     noted = [int(word) for path in tmp_path.glob("processes.*") for word in path.read_text().split()]
     assert len(noted) >= kills * processes // 2
     assert all(is_gone(process) for process in noted)
+
+
+SEEDED = """
+model:
+  init_args:
+    engine: {init_args: {engine: {class_path: seeded_engine.SeededEngine}}}
+    self_reward: {init_args: {reference: -5.0}}
+    optimizer: {algorithm: sgd, warmup_steps: 0, schedule: constant, max_grad_norm: null}
+trainer: {max_steps: 3, limit_val_batches: 0}
+calibration: null
+checkpoint: null
+"""
+NAMES = ("loss", "gradient_norm", "reward", "importance_weight", "mismatch/token_log_prob", "rollout/staleness")
+
+
+def rows(path: Path) -> list[list[float]]:
+    lines = [line for line in csv.DictReader(path.open()) if line["train/loss"]]
+    return [[float(line[f"train/{name}"]) for name in NAMES] for line in lines]
+
+
+def test_two_processes_take_the_steps_of_one(command: Callable[..., str], experiment: Path) -> None:
+    """Under ZeRO-3 weights are gathered layer by layer on their way to two engines, which then draw for themselves."""
+    run = yaml.safe_load((experiment / "run.yaml").read_text())
+    run["model"]["init_args"]["policy"] = {"path": "embedded"}  # a random one starts otherwise under ZeRO-3
+    (experiment / "run.yaml").write_text(yaml.safe_dump(run))
+    (experiment / "ahead.yaml").write_text(AHEAD)
+    (experiment / "seeded.yaml").write_text(SEEDED)
+    overlays = [word for name in ("run.yaml", "ahead.yaml", "seeded.yaml") for word in ("--config", name)]
+    command(experiment, "fit", *overlays, "--config", "single.yaml", "--run_dir", "one", processes=1)
+    command(experiment, "fit", "--config", "strategy/zero3", *overlays, "--run_dir", "two")
+    one, two = rows(experiment / "one/metrics.csv"), rows(experiment / "two/metrics.csv")
+    assert [row[-1] for row in one] == [0, 1, 1]
+    for ours, theirs in zip(two, one, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
