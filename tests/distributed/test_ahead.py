@@ -128,7 +128,7 @@ model:
   init_args:
     engine: {init_args: {engine: {class_path: seeded_engine.SeededEngine}}}
     self_reward: {init_args: {reference: -5.0}}
-    optimizer: {algorithm: sgd, warmup_steps: 0, schedule: constant, max_grad_norm: null}
+    optimizer: {algorithm: sgd, learning_rate: 1.0e-3, warmup_steps: 0, schedule: constant, max_grad_norm: null}
 trainer: {max_steps: 3, limit_val_batches: 0}
 calibration: null
 checkpoint: null
