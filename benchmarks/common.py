@@ -208,8 +208,8 @@ class TimedModule(LaSeRModule):
         self.update_seconds = clock(self.device) - started
 
 
-def build(case: Case, model: Path) -> TimedModule:
-    """The whole of LaSeR, in the integrated phase from the first step on."""
+def build(case: Case, model: Path, **options: Any) -> TimedModule:
+    """The whole of LaSeR, in the integrated phase from the first step on; with further arguments of the module."""
     return TimedModule(
         policy=PolicySettings(path=str(model), dtype=case.dtype),
         self_reward=LastTokenSelfReward(REWARD_TOKEN, beta=0.2, reference=REWARD_TOKEN_LOG_PROB, loss_weight=0.5),
@@ -220,11 +220,12 @@ def build(case: Case, model: Path) -> TimedModule:
         optimizer=OptimizerSettings(learning_rate=LEARNING_RATE),
         verification=VerificationSettings(workers=0),
         evaluation=EvaluationSettings(at_start=False, at_end=False),
+        **options,
     )
 
 
-def fit(case: Case, model: Path, callback: lightning.Callback) -> None:
-    """Train for ``case.steps`` steps, without logs and checkpoints."""
+def fit(case: Case, model: Path, callback: lightning.Callback, **options: Any) -> None:
+    """Train for ``case.steps`` steps, without logs and checkpoints; with further arguments of the module."""
     torch.set_num_threads(case.threads)
     trainer = lightning.Trainer(
         max_steps=case.steps,
@@ -240,7 +241,7 @@ def fit(case: Case, model: Path, callback: lightning.Callback) -> None:
         callbacks=[callback],
     )
     data = PromptDataModule(**case.data_settings, prompts_per_step=case.prompts)
-    trainer.fit(build(case, model), datamodule=data)
+    trainer.fit(build(case, model, **options), datamodule=data)
 
 
 def prompt_texts(case: Case, model: Path) -> list[str]:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         KLDivergence,
         KLEstimate,
         MaskedImportance,
+        NoImportance,
         TruncatedImportance,
     )
     from laser_lightning.objective.self_reward.between_within import BetweenWithinTarget
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from laser_lightning.objective.term import LossTerm
     from laser_lightning.policy.muon import MuonWithAdamW
     from laser_lightning.records.batching import Rollouts
+    from laser_lightning.rollout.process.engine import EngineProcess
 
 __version__ = "0.1.0"
 
@@ -116,6 +118,7 @@ _EXPORTS = {
     "MuonWithAdamW": "laser_lightning.policy.muon",
     "PromptDataModule": "laser_lightning.data",
     "Rollouts": "laser_lightning.records.batching",
+    "EngineProcess": "laser_lightning.rollout.process.engine",
     "AdvantageEstimator": "laser_lightning.objective.advantages",
     "AdvantageMixing": "laser_lightning.objective.advantages",
     "BatchNormalized": "laser_lightning.objective.advantages",
@@ -139,6 +142,7 @@ _EXPORTS = {
     "SolutionGroup": "laser_lightning.objective.shaping",
     "ImportanceCorrection": "laser_lightning.objective.losses",
     "MaskedImportance": "laser_lightning.objective.losses",
+    "NoImportance": "laser_lightning.objective.losses",
     "TruncatedImportance": "laser_lightning.objective.losses",
     "KLDivergence": "laser_lightning.objective.losses",
     "KLEstimate": "laser_lightning.objective.losses",
@@ -167,6 +171,7 @@ __all__ = [
     "DiscrepancyWeighting",
     "DropLowSpread",
     "EMABaseline",
+    "EngineProcess",
     "EqualWeights",
     "FormatLengthReward",
     "FormatReward",
@@ -189,6 +194,7 @@ __all__ = [
     "MaskedImportance",
     "MixedGroupWeights",
     "MuonWithAdamW",
+    "NoImportance",
     "OutcomeRewards",
     "OverlongPenalty",
     "PolicyHold",

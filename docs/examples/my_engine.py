@@ -18,6 +18,7 @@ class SecondChance(RolloutEngine):
     def __init__(self, engine: RolloutEngine) -> None:
         self.engine = engine
         self.collective, self.needs_whole_weights = engine.collective, engine.needs_whole_weights
+        self.elsewhere = engine.elsewhere
         self.take_weights = engine.take_weights
         self.weights_changed, self.sleep, self.close = engine.weights_changed, engine.sleep, engine.close
 

@@ -11,13 +11,15 @@ from laser_lightning.distributed.balancing import balance_ranks
 from laser_lightning.errors import UserError
 from laser_lightning.evaluation.evaluator import Evaluator
 from laser_lightning.evaluation.settings import EvaluationSettings
+from laser_lightning.modules.ahead import RoundsAhead, with_importance
 from laser_lightning.modules.evaluation import EvaluationHooks
+from laser_lightning.modules.fit_checks import check_fit
 from laser_lightning.modules.judging import Judging
 from laser_lightning.modules.mismatch_limit import MismatchLimit
 from laser_lightning.modules.optimization import OptimizerSettings
 from laser_lightning.modules.reward_log import FailingRewards, count_rewards
 from laser_lightning.modules.teacher import load_teacher
-from laser_lightning.modules.teaching import keeps, sampling_at, teach_curriculum
+from laser_lightning.modules.teaching import keeps, teach_curriculum
 from laser_lightning.modules.training_log import PROGRESS_BAR, Mismatch, StepWarnings, TrainingLog, UpdateSums
 from laser_lightning.objective.advantages import Advantages, AdvantageSettings
 from laser_lightning.objective.context import StepContext
@@ -36,7 +38,7 @@ from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, PolicyOutput
 from laser_lightning.policy.precision import float32_by_default
 from laser_lightning.records.batching import MicroBatch, Rollouts, shortest
 from laser_lightning.records.rollout import Rollout, SampledStep, concat_rollouts
-from laser_lightning.rollout import RolloutEngine, Sampling, TransformersEngine
+from laser_lightning.rollout import RolloutEngine, RolloutSettings, Sampling, TransformersEngine
 from laser_lightning.rollout.sampler import Sampler
 from laser_lightning.verifiers import Verifier, VerifierPool
 from laser_lightning.verifiers.settings import VerificationSettings
@@ -68,9 +70,11 @@ class LaSeRModule(EvaluationHooks):
             full of groups whose rewards are not all equal (DAPO's dynamic sampling, arXiv 2503.14476, equation 11), of
             an accuracy within data.accuracy_bounds, or that data.curriculum keeps for another reason; 1 trains on the
             groups as they come. The self-rewarding loss is trained on the same groups; metrics count all of them.
+        rollout: when the rollouts are drawn; with ``ahead`` while the updates before them run.
 
     Attributes:
         objective_parts: the parts of the objective by their keys, which may remember something between steps.
+        ahead: draws the rounds, ahead of the updates or not.
         judging: takes the judging updates of ``update.judging``.
         judges_by_score: whether the score behind ``<eos>`` is the model's judgement; exports then carry its settings.
         sampler: draws and judges solutions, from ``configure_model`` on.
@@ -100,6 +104,7 @@ class LaSeRModule(EvaluationHooks):
         seed: int | None = None,
         sampling_rounds: int = 1,
         teacher: PolicySettings | None = None,
+        rollout: RolloutSettings = RolloutSettings(),
     ) -> None:
         super().__init__(policy, optimizer, max_skipped_steps, seed)
         if group_size < 2:
@@ -111,6 +116,7 @@ class LaSeRModule(EvaluationHooks):
                 "sampling.temperature is 0: all solutions of a prompt would be the same; training needs more."
             )
         self.strict_loading = False  # checkpoints lack the reference, see saved_weights
+        update = with_importance(update, rollout.ahead)
         self.self_reward, self.verifier, self.sampling = self_reward, verifier, sampling
         self._engine = TransformersEngine() if engine is None else engine
         self.verifier_pool = VerifierPool(verifier, verification.workers, verification.timeout_seconds)
@@ -126,9 +132,9 @@ class LaSeRModule(EvaluationHooks):
         self.reference: FrozenPolicy | AdaptersOff | None = None
         self.teacher: FrozenPolicy | None = None
         self.last_rollout: Rollout | None = None
-        self.judging = Judging(update.judging, self)
+        self.judging, self.ahead = Judging(update.judging, self), RoundsAhead(rollout, self)
         self._failing = FailingRewards(verification.max_failing_steps)
-        self._mismatch = MismatchLimit(update.max_mismatch)
+        self._mismatch = MismatchLimit(update.max_mismatch, rollout.ahead)
         self._warnings = StepWarnings(sampling.max_response_tokens, self_reward.token)
 
     @property
@@ -186,20 +192,9 @@ class LaSeRModule(EvaluationHooks):
         """Check what needs the trainer: the data, the engine and the batch arithmetic."""
         super().setup(stage)
         self.engine.weights_changed()  # a checkpoint may be loaded next
-        if stage != "fit":
-            return
-        if self.engine.replays:
-            raise UserError(
-                f"model.engine is {type(self.engine).__name__}, which hands out solutions that were kept and draws "
-                "no new ones: fit needs an engine that does, such as laser_lightning.rollout.TransformersEngine."
-            )
-        prompts = self.data.prompts_per_step
-        per_process = prompts // self.ranks.count
-        if per_process % self.update.mini_batches:
-            raise UserError(
-                f"update.mini_batches = {self.update.mini_batches} does not divide the {per_process} prompts of a "
-                f"process (data.prompts_per_step = {prompts} over {self.ranks.count})."
-            )
+        if stage == "fit":
+            self.ahead.clear()
+            check_fit(self)
 
     def teardown(self, stage: str) -> None:
         """Stop the verifier's processes and the engine."""
@@ -215,7 +210,7 @@ class LaSeRModule(EvaluationHooks):
         with self.training_strategy.offloaded_states(), self.interruption.interruptible(self.engine.collective):
             step = self.sample_groups(problems)
             self.last_rollout = step.sampled
-            self.engine.sleep()
+            self.ahead.go_on()
             context = self.context(step.trained)
             advantages = self.compute_advantages(step, phase, context)
         if self.update.reuses_rollouts:  # the passes of its updates are those of other weights
@@ -230,7 +225,7 @@ class LaSeRModule(EvaluationHooks):
         self.evaluator.teach_votes(step.sampled, self.verifier_pool, self.ranks)
         rewards = count_rewards(step.sampled, self.verifier, self.ranks)
         values = {**self.step_values(log, step, phase, advantages), **rewards.values(), **judged}
-        self._log_step(values)
+        self._log_step(values | self.ahead.end_step())
         failing = self._failing.count(rewards, self.verifier_pool.last_errors)
         if why := failing or self._mismatch.count(values, self.trainer.global_step):
             self.stop(why)
@@ -242,15 +237,13 @@ class LaSeRModule(EvaluationHooks):
         run, until each has as many groups that the curriculum keeps (those with a signal, by default) as it was given
         problems, or the rounds are used up; then others fill the places.
         """
-        sampling = sampling_at(self.sampling, self.data, self.trainer.global_step)
-        sampled = self.sampler.rollout(problems, self.group_size, sampling, self.generator)
+        sampled = self.ahead.next_round(problems)
         if self.sampling_rounds == 1:
             return SampledStep(sampled, sampled)
         for _ in range(self.sampling_rounds - 1):
             if self.ranks.max(len(problems) - int(keeps(self.data, sampled).sum())) <= 0:
                 break
-            more = next(iter(self.data.train_dataloader()))
-            sampled = concat_rollouts(sampled, self.sampler.rollout(more, self.group_size, sampling, self.generator))
+            sampled = concat_rollouts(sampled, self.ahead.draw(next(iter(self.data.train_dataloader()))))
         kept = keeps(self.data, sampled)
         chosen = kept.int().argsort(descending=True, stable=True)[: len(problems)]
         return SampledStep(sampled, sampled.select(chosen), chosen=chosen)
@@ -260,7 +253,7 @@ class LaSeRModule(EvaluationHooks):
         old, reference = self.objective.needs_old, self.objective_parts.need_reference
         readings, temperature = self.objective.token_readings, self.sampling.temperature
         log_probs = self.sampler.fixed_log_probs(trained, temperature, old, reference, readings)
-        limit = sampling_at(self.sampling, self.data, self.trainer.global_step).max_response_tokens
+        limit = self.ahead.sampling.max_response_tokens
         return StepContext(self.trainer.global_step, limit, self.ranks, log_probs)
 
     def compute_advantages(self, step: SampledStep, phase: Phase, context: StepContext) -> Advantages:
@@ -382,6 +375,7 @@ class LaSeRModule(EvaluationHooks):
         checkpoint["laser_mismatched_steps"] = self._mismatch.steps
         checkpoint["laser_objective_parts"] = self.objective_parts.state_dict()
         self.judging.save(checkpoint)
+        self.ahead.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the parts of the objective go on from what they remember, and the count of mismatched steps."""
@@ -389,6 +383,11 @@ class LaSeRModule(EvaluationHooks):
         self._mismatch.steps = checkpoint.get("laser_mismatched_steps", 0)
         self.objective_parts.load_state_dict(checkpoint.get("laser_objective_parts", {}))
         self.judging.load(checkpoint)
+        self.ahead.load(checkpoint)
+
+    def put_back_step(self) -> None:
+        """Go back to the rounds of before the step, too."""
+        self.ahead.put_back()
 
     def forget_position(self) -> None:
         """Of the mismatched steps, too."""

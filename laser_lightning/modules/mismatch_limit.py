@@ -36,13 +36,14 @@ class MismatchLimit:
 
     Args:
         limit: largest mean difference in nats (``update.max_mismatch``); None for no limit.
+        ahead: how far ahead rounds are drawn, with weights that are as many updates old (``rollout.ahead``).
 
     Attributes:
         steps: how many steps in a row were above it; saved with the run.
     """
 
-    def __init__(self, limit: float | None) -> None:
-        self.limit, self.steps = limit, 0
+    def __init__(self, limit: float | None, ahead: int = 0) -> None:
+        self.limit, self.steps, self._ahead = limit, 0, ahead
 
     def count(self, values: Mapping[str, float | Tensor], step: int) -> str | None:
         """Count a step, and warn if it is above the limit.
@@ -74,6 +75,11 @@ class MismatchLimit:
             "the dtype of the policy), with old weights, or computes this architecture in another way (take another "
             "engine). A higher update.max_mismatch lets such a run go on, and null any run"
         )
+        if self._ahead:
+            remedy = (
+                f"it samples from the policy of up to {self._ahead} updates before (rollout.ahead), and these moved it "
+                f"far (a lower learning rate, or rollout.ahead: 0), or {remedy}"
+            )
         rank_zero_warn(f"In step {step} {found}: {remedy}.")
         if self.steps < MAX_STEPS:
             return None

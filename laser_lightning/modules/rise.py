@@ -29,7 +29,7 @@ from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.policy.model import PolicySettings
 from laser_lightning.records.batching import Rollouts, stacked
 from laser_lightning.records.rollout import Rollout, SampledStep, concat_rollouts
-from laser_lightning.rollout import RolloutEngine, Sampling
+from laser_lightning.rollout import RolloutEngine, RolloutSettings, Sampling
 from laser_lightning.verifiers import Verification, Verifier
 from laser_lightning.verifiers.settings import VerificationSettings
 
@@ -80,6 +80,7 @@ class RISEModule(WrittenJudgement):
         seed: seed of all sampling, evaluations included. Default: that of ``seed_everything``.
         sampling_rounds: must be 1: the solutions of one round are verified.
         teacher: a frozen policy of its own, for parts that ask for its log-probs; null for none.
+        rollout: when the rollouts are drawn; with ``ahead`` the solutions, while verifications are those of the moment.
 
     Attributes:
         last_verifications: the verifications of the latest training or evaluation round, as a round in which each
@@ -111,6 +112,7 @@ class RISEModule(WrittenJudgement):
         seed: int | None = None,
         sampling_rounds: int = 1,
         teacher: PolicySettings | None = None,
+        rollout: RolloutSettings = RolloutSettings(),
     ) -> None:
         super().__init__(
             policy=policy,
@@ -130,6 +132,7 @@ class RISEModule(WrittenJudgement):
             seed=seed,
             sampling_rounds=sampling_rounds,
             teacher=teacher,
+            rollout=rollout,
         )
         if self.sampling_rounds != 1:
             raise UserError(

@@ -44,11 +44,9 @@ class SelfEvaluatingSampler(Sampler):
         ends = [place for place, token in enumerate(ids[:-1]) if token in self.policy.eos_token_ids]
         return ids[ends[-1] + 1 :] if ends else ids
 
-    def rollout(
-        self, problems: Sequence[Problem], group_size: int, sampling: Sampling, generator: torch.Generator
-    ) -> Rollout:
-        """Sample responses and read them (see ``Sampler.rollout``)."""
-        rollout = super().rollout(problems, group_size, sampling, generator)
+    def judge(self, problems: Sequence[Problem], rollouts: Rollouts, sampling: Sampling) -> Rollout:
+        """Judge responses and read them (see ``Sampler.judge``)."""
+        rollout = super().judge(problems, rollouts, sampling)
         rollout.self_rewards = self._own_scores(rollout)
         columns = (rollout.texts, rollout.policy_rewards.tolist(), rollout.rewards.clamp(0, 1).tolist())
         rewards = torch.tensor([self.self_evaluation.reward(*row) for row in zip(*columns, strict=True)])

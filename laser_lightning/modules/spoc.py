@@ -18,6 +18,7 @@ from laser_lightning.objective.advantages import Advantages, GroupRelative
 from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.phases import Phase
 from laser_lightning.objective.self_reward.solutions import zero_if_truncated
+from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.rollout import Rollout, SampledStep
 from laser_lightning.rollout import Sampling
 from laser_lightning.rollout.sampler import Sampler
@@ -37,11 +38,9 @@ class SelfCorrectingSampler(Sampler):
         """The last solution that counts."""
         return self.self_correction.solution(text)
 
-    def rollout(
-        self, problems: Sequence[Problem], group_size: int, sampling: Sampling, generator: torch.Generator
-    ) -> Rollout:
-        """Sample responses; the last verdict of each is its self-reward (see ``Sampler.rollout``)."""
-        rollout = super().rollout(problems, group_size, sampling, generator)
+    def judge(self, problems: Sequence[Problem], rollouts: Rollouts, sampling: Sampling) -> Rollout:
+        """Judge responses; the last verdict of each is its self-reward (see ``Sampler.judge``)."""
+        rollout = super().judge(problems, rollouts, sampling)
         accepted = torch.tensor([float(self.self_correction.accepts(text)) for text in rollout.texts])
         rollout.self_rewards = zero_if_truncated(accepted.to(rollout.rewards.device), rollout.rollouts.finished)
         rollout.judging_tokens = torch.zeros_like(rollout.rollouts.response_lengths)  # they are part of the response

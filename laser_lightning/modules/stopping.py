@@ -156,6 +156,7 @@ class StopOnSignal(Checkpoint):
         if self._random is not None:
             assert isinstance(module, TrainingModule)
             restore_random_state(self._random, module.generator)
+            module.put_back_step()
         if self._data is not None and (data := _data_of(trainer)) is not None:
             data.load_state_dict(self._data)
         self._save(trainer, stops)

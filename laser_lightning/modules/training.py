@@ -313,6 +313,9 @@ class TrainingModule(Part, SelfTested, OptimizerSteps):
         module.forget_position()
         return module
 
+    def put_back_step(self) -> None:
+        """Go back to before a training step that was broken off, as far as it changed more than random states."""
+
     def forget_position(self) -> None:
         """Let the next ``fit`` be a run of its own, with random streams from their beginning and no step skipped."""
         self._restored_random_states, self._skipped_in_a_row = None, 0

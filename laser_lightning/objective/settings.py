@@ -29,7 +29,8 @@ class UpdateSettings:
         kl: how the divergence is estimated.
         entropy_coef: weight of the entropy bonus.
         importance: makes up for the mismatch between the engine's log-probs and the trainer's by weights of the policy
-            loss; null for no such weights.
+            loss; null for no such weights, or for ``laser_lightning.TruncatedImportance`` where ``rollout.ahead`` is
+            above 0, so that the policy has moved on since it drew the tokens.
         terms: further terms of the loss, each with its own weight.
         judging: updates of the self-reward alone behind each round, by replay of earlier ones; null for none.
         router_aux_loss: weight of the load-balancing loss of a mixture of experts, over the trained tokens of each

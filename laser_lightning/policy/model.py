@@ -81,6 +81,7 @@ class Policy(nn.Module):
         settings: which model, and how to load it.
 
     Attributes:
+        settings: the same.
         lm: the transformers model.
         adapters: which of its weights have adapters; None without LoRA.
         eos_token_ids: sorted ids that end a response: those of the generation config, else the tokenizer's.
@@ -103,6 +104,7 @@ class Policy(nn.Module):
             raise UserError(
                 "policy.lora adapts pretrained weights, and policy.random_init has none: drop one of the two."
             )
+        self.settings = settings
         self.lm: PreTrainedModel = load_weights(settings)
         self.adapters = None if settings.lora is None else add_adapters(self.lm, settings.lora)
         freeze_other_parts(self.lm)

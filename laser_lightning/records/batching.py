@@ -85,6 +85,11 @@ class Rollouts:
         loss_mask = None if self.loss_mask is None else self.loss_mask[rows]
         return Rollouts(**of_prompts, **{name: getattr(self, name)[rows] for name in of_solutions}, loss_mask=loss_mask)
 
+    def to(self, device: torch.device) -> "Rollouts":
+        """The same N solutions on a device."""
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "loss_mask"}
+        return Rollouts(**moved, loss_mask=None if self.loss_mask is None else self.loss_mask.to(device))
+
     def ungrouped(self) -> "Rollouts":
         """The same N solutions as N groups of one, each with a prompt of its own."""
         group_size = self.group_size

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 from laser_lightning.lazy import on_first_use
 from laser_lightning.policy.weight_stream import WeightStream
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
+from laser_lightning.rollout.process.engine import EngineProcess
 from laser_lightning.rollout.recorded import RecordedSolutions
 from laser_lightning.rollout.server.engine import VLLMServerEngine
+from laser_lightning.rollout.settings import RolloutSettings
 from laser_lightning.rollout.transformers.engine import TransformersEngine
 from laser_lightning.rollout.vllm.engine import VLLMEngine
 
@@ -14,9 +16,11 @@ if TYPE_CHECKING:
     from laser_lightning.rollout.kept_source import KeptSource
 
 __all__ = [
+    "EngineProcess",
     "KeptSource",
     "RecordedSolutions",
     "RolloutEngine",
+    "RolloutSettings",
     "Sampling",
     "TransformersEngine",
     "VLLMEngine",

@@ -52,6 +52,9 @@ class RolloutEngine(Part, ABC):
         replays: whether its responses are old ones, so that it cannot train.
         needs_whole_weights: whether ``generate`` computes with the policy's own weights, which are then whole on each
             rank all the while. An engine with a copy of its own takes them layer by layer (``take_weights``) instead.
+        elsewhere: whether ``generate`` may run in another thread while the policy is updated (``rollout.ahead``): it
+            computes with a copy of the weights, in another process or on another machine, and looks at nothing of the
+            policy that an update changes. ``weights_changed`` is called meanwhile, and nothing else.
         progress: told, by an engine that knows, how many responses of a round have ended, and how many there are; set
             by who waits for them.
     """
@@ -59,6 +62,7 @@ class RolloutEngine(Part, ABC):
     collective: bool = False
     replays: bool = False
     needs_whole_weights: bool = True
+    elsewhere: bool = False
     progress: Callable[[int, int], None] | None = None
 
     @abstractmethod

@@ -1,8 +1,10 @@
 """Problems in, judged solutions out: the one place where solutions are drawn, verified and scored."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -22,6 +24,7 @@ from laser_lightning.policy.weight_stream import WeightStream, stream_weights
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
+from laser_lightning.rollout.meanwhile import Meanwhile
 from laser_lightning.rollout.non_finite import leave_out_non_finite
 from laser_lightning.shapes import Float, Shaped
 from laser_lightning.verifiers import Submission, Verification, VerifierPool
@@ -70,6 +73,7 @@ class Sampler:
         micro_batch_tokens: token budget of a pass without gradient.
         teacher: another frozen policy, where a part of the objective asks for one.
         stream: hands the policy's weights on to an engine that has a copy of its own.
+        meanwhile: draws rounds while an update runs; whoever else needs the engine waits for them.
     """
 
     policy: Policy
@@ -83,6 +87,7 @@ class Sampler:
     micro_batch_tokens: int
     teacher: FrozenPolicy | None = None
     stream: Stream = unsharded_stream
+    meanwhile: Meanwhile = field(default_factory=Meanwhile)
 
     @property
     def computing_models(self) -> list[Policy | AdaptersOff]:
@@ -96,6 +101,7 @@ class Sampler:
 
     def hand_over_weights(self) -> None:
         """Let an engine with a copy of the weights renew it where it is stale; all ranks call it together."""
+        self.meanwhile.wait()
         if not self.engine.needs_whole_weights:
             # Some callers draw outside of the trainer's steps, and the engine may ask in which precision those compute.
             with self.parts.strategy.precision_plugin.forward_context(), float32_by_default():
@@ -113,8 +119,18 @@ class Sampler:
             generator: the source of randomness, on the policy's device.
         """
         rollouts = self.draw([problem.prompt_ids for problem in problems], group_size, sampling, generator)
+        return self.judge(problems, rollouts, sampling)
+
+    def judge(self, problems: Sequence[Problem], rollouts: Rollouts, sampling: Sampling) -> Rollout:
+        """Judge solutions that were drawn: verification, self-rewards.
+
+        Args:
+            problems: P problems.
+            rollouts: their solutions.
+            sampling: how they were drawn.
+        """
         texts = self.texts_of(rollouts)
-        solved = [problem for problem in problems for _ in range(group_size)]
+        solved = [problem for problem in problems for _ in range(rollouts.group_size)]
         verifications = self.verify(solved, [self.solution_of(text) for text in texts])
         rewards = torch.tensor([v.reward for v in verifications], dtype=torch.float32, device=self.policy.device)
         of_reference = None
@@ -155,6 +171,35 @@ class Sampler:
                 rollouts = self.engine.generate(self.policy, prompts, group_size, sampling, asked, generator)
             finally:
                 self.engine.progress = None
+        return self._checked(rollouts)
+
+    def draw_meanwhile(
+        self, rounds: Sequence[Sequence[Problem]], group_size: int, sampling: Sampling, seeds: Sequence[int]
+    ) -> "list[Future[Rollouts]]":
+        """Draw rounds from the policy as it is now, one after the other, while the caller goes on.
+
+        Args:
+            rounds: the problems of each.
+            group_size: solutions of each problem.
+            sampling: how they are drawn.
+            seeds: the source of randomness of each round.
+
+        Returns:
+            The solutions of each round, once they are there.
+        """
+        self.hand_over_weights()
+
+        def draw(problems: Sequence[Problem], seed: int) -> Rollouts:
+            generator = torch.Generator(self.policy.device).manual_seed(seed)
+            prompts = [problem.prompt_ids for problem in problems]
+            asked = self.self_reward.score_token_ids
+            return self._checked(self.engine.generate(self.policy, prompts, group_size, sampling, asked, generator))
+
+        return self.meanwhile.start([partial(draw, *one) for one in zip(rounds, seeds, strict=True)])
+
+    def _checked(self, rollouts: Rollouts) -> Rollouts:
+        """What an engine returned, without tokens whose log-probs are no numbers."""
+        asked = self.self_reward.score_token_ids
         if (found := rollouts.reward_token_log_probs).shape != (len(rollouts), len(asked)):
             raise UserError(
                 f"model.engine, a {type(self.engine).__name__}, returned reward_token_log_probs of shape "

@@ -334,6 +334,18 @@ def test_a_rollout_engine(tmp_path: Path) -> None:
     assert sum(ended for _, ended in counts) > 0
 
 
+def test_a_rollout_engine_in_a_process_draws_ahead(tmp_path: Path) -> None:
+    options = ["--config=engine/process", "--model.engine.engine=my_engine.SecondChance", "--model.engine.threads=1"]
+    options += ["--model.engine.engine.engine=TransformersEngine", "--trainer.max_steps=3"]
+    fit("my_engine.py", *options, directory=tmp_path)
+    rows = steps(tmp_path / "run")
+    assert [float(row["train/rollout/staleness"]) for row in rows] == [0, 1, 1]
+    # Two sums of the same numbers at first, and then weights that are an update apart.
+    mismatches = [float(row["train/mismatch/token_log_prob"]) for row in rows]
+    assert mismatches[0] < 1e-4 < mismatches[1]
+    assert all(0.9 < float(row["train/importance_weight"]) < 1.1 for row in rows)
+
+
 def test_an_optimizer(tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file

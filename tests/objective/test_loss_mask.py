@@ -20,6 +20,7 @@ from laser_lightning.losses import (
     LpRegPolicyLoss,
     MaskedImportance,
     MirrorDescentPolicyLoss,
+    NoImportance,
     PolicyLoss,
     ROVERPolicyLoss,
     SSPOPolicyLoss,
@@ -60,6 +61,7 @@ CORRECTIONS: list[ImportanceCorrection] = [
     TruncatedImportance("token"),
     TruncatedImportance("sequence"),
     MaskedImportance("token"),
+    NoImportance(),
 ]
 DIVERGENCES: list[KLDivergence] = [KLEstimate(estimator) for estimator in ("k1", "k2", "k3")]  # type: ignore[arg-type]
 HOLDS: list[PolicyHold] = [SampledCrossEntropy(), KLHold(estimator="k2"), KLHold(estimator="k3")]
@@ -85,7 +87,7 @@ def shares() -> Iterator[Any]:
     for policy_loss in POLICY_LOSSES:
         yield pytest.param(loss_of(policy_loss), id=type(policy_loss).__name__)
         for correction in CORRECTIONS:
-            name = f"{type(policy_loss).__name__} with {vars(correction)['level']} weights"
+            name = f"{type(policy_loss).__name__} with {vars(correction).get('level', 'no')} weights"
             yield pytest.param(loss_of(policy_loss, importance=correction), id=name)
     for divergence in DIVERGENCES:
         yield pytest.param(loss_of(kl_coef=0.3, kl=divergence), id=f"KL {vars(divergence)['estimator']}")

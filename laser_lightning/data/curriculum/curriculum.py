@@ -3,7 +3,7 @@
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -55,6 +55,18 @@ class StepOutcome:
     rewards: Tensor
     self_rewards: Tensor
     advantages: Tensor
+
+    def select(self, rows: Sequence[int]) -> "StepOutcome":
+        """The same of some of the P problems alone."""
+        given = list(rows)
+        return replace(
+            self,
+            problems=[self.problems[row] for row in given],
+            kinds=[self.kinds[row] for row in given],
+            rewards=self.rewards[given],
+            self_rewards=self.self_rewards[given],
+            advantages=self.advantages[given],
+        )
 
 
 class Curriculum(Part, ABC):

@@ -99,8 +99,13 @@ class Schedule(Curriculum):
         return self._curricula[self._current].keeps(rewards)
 
     def learn(self, outcome: StepOutcome) -> None:
-        """Let the curriculum of the stage learn."""
+        """Let the curriculum of the stage learn, from what it has itself of a round drawn ahead in the stage before."""
         place_of = {number: place for place, number in enumerate(self._numbers[self._current])}
+        own = [row for row, number in enumerate(outcome.problems) if number in place_of]
+        if not own:
+            return
+        if len(own) < len(outcome.problems):
+            outcome = outcome.select(own)
         places = [place_of[number] for number in outcome.problems]
         self._curricula[self._current].learn(replace(outcome, problems=places))
 

@@ -5,7 +5,12 @@ from laser_lightning.objective.losses.cispo import CISPOPolicyLoss
 from laser_lightning.objective.losses.clipped import ClippedPolicyLoss
 from laser_lightning.objective.losses.g_opd import GOPDPolicyLoss
 from laser_lightning.objective.losses.gspo import GSPOPolicyLoss
-from laser_lightning.objective.losses.importance import ImportanceCorrection, ImportanceWeights, TruncatedImportance
+from laser_lightning.objective.losses.importance import (
+    ImportanceCorrection,
+    ImportanceWeights,
+    NoImportance,
+    TruncatedImportance,
+)
 from laser_lightning.objective.losses.kl import KLDivergence, KLEstimate, KLEstimator
 from laser_lightning.objective.losses.lp_reg import LpRegPolicyLoss
 from laser_lightning.objective.losses.masked_importance import MaskedImportance
@@ -29,6 +34,7 @@ __all__ = [
     "LpRegPolicyLoss",
     "MaskedImportance",
     "MirrorDescentPolicyLoss",
+    "NoImportance",
     "PolicyLoss",
     "PolicyTokens",
     "ROVERPolicyLoss",

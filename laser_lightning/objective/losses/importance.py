@@ -88,6 +88,14 @@ class TruncatedImportance(ImportanceCorrection):
         return ImportanceWeights(weights, (weights != ratios) & mask)
 
 
+class NoImportance(ImportanceCorrection):
+    """Weights of 1: no correction, where ``rollout.ahead`` would otherwise ask for one."""
+
+    def __call__(self, log_ratios: Float[Tensor, "B R"], mask: Bool[Tensor, "B R"]) -> ImportanceWeights:
+        """Ones (see ``ImportanceCorrection``)."""
+        return ImportanceWeights(torch.ones_like(log_ratios), torch.zeros_like(mask))
+
+
 @torch.no_grad()
 def correct_importance(
     correction: ImportanceCorrection,

@@ -56,10 +56,23 @@ class ROVERPolicyLoss(PolicyLoss):
         next_q = torch.zeros_like(values)
         if tokens.old_reading is not None:  # else the policy is still the old one
             drift = self.rho * (tokens.reading - tokens.old_reading).where(tokens.mask, 0.0)
-            next_q[:, :-1] = drift[:, 1:].detach()
+            next_q = drift.detach().gather(1, next_places(tokens.mask)).where(has_next(tokens.mask), 0.0)
         losses = (values - (tokens.advantages + next_q)).square()
         return TokenLosses(losses, torch.zeros_like(tokens.mask), (next_q.detach(),))
 
     def has_gradient(self, targets: Targets) -> Bool[Tensor, " N"]:
         """Those with an advantage, and all once the policy has left the old one."""
         return all_after_the_first_step(targets, super().has_gradient(targets))
+
+
+def next_places(mask: Bool[Tensor, "B R"]) -> Int[Tensor, "B R"]:
+    """[B, R] int64: where behind each place the next trained token is, past those that others wrote; R - 1 for none."""
+    width = mask.shape[1]
+    places = torch.arange(width, device=mask.device).where(mask, width - 1)
+    behind = torch.nn.functional.pad(places[:, 1:], (0, 1), value=width - 1)
+    return behind.flip(1).cummin(dim=1).values.flip(1)
+
+
+def has_next(mask: Bool[Tensor, "B R"]) -> Bool[Tensor, "B R"]:
+    """[B, R] bool: places with a trained token behind them."""
+    return mask.flip(1).cumsum(dim=1).flip(1) - mask.long() > 0

@@ -50,6 +50,22 @@ def test_a_stage_learns_from_its_own_steps(
     assert beliefs.beliefs.tolist() == [[1.0, 1.0], [3.0, 1.0]]
 
 
+def test_a_stage_learns_of_its_own_problems_from_a_round_of_the_stage_before(
+    make_problems: Problems, make_draw: Draws, make_outcome: Callable[..., StepOutcome]
+) -> None:
+    """Rounds that are drawn ahead were chosen before the stage began."""
+    curriculum = Schedule([Stage(), Stage(from_step=1, kinds=["b"], curriculum=MoPPS())])
+    curriculum.begin(make_problems("abab"))
+    beliefs = curriculum._curricula[1]
+    assert isinstance(beliefs, MoPPS)
+    curriculum.choose(make_draw(2, 0, step=0))
+    curriculum.choose(make_draw(1, 1, step=1))
+    curriculum.learn(make_outcome("ab", [[0.0, 0.0], [1.0, 1.0]], problems=[2, 3]))
+    assert beliefs.beliefs.tolist() == [[1.0, 1.0], [3.0, 1.0]]  # of the second b alone
+    curriculum.learn(make_outcome("a", [[1.0, 1.0]], problems=[0]))
+    assert beliefs.beliefs.tolist() == [[1.0, 1.0], [3.0, 1.0]]
+
+
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
