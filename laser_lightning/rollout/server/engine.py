@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
+from threading import current_thread, main_thread
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -52,7 +53,7 @@ class VLLMServerEngine(RolloutEngine):
     label of its own. Before a round begins each server is asked for its label, and with each response comes the label
     of the weights that drew it. A server that was started again loads the weights anew before it generates. A server
     that dies, or answers too late, leaves its responses to the others; where none is left, the round waits for one.
-    Every call has a time limit.
+    Every call has a time limit. Rounds may be drawn ahead (``rollout.ahead``).
 
     Args:
         urls: addresses of the servers, such as ``[http://node1:8000, http://node2:8000]``.
@@ -71,6 +72,7 @@ class VLLMServerEngine(RolloutEngine):
     """
 
     needs_whole_weights = False
+    elsewhere = True
 
     def __init__(
         self,
@@ -113,7 +115,10 @@ class VLLMServerEngine(RolloutEngine):
         seeds = torch.randint(2**62, (len(prompts) * group_size,), generator=generator, device=generator.device)
         owned = [prompt for prompt in prompts for _ in range(group_size)]
         responses = [Response(list(prompt), seed) for prompt, seed in zip(owned, seeds.tolist(), strict=True)]
-        self.take_weights(policy, nullcontext(stream_weights(policy.lm)))  # for callers without a trainer
+        # Rounds that are drawn ahead come in a thread, beside an update that is changing the policy.
+        beside_update = current_thread() is not main_thread()
+        if not (beside_update and self._version):
+            self.take_weights(policy, nullcontext(stream_weights(policy.lm)))  # for callers without a trainer
         if responses:
             wanted = Wanted(sampling, reward_token_ids, tuple(policy.eos_token_ids), self._version)
             longest = max(map(len, prompts)) + sampling.max_response_tokens + 1
@@ -125,7 +130,11 @@ class VLLMServerEngine(RolloutEngine):
                 self.perseverance,
             ).run(servers, shares, self.progress)
         rollouts = as_rollouts(policy, prompts, responses, len(reward_token_ids))
-        if responses and not self._compared and all(parameter.numel() for parameter in policy.lm.parameters()):
+        if (
+            responses
+            and not (self._compared or beside_update)
+            and all(parameter.numel() for parameter in policy.lm.parameters())
+        ):
             first = responses[0]
             compare(policy, first.prompt, first.ids, first.log_probs, sampling.temperature or 1.0)
             self._compared = True

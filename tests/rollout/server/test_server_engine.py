@@ -4,7 +4,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,21 @@ def test_both_ways_and_any_number_of_servers_draw_the_same(
     same(draw(make_engine(plain[0], forced[0], other[0]), policy, tokens=tokens), one)
     assert plain[1].drawn > before
     assert other[1].drawn > 0
+
+
+def test_a_round_that_is_drawn_beside_an_update_does_not_look_at_the_policy(
+    serve_model: ServeModel, make_engine: MakeEngine, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, _ = serve_model(deepcopy(policy.lm))
+    engine = make_engine(server)
+    first = draw(engine, policy)
+    with torch.no_grad():
+        policy.lm.get_input_embeddings().weight *= 0.5
+    engine.weights_changed()
+    monkeypatch.setattr(policy.lm, "forward", None)
+    with ThreadPoolExecutor() as pool:
+        same(pool.submit(draw, engine, policy).result(), first)
+    assert server.count("/collective_rpc") == 1
 
 
 def test_each_version_of_the_weights_is_handed_over_once(
