@@ -24,7 +24,7 @@ class Perseverance:
     Args:
         attempts: how often one response is drawn, each time on a server that can.
         patience_seconds: how long a round waits while no server can generate, such as for one that starts again.
-        retry_seconds: between two looks at a server that could not.
+        retry_seconds: how long a server rests that could not, before it is looked at again.
     """
 
     attempts: int = 3
@@ -131,19 +131,23 @@ class Dispatch(Generic[MemberT, JobT]):
                 self._ready(place.member)
             except ServerError as error:
                 self._give_up(place, error)
-                with self._changed:
-                    self._changed.wait_for(lambda: self._has_ended, self._perseverance.retry_seconds)
-                continue
-            with self._changed:
-                place.is_able = True
-            threads = [
-                threading.Thread(target=self._guard, args=(self._work, place), daemon=True)
-                for _ in range(self._threads_each)
-            ]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            else:
+                self._keep_at_work(place)
+            with self._changed:  # one that fails at once would use up the attempts of what others are too busy for
+                self._changed.wait_for(lambda: self._has_ended, self._perseverance.retry_seconds)
+
+    def _keep_at_work(self, place: _Place[MemberT, JobT]) -> None:
+        """Have a server do jobs until it fails, or the round is over."""
+        with self._changed:
+            place.is_able = True
+        threads = [
+            threading.Thread(target=self._guard, args=(self._work, place), daemon=True)
+            for _ in range(self._threads_each)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
     def _work(self, place: _Place[MemberT, JobT]) -> None:
         while (job := self._next(place)) is not None:
