@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from importlib.util import find_spec
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -183,6 +184,7 @@ class VLLMEngine(RolloutEngine):
         client.engine_core.model_executor.shutdown()
         client.engine_core.scheduler.shutdown()
         self._llm, self._asleep, self._compared = None, False, False
+        _remove_shared_memory()
         destroy_model_parallel()
         if self._owns_process_group:
             destroy_distributed_environment()
@@ -264,6 +266,19 @@ class VLLMEngine(RolloutEngine):
             "tensor_parallel_size": self.tensor_parallel_size,
             "distributed_executor_backend": "external_launcher",
         }
+
+
+def _remove_shared_memory() -> None:
+    """Remove the file by which vLLM's build for CPUs sums over ranks: it leaves it, and the next run could not make it.
+
+    Its name is the same in every run whose process group is the trainer's.
+    """
+    from vllm.distributed.parallel_state import get_tp_group
+
+    group = get_tp_group()
+    name: str | None = getattr(getattr(group.device_communicator, "dist_module", None), "group_name", None)
+    if name is not None:
+        Path("/dev/shm", f"{Path(name).name}_{group.rank_in_group}").unlink(missing_ok=True)
 
 
 def hf_weights(policy: Policy) -> WeightStream:
