@@ -190,19 +190,31 @@ class VLLMClient:
         if request.cache_salt is not None:
             body["cache_salt"] = request.cache_salt
         choice = self.post("/inference/v1/generate", body)["choices"][0]
-        if choice["finish_reason"] not in ("stop", "length"):
-            raise ServerFailed(
-                f"{self.url} broke a response off ({choice['finish_reason']}): somebody paused the server, or "
-                "its engine failed; its log says more."
-            )
+        is_stopped = self.is_stopped(choice)
         places = choice["logprobs"]["content"]
         return Completion(
             ids=choice["token_ids"],
-            log_probs=[_number(place["logprob"]) for place in places],
+            log_probs=[finite_or_nan(place["logprob"]) for place in places],
             read=[_read(place["top_logprobs"], read) for place in places],
-            is_stopped=choice["finish_reason"] == "stop",
+            is_stopped=is_stopped,
             weight_versions=[span["version"] for span in choice.get("weight_versions") or ()],
         )
+
+    def is_stopped(self, choice: Mapping[str, Any]) -> bool:
+        """Whether a response of the server ended at a stop token, and not at the limit.
+
+        Args:
+            choice: as the server answered.
+
+        Raises:
+            ServerFailed: if it ended at neither.
+        """
+        if (reason := choice["finish_reason"]) not in ("stop", "length"):
+            raise ServerFailed(
+                f"{self.url} broke a response off ({reason}): somebody paused the server, or its engine failed; its "
+                "log says more."
+            )
+        return bool(reason == "stop")
 
     def read_next(
         self, token_ids: Sequence[int], read_token_ids: Sequence[int], cache_salt: str | None = None
@@ -234,7 +246,7 @@ class VLLMClient:
         asked |= {} if self.model is None else {"model": self.model}
         asked |= {} if cache_salt is None else {"cache_salt": cache_salt}
         found = self.post("/v1/completions", asked)["choices"][0]["logprobs"]["top_logprobs"][0]
-        return [_number(found[f"token_id:{token_id}"]) for token_id in read_token_ids]
+        return [finite_or_nan(found[f"token_id:{token_id}"]) for token_id in read_token_ids]
 
     # ------------------------------ for trainers: servers started with VLLM_SERVER_DEV_MODE=1
 
@@ -292,10 +304,11 @@ class VLLMClient:
             ) from error
 
 
-def _number(log_prob: float) -> float:
+def finite_or_nan(log_prob: float) -> float:
+    """A log-prob as vLLM sends it; NaN where it was not a finite number."""
     return nan if log_prob <= _NO_NUMBER else log_prob
 
 
 def _read(found: Sequence[Mapping[str, Any]], wanted: Sequence[int]) -> list[float]:
-    by_id = {entry["token_id"]: _number(entry["logprob"]) for entry in found}
+    by_id = {entry["token_id"]: finite_or_nan(entry["logprob"]) for entry in found}
     return [by_id[token_id] for token_id in wanted]

@@ -1,13 +1,9 @@
 """A response over the route that every ``vllm serve`` has open, where ``VLLMClient.generate`` needs one more option."""
 
 from collections.abc import Mapping
-from math import nan
 from typing import Any
 
-from laser_lightning.rollout.server.client import Completion, ServerFailed, TokenRequest, VLLMClient
-
-_NO_NUMBER = -9999.0
-"""What vLLM sends in place of a log-prob that JSON has no number for."""
+from laser_lightning.rollout.server.client import Completion, TokenRequest, VLLMClient, finite_or_nan
 
 
 def complete(client: VLLMClient, request: TokenRequest, logit_bias: Mapping[int, float] | None = None) -> Completion:
@@ -40,15 +36,11 @@ def complete(client: VLLMClient, request: TokenRequest, logit_bias: Mapping[int,
     body |= {"vllm_xargs": dict(request.extra_args)} if request.extra_args else {}
     body |= {"logit_bias": {str(token): bias for token, bias in logit_bias.items()}} if logit_bias else {}
     choice = client.post("/v1/completions", body)["choices"][0]
-    if choice["finish_reason"] not in ("stop", "length"):
-        raise ServerFailed(
-            f"{client.url} broke a response off ({choice['finish_reason']}): somebody paused the server, or its engine "
-            "failed; its log says more."
-        )
+    is_stopped = client.is_stopped(choice)
     return Completion(
         ids=choice["token_ids"],
-        log_probs=[nan if value <= _NO_NUMBER else value for value in choice["logprobs"]["token_logprobs"]],
+        log_probs=[finite_or_nan(value) for value in choice["logprobs"]["token_logprobs"]],
         read=[[] for _ in choice["token_ids"]],
-        is_stopped=choice["finish_reason"] == "stop",
+        is_stopped=is_stopped,
         weight_versions=[],
     )

@@ -34,7 +34,7 @@ from laser_lightning.rollout.server.dispatch import Dispatch, Perseverance
 from laser_lightning.rollout.server.ways import Draw, Wanted, draw_in_two_requests, way_of
 from laser_lightning.rollout.server.weights import give_weights, write_weights
 from laser_lightning.rollout.vllm.comparison import compare
-from laser_lightning.rollout.vllm.responses import Response, as_rollouts
+from laser_lightning.rollout.vllm.responses import Response, as_rollouts, begin_responses
 
 ResultT = TypeVar("ResultT")
 
@@ -112,9 +112,7 @@ class VLLMServerEngine(RolloutEngine):
         generator: torch.Generator,
     ) -> Rollouts:
         """Draw ``group_size`` responses for each prompt (see ``RolloutEngine``)."""
-        seeds = torch.randint(2**62, (len(prompts) * group_size,), generator=generator, device=generator.device)
-        owned = [prompt for prompt in prompts for _ in range(group_size)]
-        responses = [Response(list(prompt), seed) for prompt, seed in zip(owned, seeds.tolist(), strict=True)]
+        responses = begin_responses(prompts, group_size, generator)
         # Rounds that are drawn ahead come in a thread, beside an update that is changing the policy.
         beside_update = current_thread() is not main_thread()
         if not (beside_update and self._version):

@@ -7,10 +7,8 @@ from typing import Any
 from laser_lightning.errors import UserError
 from laser_lightning.rollout.engine import Sampling
 from laser_lightning.rollout.server.client import Completion, ServerFailed, TokenRequest, VLLMClient
-from laser_lightning.rollout.vllm.responses import Response
+from laser_lightning.rollout.vllm.responses import SETTINGS, Response
 
-SETTINGS = "laser"
-"""Key of ``extra_args`` under which the score processor finds what a request wants (see ``rollout/vllm/score.py``)."""
 PROCESSOR = "laser_lightning.rollout.vllm.score:ScoreProcessor"
 """What ``vllm serve --logits-processors`` is given for it."""
 

@@ -21,7 +21,7 @@ from laser_lightning.rollout.engine import RolloutEngine, Sampling
 from laser_lightning.rollout.vllm.comparison import compare
 from laser_lightning.rollout.vllm.dtype import decoding_dtype
 from laser_lightning.rollout.vllm.head import with_float32_head
-from laser_lightning.rollout.vllm.responses import Response, as_rollouts
+from laser_lightning.rollout.vllm.responses import SETTINGS, Response, as_rollouts, begin_responses
 from laser_lightning.runs.random_state import random_state, restore_random_state
 
 if TYPE_CHECKING:
@@ -115,9 +115,7 @@ class VLLMEngine(RolloutEngine):
         generator: torch.Generator,
     ) -> Rollouts:
         """Draw ``group_size`` responses for each prompt (see ``RolloutEngine``)."""
-        seeds = torch.randint(2**62, (len(prompts) * group_size,), generator=generator, device=generator.device)
-        owned = [prompt for prompt in prompts for _ in range(group_size)]
-        mine = [Response(list(prompt), seed) for prompt, seed in zip(owned, seeds.tolist(), strict=True)]
+        mine = begin_responses(prompts, group_size, generator)
         self._start(policy)
         with _undisturbed(policy.device, generator):
             llm = self._ready(nullcontext(hf_weights(policy)))
@@ -296,8 +294,6 @@ def _decode(
     """
     from vllm import SamplingParams
 
-    from laser_lightning.rollout.vllm.score import SETTINGS
-
     limit, going_on = sampling.max_response_tokens, responses
     while going_on:
         params = [
@@ -333,8 +329,6 @@ def _decode(
 def _read_further(llm: "LLM", responses: list[Response], token_id: int) -> None:
     """Read one more token's log-prob behind each ``<eos>``, as the only choice of a request that goes on from there."""
     from vllm import SamplingParams
-
-    from laser_lightning.rollout.vllm.score import SETTINGS
 
     finished = [response for response in responses if response.score is not None]
     options: dict[str, Any] = {"ignore_eos": True, "logprobs": 0, "flat_logprobs": True, "detokenize": False}

@@ -10,6 +10,10 @@ from laser_lightning.policy.model import Policy
 from laser_lightning.records.batching import Rollouts, pad_rows
 from laser_lightning.rollout.non_finite import refuse_damaged
 
+SETTINGS = "laser"
+"""Key of ``SamplingParams.extra_args`` under which a request brings the reward token's id, and the ids of ``<eos>`` or
+None: its prompt ends in one, and nothing but the token follows (see ``rollout/vllm/score.py``)."""
+
 
 @dataclass
 class Response:
@@ -30,6 +34,19 @@ class Response:
     log_probs: list[float] = field(default_factory=list)
     score: float | None = None
     further: list[float] = field(default_factory=list)
+
+
+def begin_responses(prompts: Sequence[Sequence[int]], group_size: int, generator: torch.Generator) -> list[Response]:
+    """The responses of a round, P * G of them, each with a seed of its own.
+
+    Args:
+        prompts: P token id sequences.
+        group_size: responses of each, G, next to each other.
+        generator: the source of the seeds.
+    """
+    seeds = torch.randint(2**62, (len(prompts) * group_size,), generator=generator, device=generator.device)
+    owned = [prompt for prompt in prompts for _ in range(group_size)]
+    return [Response(list(prompt), seed) for prompt, seed in zip(owned, seeds.tolist(), strict=True)]
 
 
 def as_rollouts(

@@ -10,10 +10,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 from laser_lightning.policy.logprobs import reward_token_log_probs
-
-SETTINGS = "laser"
-"""Key of ``SamplingParams.extra_args`` under which a request brings the reward token's id, and the ids of ``<eos>`` or
-None: its prompt ends in one, and nothing but the token follows."""
+from laser_lightning.rollout.vllm.responses import SETTINGS
 
 
 class ScoreProcessor(LogitsProcessor):
