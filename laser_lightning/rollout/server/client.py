@@ -94,7 +94,7 @@ class Completion:
         ids: the R tokens, the one that it stopped at included.
         log_probs: theirs, of the distribution that the server was started to return (``--logprobs-mode``): by default
             of the logits before temperature and truncation. NaN where it is not a finite number.
-        read: [R][K] log-probs of the K ``read_token_ids`` at each place.
+        read: R lists of K log-probs: those of ``read_token_ids`` at each place.
         is_stopped: whether it ended at a stop token, and not at the limit.
         weight_versions: labels of the weights that its tokens were drawn with, in their order.
     """
