@@ -24,11 +24,11 @@ SET = "word_problems"
 WARM_START, RECIPE = "recipes/word_problems_warm_start", "recipes/word_problems"
 
 ROWS = {
-    "laser": Method("LaSeR with judging updates"),
-    "published": Method("LaSeR as published", ("baselines/published",)),
+    "laser": Method("LaSeR"),  # the recipe's objective is the paper's
+    "judging": Method("LaSeR with judging updates", ("recipes/word_problems_judging",)),
     "grpo": Method("GRPO", ("baselines/grpo",)),
     "rise": Method("RISE", ("baselines/rise", "recipes/word_problems_rise")),
-    "lora": Method("LaSeR with judging updates, LoRA", ("recipes/word_problems_lora",)),
+    "lora": Method("LaSeR, LoRA", ("recipes/word_problems_lora",)),
 }
 """The rows of the table, by their short names."""
 

@@ -131,7 +131,7 @@ def test_other_files_are_refused(command: Command, tmp_path: Path) -> None:
     [
         ("--model", "nowhere", r"--model: .*nowhere is no directory of a transformers model"),
         ("--problems", "nowhere.jsonl", r"--problems: there is no file .*nowhere\.jsonl"),
-        ("--rows", "laser,dapo", "--rows: there is no row 'dapo': name some of laser, published, grpo, rise, lora"),
+        ("--rows", "laser,dapo", "--rows: there is no row 'dapo': name some of laser, judging, grpo, rise, lora"),
         ("--out", __file__, r"--out: .*test_pretrained\.py is a file: name a directory"),
     ],
 )

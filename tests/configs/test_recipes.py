@@ -40,7 +40,13 @@ def test_the_supervised_stage(in_folder: Path, chat_model_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "overlays", [(), ("recipes/word_problems_lora",), ("baselines/rise", "recipes/word_problems_rise")]
+    "overlays",
+    [
+        (),
+        ("recipes/word_problems_lora",),
+        ("recipes/word_problems_judging",),
+        ("baselines/rise", "recipes/word_problems_rise"),
+    ],
 )
 def test_a_step_of_reinforcement_learning(
     overlays: tuple[str, ...],
@@ -58,7 +64,7 @@ def test_a_step_of_reinforcement_learning(
 
 
 @pytest.mark.parametrize("name", BASELINES)
-@pytest.mark.parametrize("below", [(), ("recipes/word_problems_gpu",), ("recipes/word_problems_lora",)])
+@pytest.mark.parametrize("below", [(), ("recipes/word_problems_gpu",), ("recipes/word_problems_judging",)])
 def test_baselines_overlay_the_recipe(name: str, below: tuple[str, ...]) -> None:
     """What a baseline sets is there, and what it leaves out (judging updates) is out."""
     own = yaml.safe_load(load_configs([f"baselines/{name}"]).text)
