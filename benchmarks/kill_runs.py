@@ -1,8 +1,11 @@
 """Kills a small run with SIGKILL at random moments until it is done, and compares it with a run that nobody killed.
 
     python benchmarks/kill_runs.py --kills 20 --strategies single zero2
+    python benchmarks/kill_runs.py --kills 20 --strategies zero2 --ahead
 
-For each kill it prints what the processes were doing, at which step, and from which checkpoint the next start goes on.
+With --ahead the engine is a process of its own, which draws the next round while the update runs; it is not killed, and
+has to end by itself. For each kill it prints what the processes were doing, at which step, and from which checkpoint
+the next start goes on.
 The run saves every 4 steps. It exits with 1 if more than those were lost, or if a single bit of the last checkpoint
 (weights, optimizer, schedule, data position, random states) differs.
 """
@@ -61,6 +64,13 @@ figures: null
 report: null
 summary: null
 """
+AHEAD = """
+model:
+  init_args:
+    engine: {class_path: laser_lightning.EngineProcess, init_args: {threads: 1}}
+    rollout: {ahead: 1}
+    update: {mini_batches: 1}
+"""
 NOTES = """
 import os
 from pathlib import Path
@@ -101,7 +111,7 @@ class Notes(Callback):
 
             return call
 
-        pl_module.sample = noted(pl_module.sample, "rollout")
+        pl_module.sample_groups = noted(pl_module.sample_groups, "rollout")
         pl_module.update_policy = noted(pl_module.update_policy, "update")
         trainer.save_checkpoint = noted(trainer.save_checkpoint, "save")
         note("other")
@@ -113,7 +123,7 @@ def start(directory: Path, strategy: str, run: str, steps: int) -> subprocess.Po
     processes = 1 if strategy == "single" else 2
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if processes == 2 else []
     overlay = ["--config", f"strategy/{strategy}", "--trainer.devices", "2"] if processes == 2 else []
-    options = ["--config", "run.yaml", *overlay, "--run_dir", run, "--ckpt_path", "auto"]
+    options = ["--config", "run.yaml", "--config", "rollouts.yaml", *overlay, "--run_dir", run, "--ckpt_path", "auto"]
     command = [sys.executable, *torchrun, "-m", "laser_lightning", "fit", *options, "--trainer.max_steps", str(steps)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     with (directory / "log").open("wb") as log:
@@ -195,6 +205,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--strategies", nargs="+", default=["single", "zero2"])
+    parser.add_argument("--ahead", action="store_true", help="draw each round during the update before it")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     steps = EVERY * 2 * given.kills
@@ -204,6 +215,7 @@ def main() -> int:
     for strategy in given.strategies:
         directory, chance = Path(tempfile.mkdtemp()), random.Random(given.seed)
         (directory / "run.yaml").write_text(CONFIG)
+        (directory / "rollouts.yaml").write_text(AHEAD if given.ahead else "{}")
         (directory / "notes.py").write_text(NOTES)
         if start(directory, strategy, "whole", steps).wait():
             raise SystemExit((directory / "log").read_text()[-5000:])
