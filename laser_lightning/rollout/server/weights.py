@@ -1,14 +1,12 @@
 """Weights on their way to servers: as files in a directory that the trainer and the servers share."""
 
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
 from typing import Literal
 
 from safetensors.torch import save_file
-from torch import Tensor
 
-from laser_lightning.policy.weight_stream import WeightStream
+from laser_lightning.policy.weight_stream import WeightStream, parts_of
 from laser_lightning.rollout.server.client import ServerError, VLLMClient
 
 SHARD_BYTES = 1 << 30
@@ -24,19 +22,8 @@ def write_weights(weights: WeightStream, directory: Path) -> None:
         weights: to its end.
         directory: where it stands; the files are ``weights-00000.safetensors``, ...
     """
-    held: dict[str, Tensor] = {}
-    files = count()
-
-    def flush() -> None:
-        save_file(held, directory / f"weights-{next(files):05}.safetensors")
-        held.clear()
-
-    for name, weight in weights:
-        held[name] = weight.detach().to("cpu", copy=True).contiguous()  # the stream takes it back
-        if sum(tensor.nbytes for tensor in held.values()) >= SHARD_BYTES:
-            flush()
-    if held:
-        flush()
+    for number, (part, _) in enumerate(parts_of(weights, SHARD_BYTES)):
+        save_file(part, directory / f"weights-{number:05}.safetensors")
 
 
 def give_weights(client: VLLMClient, directory: str, version: str, under_way: Literal["abort", "keep"]) -> None:
