@@ -9,6 +9,7 @@ from laser_lightning.rollout.process.engine import EngineProcess
 from laser_lightning.rollout.recorded import RecordedSolutions
 from laser_lightning.rollout.server.engine import VLLMServerEngine
 from laser_lightning.rollout.server.file_transfer import FileTransfer
+from laser_lightning.rollout.server.nccl_transfer import NCCLTransfer
 from laser_lightning.rollout.server.transfer import WeightTransfer
 from laser_lightning.rollout.settings import RolloutSettings
 from laser_lightning.rollout.transformers.engine import TransformersEngine
@@ -21,6 +22,7 @@ __all__ = [
     "EngineProcess",
     "FileTransfer",
     "KeptSource",
+    "NCCLTransfer",
     "RecordedSolutions",
     "RolloutEngine",
     "RolloutSettings",
