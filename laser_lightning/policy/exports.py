@@ -25,6 +25,7 @@ from laser_lightning.policy.lora import (
     weights_in_model,
 )
 from laser_lightning.policy.model import Policy
+from laser_lightning.policy.weight_stream import whole_on_meta
 
 ADAPTER_EXPORT = "adapter export"
 
@@ -59,7 +60,7 @@ def try_exports(policy: Policy, tokenizer: PreTrainedTokenizerBase) -> list[Expo
     lm = policy.lm
     whole = "export" if policy.adapters is None else "merged export"
     with _quiet(), torch.random.fork_rng(), TemporaryDirectory() as directory:
-        state = {name: _shape_of(tensor) for name, tensor in lm.state_dict(keep_vars=True).items()}
+        state = {name: whole_on_meta(tensor) for name, tensor in lm.state_dict(keep_vars=True).items()}
         try:
             plain = _save_and_load(lm, dict(merged_weights(lm, state)), tokenizer, Path(directory))
         except Exception as error:  # of whatever is wrong with a model
@@ -137,11 +138,6 @@ def _load_adapter(lm: PreTrainedModel, state: dict[str, Tensor], plain: PreTrain
 
 def _shapes_of(weights: dict[str, Tensor]) -> set[tuple[str, tuple[int, ...]]]:
     return {(name, tuple(value.shape)) for name, value in weights.items()}
-
-
-def _shape_of(tensor: Tensor) -> Tensor:
-    """A tensor on the meta device; of one that ZeRO-3 shards, the whole."""
-    return torch.empty(getattr(tensor, "ds_shape", tensor.shape), dtype=tensor.dtype, device="meta")
 
 
 def _sentence(lm: PreTrainedModel, way: str, error: Exception) -> str:

@@ -1,8 +1,9 @@
 """A model's weights on their way to somebody else who computes with them: whole, in order, and never all at once."""
 
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -45,13 +46,66 @@ def stream_weights(lm: PreTrainedModel, hold: Hold = unsharded) -> Generator[tup
         Names and tensors. With LoRA one merged weight is computed at a time, where the checkpoint has the names of the
         model.
     """
-    state = lm.state_dict(keep_vars=True)
+    yield from _weights_of(lm, lm.state_dict(keep_vars=True), hold)
+
+
+def _weights_of(lm: PreTrainedModel, state: Mapping[str, Tensor], hold: Hold) -> Iterator[tuple[str, Tensor]]:
     nothing: dict[str, Tensor] = {}
     has_own_names = revert_weight_conversion(lm, nothing) is nothing
     for names in layers_of(state):
         with hold([value for name in names if isinstance(value := state[name], nn.Parameter)]):
             merged = merged_weights(lm, {name: state[name].detach() for name in names})
             yield from merged if has_own_names else revert_weight_conversion(lm, dict(merged)).items()
+
+
+@dataclass(frozen=True)
+class WeightShape:
+    """What a weight of a stream is, before it is there.
+
+    Attributes:
+        name: in a checkpoint of transformers.
+        dtype: its type.
+        shape: of the whole.
+    """
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+@torch.no_grad()
+def weight_shapes(lm: PreTrainedModel) -> list[WeightShape]:
+    """What ``stream_weights`` will yield, in its order. Nothing is gathered, and no rank needs the others for it."""
+    state = {name: whole_on_meta(tensor) for name, tensor in lm.state_dict(keep_vars=True).items()}
+    weights = _weights_of(lm, state, unsharded)
+    return [WeightShape(name, weight.dtype, tuple(weight.shape)) for name, weight in weights]
+
+
+def whole_on_meta(tensor: Tensor) -> Tensor:
+    """A tensor without memory, on the meta device; of one that ZeRO-3 shards, the whole."""
+    return torch.empty(getattr(tensor, "ds_shape", tensor.shape), dtype=tensor.dtype, device="meta")
+
+
+def parts_of(weights: WeightStream, most_bytes: int) -> Iterator[tuple[dict[str, Tensor], bool]]:
+    """Copy a stream to the CPU, a part at a time.
+
+    Args:
+        weights: to its end.
+        most_bytes: of a part; a larger weight is a part of its own.
+
+    Yields:
+        Names and weights, and whether these are the last ones. Without weights it is one part, of none.
+    """
+    part: dict[str, Tensor] = {}
+    held = 0
+    for name, weight in weights:
+        if part and held + weight.nbytes > most_bytes:
+            yield part, False
+            part, held = {}, 0
+        # A copy: what is gathered lasts until the next layer, and tied weights share memory.
+        part[name] = weight.detach().to("cpu", copy=True).contiguous()
+        held += weight.nbytes
+    yield part, True
 
 
 def layers_of(names: Iterable[str]) -> list[list[str]]:

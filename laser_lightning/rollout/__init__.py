@@ -8,6 +8,9 @@ from laser_lightning.rollout.engine import RolloutEngine, Sampling
 from laser_lightning.rollout.process.engine import EngineProcess
 from laser_lightning.rollout.recorded import RecordedSolutions
 from laser_lightning.rollout.server.engine import VLLMServerEngine
+from laser_lightning.rollout.server.file_transfer import FileTransfer
+from laser_lightning.rollout.server.nccl_transfer import NCCLTransfer
+from laser_lightning.rollout.server.transfer import WeightTransfer
 from laser_lightning.rollout.settings import RolloutSettings
 from laser_lightning.rollout.transformers.engine import TransformersEngine
 from laser_lightning.rollout.vllm.engine import VLLMEngine
@@ -17,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EngineProcess",
+    "FileTransfer",
     "KeptSource",
+    "NCCLTransfer",
     "RecordedSolutions",
     "RolloutEngine",
     "RolloutSettings",
@@ -26,6 +31,7 @@ __all__ = [
     "VLLMEngine",
     "VLLMServerEngine",
     "WeightStream",
+    "WeightTransfer",
 ]
 
 # Sources know the trainer, without which the scorer does.

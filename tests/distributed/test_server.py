@@ -9,8 +9,10 @@ import pytest
 
 from laser_lightning.policy.model import Policy
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "rollout/server"))
-from fake_vllm import FakeServer, FakeVLLM
+from fake_server import FakeServer
+from fake_vllm import FakeVLLM
 
 pytestmark = pytest.mark.distributed
 

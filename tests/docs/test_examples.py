@@ -18,6 +18,13 @@ from typing import Any
 import pytest
 import torch
 
+from laser_lightning.policy.model import Policy
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "rollout/server"))
+from fake_server import FakeServer
+from fake_vllm import FakeVLLM
+
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = sorted((DOCS / "examples").glob("*.py"))
 SHORT = [
@@ -344,6 +351,29 @@ def test_a_rollout_engine_in_a_process_draws_ahead(tmp_path: Path) -> None:
     mismatches = [float(row["train/mismatch/token_log_prob"]) for row in rows]
     assert mismatches[0] < 1e-4 < mismatches[1]
     assert all(0.9 < float(row["train/importance_weight"]) < 1.1 for row in rows)
+
+
+def test_a_way_of_weights_to_servers(tmp_path: Path, make_policy: Callable[..., Policy]) -> None:
+    vllm = FakeVLLM(make_policy("embedded").lm.eval())
+    before = [weight.clone() for weight in vllm.lm.parameters()]
+    server = FakeServer(vllm.answers)
+    server.start()
+    options = [
+        "--config=engine/server",
+        f"--model.engine.urls=[{server.url}]",
+        "--model.sampling.max_response_tokens=20",
+    ]
+    options += ["--model.engine.weight_transfer=my_transfer.HalfSizeFiles", "--model.self_reward.reference=-10"]
+    options += ["--model.engine.weight_transfer.dtype=bfloat16", "--data.prompts_per_step=4", "--model.group_size=4"]
+    fit("my_transfer.py", *options, directory=tmp_path)
+    server.stop()
+    assert server.count("/collective_rpc") >= 2  # a step in which nobody learns anything is taken again
+    weights = list(vllm.lm.parameters())
+    assert all(torch.equal(weight, weight.bfloat16().float()) for weight in weights)
+    assert not all(torch.equal(weight, old) for weight, old in zip(weights, before, strict=True))
+    gaps = [float(row["train/mismatch/token_log_prob"]) for row in steps(tmp_path / "run")]
+    assert len(gaps) >= 2
+    assert all(1e-6 < gap < 0.1 for gap in gaps)
 
 
 def test_an_optimizer(tmp_path: Path) -> None:

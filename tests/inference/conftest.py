@@ -1,11 +1,9 @@
 """A server in a thread that answers as ``vllm serve`` does, of a tiny model that it runs plainly in transformers."""
 
-import json
-import threading
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from fake_server import FakeServer
 
 
 @dataclass
@@ -26,7 +27,6 @@ class FakeVLLM:
         root: where it says that the model was loaded from.
         plugin: ids of the reward token and of ``<eos>`` where this project's plugin is installed; None without it.
         mode: vLLM's ``--logprobs-mode``.
-        asked: what came, each with its route.
     """
 
     lm: Any
@@ -36,24 +36,29 @@ class FakeVLLM:
     plugin: tuple[int, tuple[int, ...]] | None = None
     mode: str = "raw_logprobs"
     max_model_len: int = 256
-    url: str = ""
-    asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(self.directory)
         self.logits = lru_cache(self._logits)
+        self.server = FakeServer(
+            {
+                "/v1/models": lambda asked: {
+                    "data": [{"id": "served", "root": self.root, "max_model_len": self.max_model_len}]
+                },
+                "/tokenize": lambda asked: {"tokens": self.tokenizer.encode(asked["prompt"], add_special_tokens=False)},
+                "/v1/completions": self.complete,
+            }
+        )
+
+    @property
+    def url(self) -> str:
+        return self.server.url
 
     def of(self, route: str) -> list[dict[str, Any]]:
         """What came to a route."""
-        return [asked for called, asked in self.asked if called == route]
+        return [asked for called, asked in self.server.calls if called == route]
 
-    def answer(self, route: str, asked: dict[str, Any]) -> Any:
-        self.asked.append((route, asked))
-        if route == "/v1/models":
-            return {"data": [{"id": "served", "root": self.root, "max_model_len": self.max_model_len}]}
-        if route == "/tokenize":
-            return {"tokens": self.tokenizer.encode(asked["prompt"], add_special_tokens=False)}
-        assert route == "/v1/completions"
+    def complete(self, asked: dict[str, Any]) -> Any:
         ids, places, stopped = self.draw(asked)
         logprobs = {
             "token_logprobs": [log_probs[token] for token, log_probs in zip(ids, places, strict=True)],
@@ -113,35 +118,10 @@ def serve_model() -> Iterator[Callable[..., FakeVLLM]]:
         of_tokens = torch.zeros(lm.config.vocab_size)
         of_tokens[list(bias)] = torch.tensor(list(bias.values()))
         fake = FakeVLLM(lm, of_tokens, directory, **{"root": str(directory), **options})
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.reply()
-
-            def do_POST(self) -> None:
-                self.reply()
-
-            def reply(self) -> None:
-                content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                body = json.dumps(fake.answer(self.path, json.loads(content) if content else {})).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                """Keep quiet."""
-
-        class Server(ThreadingHTTPServer):
-            request_queue_size = 128  # many connect at once
-
-        server = Server(("127.0.0.1", 0), Handler)
-        fake.url = f"http://127.0.0.1:{server.server_address[1]}"
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        started.append(server)
+        fake.server.start()
+        started.append(fake.server)
         return fake
 
     yield serve
     for server in started:
-        server.shutdown()
-        server.server_close()
+        server.stop()

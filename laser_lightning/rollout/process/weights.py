@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from laser_lightning.policy.weight_stream import WeightStream
+from laser_lightning.policy.weight_stream import WeightStream, parts_of
 
 AT_ONCE_BYTES = 2**26
 """Tensors are handed on when they have come to so many bytes: bounds the copies on both sides."""
@@ -36,17 +36,8 @@ def write_weights(weights: WeightStream, file: int) -> Iterator[tuple[int, bool]
     Yields:
         The bytes of a part, and whether it is the last one.
     """
-    part: dict[str, Tensor] = {}
-    held = 0
-    for name, value in weights:
-        size = value.numel() * value.element_size()
-        if part and held + size > AT_ONCE_BYTES:
-            yield _write(part, file), False
-            part, held = {}, 0
-        # A copy: what is gathered lasts until the next layer, and tied weights share memory.
-        part[name] = value.detach().to("cpu", copy=True).contiguous()
-        held += size
-    yield _write(part, file), True
+    for part, is_last in parts_of(weights, AT_ONCE_BYTES):
+        yield _write(part, file), is_last
 
 
 def _write(part: dict[str, Tensor], file: int) -> int:

@@ -289,11 +289,52 @@ class VLLMClient:
         body = {"method": "reload_weights", "kwargs": {"weights_path": directory}}
         self._trainers("POST", "/collective_rpc", body, seconds or self.server.limits.answer_seconds)
 
+    # vLLM's own weight transfer: servers started with --weight-transfer-config. None of it is tried twice.
+
+    def worker_count(self) -> int:
+        """Processes that compute for the server, over tensor, pipeline and data parallelism."""
+        return int(self._trainers("GET", "/get_world_size")["world_size"])
+
+    def join_weight_transfer(self, init_info: Mapping[str, Any], seconds: float) -> None:
+        """Have all of the server's workers meet the trainer's side of the transfer; returns when they have.
+
+        Args:
+            init_info: where and how, by the backend (vLLM's ``NCCLWeightTransferInitInfo``).
+            seconds: limit on the time.
+        """
+        self._trainers("POST", "/init_weight_transfer_engine", {"init_info": init_info}, seconds, attempts=1)
+
+    def leave_weight_transfer(self) -> None:
+        """Have the server's workers forget the trainer's side, whether it is still there or not."""
+        self._trainers("POST", "/shutdown_weight_transfer_engine", attempts=1)
+
+    def start_weight_update(self) -> None:
+        """Have the workers expect weights."""
+        self._trainers("POST", "/start_weight_update", seconds=self.server.limits.answer_seconds, attempts=1)
+
+    def update_weights(self, update_info: Mapping[str, Any]) -> None:
+        """Have the workers receive weights; returns when all of them are there.
+
+        Args:
+            update_info: what comes, by the backend (vLLM's ``NCCLWeightTransferUpdateInfo``).
+        """
+        limit = self.server.limits.answer_seconds
+        self._trainers("POST", "/update_weights", {"update_info": update_info}, limit, attempts=1)
+
+    def finish_weight_update(self) -> None:
+        """Have the workers compute with the weights that came."""
+        self._trainers("POST", "/finish_weight_update", seconds=self.server.limits.answer_seconds, attempts=1)
+
     def _trainers(
-        self, method: str, route: str, body: Mapping[str, Any] | None = None, seconds: float | None = _SHORT_SECONDS
+        self,
+        method: str,
+        route: str,
+        body: Mapping[str, Any] | None = None,
+        seconds: float | None = _SHORT_SECONDS,
+        attempts: int | None = None,
     ) -> Any:
         try:
-            return self.server.call(method, route, body, seconds)
+            return self.server.call(method, route, body, seconds, attempts)
         except RequestRefused as error:
             if error.status != 404:
                 raise

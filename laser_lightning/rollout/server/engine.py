@@ -1,19 +1,15 @@
 """An engine on servers of vLLM: rollouts on devices of their own, beside the trainer or elsewhere."""
 
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from functools import partial
-from pathlib import Path
-from tempfile import mkdtemp
 from threading import current_thread, main_thread
 from typing import Any, TypeVar
 from uuid import uuid4
 
 import torch
-from safetensors import SafetensorError
 
 from laser_lightning.distributed.balancing import dealt
 from laser_lightning.errors import UserError
@@ -24,16 +20,15 @@ from laser_lightning.rollout.engine import RolloutEngine, Sampling
 from laser_lightning.rollout.server.client import (
     Limits,
     RequestRefused,
-    ServerError,
-    ServerFailed,
     TokenRequest,
     VLLMClient,
     WrongModel,
 )
 from laser_lightning.rollout.server.dispatch import Dispatch, Perseverance
+from laser_lightning.rollout.server.file_transfer import FileTransfer
+from laser_lightning.rollout.server.transfer import WeightTransfer
 from laser_lightning.rollout.server.ways import Draw, Wanted, draw_in_two_requests, way_of
-from laser_lightning.rollout.server.weights import give_weights, write_weights
-from laser_lightning.rollout.vllm.comparison import compare
+from laser_lightning.rollout.vllm.comparison import FirstResponse
 from laser_lightning.rollout.vllm.responses import Response, as_rollouts, begin_responses
 
 ResultT = TypeVar("ResultT")
@@ -49,23 +44,22 @@ class VLLMServerEngine(RolloutEngine):
     the prefix cache. Each response has a seed of its own, drawn from the generator: which server draws it, and with
     which others, changes float rounding alone. ``VLLMEngine`` draws the same tokens.
 
-    Rank 0 writes the weights into a directory, a layer at a time, and has each server load them; every version has a
-    label of its own. Before a round begins each server is asked for its label, and with each response comes the label
-    of the weights that drew it. A server that was started again loads the weights anew before it generates. A server
-    that dies, or answers too late, leaves its responses to the others; where none is left, the round waits for one.
-    Every call has a time limit. Rounds may be drawn ahead (``rollout.ahead``).
+    Rank 0 brings the weights to the servers, a layer at a time: through files, or another ``weight_transfer``. Every
+    version has a label of its own. Before a round begins each server is asked for its label, and with each response
+    comes the label of the weights that drew it. A server that was started again gets the weights anew before it
+    generates. A server that dies, or answers too late, leaves its responses to the others; where none is left, the
+    round waits for one. Every call has a time limit. Rounds may be drawn ahead (``rollout.ahead``).
 
     Args:
         urls: addresses of the servers, such as ``[http://node1:8000, http://node2:8000]``.
-        weights_directory: where weights are handed over, at the same path for rank 0 and all servers; of one run at a
-            time, since what an earlier one left there is deleted. It needs room for two copies of the weights. null for
-            a temporary one, which servers of the same machine see.
+        weights_directory: the directory of ``FileTransfer``, in short.
         model: name of the model on the servers; null for the one that they have.
         requests_at_once: most requests of a rank that are under way on a server; vLLM decodes up to its own
             ``--max-num-seqs`` together and lets the others wait.
         limits: how long a call is waited for.
         perseverance: how much goes wrong before the run is given up.
         api_key_variable: environment variable with the key of ``vllm serve --api-key``; null for none.
+        weight_transfer: how weights get to the servers.
 
     Raises:
         UserError: if an argument is out of range, or a variable is not set.
@@ -83,6 +77,7 @@ class VLLMServerEngine(RolloutEngine):
         limits: Limits = Limits(),
         perseverance: Perseverance = Perseverance(),
         api_key_variable: str | None = None,
+        weight_transfer: WeightTransfer = FileTransfer(),
     ) -> None:
         if not urls or len(set(urls)) < len(urls) or requests_at_once < 1:
             raise UserError(
@@ -93,11 +88,17 @@ class VLLMServerEngine(RolloutEngine):
             raise UserError(f"The environment variable {api_key_variable} (engine.api_key_variable) is not set.")
         key = None if api_key_variable is None else os.environ[api_key_variable]
         self.servers = [_TrainedServer(VLLMClient(url, model, limits, key)) for url in urls]
-        self.weights_directory, self.requests_at_once = weights_directory, requests_at_once
-        self.perseverance = perseverance
-        self._stale, self._compared, self._met = True, False, False
-        self._version, self._files = "", Path()  # of the weights that were handed over last
-        self._root: Path | None = None  # of rank 0
+        if weights_directory is not None:
+            if type(weight_transfer) is not FileTransfer or weight_transfer.directory is not None:
+                raise UserError(
+                    f"engine.weights_directory ({weights_directory}) is the directory of a FileTransfer, in short: "
+                    "leave it out beside an engine.weight_transfer that has one, or needs none."
+                )
+            weight_transfer = FileTransfer(weights_directory)
+        self.weight_transfer = copy(weight_transfer)
+        self.requests_at_once, self.perseverance = requests_at_once, perseverance
+        self._stale, self._met, self._first_response = True, False, FirstResponse()
+        self._version = self._receipt = ""  # of the weights that were handed over last
 
     # ---------------------------------------------------------------- rollouts
 
@@ -128,14 +129,8 @@ class VLLMServerEngine(RolloutEngine):
                 self.perseverance,
             ).run(servers, shares, self.progress)
         rollouts = as_rollouts(policy, prompts, responses, len(reward_token_ids))
-        if (
-            responses
-            and not (self._compared or beside_update)
-            and all(parameter.numel() for parameter in policy.lm.parameters())
-        ):
-            first = responses[0]
-            compare(policy, first.prompt, first.ids, first.log_probs, sampling.temperature or 1.0)
-            self._compared = True
+        if not beside_update:
+            self._first_response.compare(policy, responses, sampling)
         return rollouts
 
     def _spread(
@@ -155,7 +150,7 @@ class VLLMServerEngine(RolloutEngine):
         client = server.client
         if client.weight_version() != self._version:
             server.forget()
-            give_weights(client, str(self._files), self._version, "keep")  # other ranks may draw on it just now
+            self.weight_transfer.send_again(client, self._version, self._receipt)
         if longest > server.max_model_len:
             raise UserError(
                 f"The longest prompt, sampling.max_response_tokens and the reward token are {longest} tokens, and do "
@@ -176,72 +171,36 @@ class VLLMServerEngine(RolloutEngine):
         if not self._stale:
             return
         # Behind this all ranks have arrived: none of them draws with the weights of before.
-        version, directory = _of_rank_0(lambda: self._begin(policy))
+        version = _of_rank_0(lambda: self._begin(policy))
+        receipt = ""
         failure: Exception | None = None
         with weights as stream:
             if _rank() == 0:
-                failure = _tried(lambda: write_weights(stream, Path(directory)))
-        _of_rank_0(lambda: self._send(version, directory, failure))
-        self._version, self._files = version, Path(directory)
-        self._stale = self._compared = False
+                clients = [server.client for server in self.servers]
+                try:
+                    receipt = self.weight_transfer.send(stream, policy, version, clients)
+                except Exception as error:  # raised where other ranks do not wait for the rest of the stream
+                    failure = error
+        self._receipt = _of_rank_0(lambda: _unless(failure, receipt))
+        self._version, self._stale = version, False
+        self._first_response.weights_came()
 
-    def _begin(self, policy: Policy) -> tuple[str, str]:
-        """Meet the servers, the first time; a new version's label, and the directory for its weights."""
+    def _begin(self, policy: Policy) -> str:
+        """Meet the servers, the first time; the label of a new version."""
         if not self._met:
             for server in self.servers:
                 _check_model(server.client, policy)
+            self.weight_transfer.check([server.client for server in self.servers], policy)
             self._met = True
-        try:
-            if self._root is None:
-                given = self.weights_directory
-                self._root = Path(mkdtemp(prefix="laser-weights-") if given is None else given).absolute()
-                for left_over in self._root.glob("weights-*"):
-                    shutil.rmtree(left_over)
-            version = uuid4().hex
-            directory = self._root / f"weights-{version}"
-            directory.mkdir(parents=True)
-        except OSError as error:
-            raise UserError(f"Weights cannot be written: {error}. Change engine.weights_directory.") from error
-        return version, str(directory)
-
-    def _send(self, version: str, directory: str, failure: Exception | None) -> None:
-        """Have all servers load the weights. One that is not there does so when it is back (``_make_ready``)."""
-        if failure is not None:
-            raise UserError(
-                f"Weights cannot be written to {directory} ({failure}): give engine.weights_directory a directory with "
-                "room for two copies of them."
-            ) from failure
-
-        def give(server: _TrainedServer) -> ServerError | None:
-            try:
-                give_weights(server.client, directory, version, "abort")  # nobody waits for what is under way
-            except ServerError as error:
-                return error
-            return None
-
-        with ThreadPoolExecutor(len(self.servers)) as pool:
-            errors = [error for error in pool.map(give, self.servers) if error is not None]
-        if len(errors) == len(self.servers) and any(isinstance(e, ServerFailed | RequestRefused) for e in errors):
-            raise UserError(
-                f"No server has loaded the weights. {' '.join(map(str, errors))} Has it the policy's architecture, "
-                f"and does it see {directory} (engine.weights_directory)?"
-            )
-        if errors:
-            from lightning.pytorch.utilities import rank_zero_warn  # the scorer decodes without the trainer
-
-            rank_zero_warn(f"Weights have not reached every server. {' '.join(map(str, errors))}")
-        if self._files != Path():
-            shutil.rmtree(self._files, ignore_errors=True)
+        return uuid4().hex
 
     def close(self) -> None:
-        """Delete the weights that were handed over; the servers go on, with those that they have."""
-        if self._root is not None:
-            of_this_run = self._root.glob("weights-*") if self.weights_directory is not None else [self._root]
-            for directory in of_this_run:
-                shutil.rmtree(directory, ignore_errors=True)
+        """Let the servers go on by themselves, with the weights that they have."""
+        self.weight_transfer.close()
         for server in self.servers:
             server.forget()
-        self._root, self._files, self._stale, self._compared, self._met = None, Path(), True, False, False
+        self._stale, self._met = True, False
+        self._first_response.weights_came()
 
 
 class _TrainedServer:
@@ -319,9 +278,7 @@ def _of_rank_0(do: Callable[[], ResultT]) -> ResultT:
     return result
 
 
-def _tried(do: Callable[[], None]) -> Exception | None:
-    try:
-        do()
-    except (OSError, SafetensorError) as error:  # such as a full disk
-        return error
-    return None
+def _unless(failure: Exception | None, result: ResultT) -> ResultT:
+    if failure is not None:
+        raise failure
+    return result

@@ -93,7 +93,14 @@ class Server:
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key}"
 
-    def call(self, method: str, route: str, body: Mapping[str, Any] | None = None, seconds: float | None = None) -> Any:
+    def call(
+        self,
+        method: str,
+        route: str,
+        body: Mapping[str, Any] | None = None,
+        seconds: float | None = None,
+        attempts: int | None = None,
+    ) -> Any:
         """Send a request, and return its answer.
 
         Args:
@@ -101,6 +108,7 @@ class Server:
             route: such as ``/health``.
             body: sent as JSON.
             seconds: limit on the time, in place of ``limits.answer_seconds``.
+            attempts: in place of ``limits.attempts``; 1 for what must not be done twice.
 
         Returns:
             What the JSON says; None where the answer has no body.
@@ -108,11 +116,12 @@ class Server:
         Raises:
             ServerError: one of its kinds.
         """
-        for attempt in range(1, self.limits.attempts + 1):
+        most = attempts or self.limits.attempts
+        for attempt in range(1, most + 1):
             try:
                 return self._call(method, route, body, seconds or self.limits.answer_seconds)
             except (ServerUnreachable, _Busy):
-                if attempt == self.limits.attempts:
+                if attempt == most:
                     raise
                 time.sleep(self.limits.pause_seconds * 2 ** (attempt - 1))
         raise AssertionError

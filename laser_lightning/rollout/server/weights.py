@@ -1,14 +1,12 @@
-"""Weights on their way to servers: as files in a directory that the trainer and the servers share."""
+"""Weights of servers: how they change without a response that mixes them, and how they lie in a directory."""
 
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
 from typing import Literal
 
 from safetensors.torch import save_file
-from torch import Tensor
 
-from laser_lightning.policy.weight_stream import WeightStream
+from laser_lightning.policy.weight_stream import WeightStream, parts_of
 from laser_lightning.rollout.server.client import ServerError, VLLMClient
 
 SHARD_BYTES = 1 << 30
@@ -24,19 +22,8 @@ def write_weights(weights: WeightStream, directory: Path) -> None:
         weights: to its end.
         directory: where it stands; the files are ``weights-00000.safetensors``, ...
     """
-    held: dict[str, Tensor] = {}
-    files = count()
-
-    def flush() -> None:
-        save_file(held, directory / f"weights-{next(files):05}.safetensors")
-        held.clear()
-
-    for name, weight in weights:
-        held[name] = weight.detach().to("cpu", copy=True).contiguous()  # the stream takes it back
-        if sum(tensor.nbytes for tensor in held.values()) >= SHARD_BYTES:
-            flush()
-    if held:
-        flush()
+    for number, (part, _) in enumerate(parts_of(weights, SHARD_BYTES)):
+        save_file(part, directory / f"weights-{number:05}.safetensors")
 
 
 def give_weights(client: VLLMClient, directory: str, version: str, under_way: Literal["abort", "keep"]) -> None:
@@ -51,15 +38,54 @@ def give_weights(client: VLLMClient, directory: str, version: str, under_way: Li
     Raises:
         ServerError: if it fails. The server then generates again, but its label is not that of the version.
     """
+    begin_change(client, under_way)
+    try:
+        client.reload_weights(directory)
+    except ServerError:
+        break_off_change(client)
+        raise
+    end_change(client, version)
+
+
+def begin_change(client: VLLMClient, under_way: Literal["abort", "keep"]) -> None:
+    """Pause a server, and label its weights as incomplete.
+
+    Args:
+        client: of the server.
+        under_way: whether responses under way are dropped or go on behind the change.
+
+    Raises:
+        ServerError: if it fails. The server then generates again.
+    """
     client.pause(under_way)
     try:
         client.set_weight_version(INCOMPLETE)
-        client.reload_weights(directory)
+    except ServerError:
+        break_off_change(client)
+        raise
+
+
+def end_change(client: VLLMClient, version: str) -> None:
+    """Label a server's weights, all of which are there, and have it generate again.
+
+    Args:
+        client: of the server.
+        version: the label.
+
+    Raises:
+        ServerError: if it fails. The server then generates again, but its label may not be that of the version.
+    """
+    try:
         # Where something is still in use this does nothing, and need not: requests bring the version as a salt.
         client.reset_prefix_cache()
         client.set_weight_version(version)
     except ServerError:
-        with suppress(ServerError):
-            client.resume()
+        break_off_change(client)
         raise
     client.resume()
+
+
+def break_off_change(client: VLLMClient) -> None:
+    """Have a server generate again, whose label says that its weights are incomplete; if it still answers."""
+    with suppress(ServerError):
+        client.resume()

@@ -7,9 +7,38 @@ import torch
 from laser_lightning.errors import UserError
 from laser_lightning.policy.logprobs import token_statistics
 from laser_lightning.policy.model import Policy
+from laser_lightning.rollout.engine import Sampling
+from laser_lightning.rollout.vllm.responses import Response
 
 LARGEST_GAP = 0.5
 """Mean difference (nats) of log-probs of a response beyond what rounding to 16 bits explains."""
+
+
+class FirstResponse:
+    """The first response behind each hand-over of weights, which is compared with a pass of the policy."""
+
+    def __init__(self) -> None:
+        self._is_due = True
+
+    def weights_came(self) -> None:
+        """Compare the next one."""
+        self._is_due = True
+
+    def compare(self, policy: Policy, responses: Sequence[Response], sampling: Sampling) -> None:
+        """Compare, if that is due, there is a response, and the policy's weights are whole.
+
+        Args:
+            policy: the model.
+            responses: of a round.
+            sampling: how they were drawn.
+
+        Raises:
+            UserError: as ``compare`` does.
+        """
+        if self._is_due and responses and all(parameter.numel() for parameter in policy.lm.parameters()):
+            first = responses[0]
+            compare(policy, first.prompt, first.ids, first.log_probs, sampling.temperature or 1.0)
+            self._is_due = False
 
 
 @torch.no_grad()

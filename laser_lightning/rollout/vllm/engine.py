@@ -18,7 +18,7 @@ from laser_lightning.policy.model import Policy
 from laser_lightning.policy.weight_stream import WeightStream, stream_weights
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.rollout.engine import RolloutEngine, Sampling
-from laser_lightning.rollout.vllm.comparison import compare
+from laser_lightning.rollout.vllm.comparison import FirstResponse
 from laser_lightning.rollout.vllm.dtype import decoding_dtype
 from laser_lightning.rollout.vllm.head import with_float32_head
 from laser_lightning.rollout.vllm.responses import SETTINGS, Response, as_rollouts, begin_responses
@@ -100,7 +100,8 @@ class VLLMEngine(RolloutEngine):
             **(engine_options or {}),
         }
         self._llm: LLM | None = None
-        self._stale = self._asleep = self._owns_process_group = self._compared = False
+        self._stale = self._asleep = self._owns_process_group = False
+        self._first_response = FirstResponse()
 
     # ---------------------------------------------------------------- rollouts
 
@@ -124,11 +125,9 @@ class VLLMEngine(RolloutEngine):
             _decode(llm, every, sampling, reward_token_ids[0], frozenset(policy.eos_token_ids))
             for token_id in reward_token_ids[1:]:
                 _read_further(llm, every, token_id)
-        rollouts = as_rollouts(policy, prompts, every[start : start + len(mine)], len(reward_token_ids))
-        if mine and not self._compared and all(parameter.numel() for parameter in policy.lm.parameters()):
-            first = every[start]
-            compare(policy, first.prompt, first.ids, first.log_probs, sampling.temperature or 1.0)
-            self._compared = True
+        mine = every[start : start + len(mine)]
+        rollouts = as_rollouts(policy, prompts, mine, len(reward_token_ids))
+        self._first_response.compare(policy, mine, sampling)
         return rollouts
 
     def _with_neighbours(self, mine: list["Response"]) -> tuple[list["Response"], int]:
@@ -181,7 +180,8 @@ class VLLMEngine(RolloutEngine):
         client._finalizer.detach()
         client.engine_core.model_executor.shutdown()
         client.engine_core.scheduler.shutdown()
-        self._llm, self._asleep, self._compared = None, False, False
+        self._llm, self._asleep = None, False
+        self._first_response.weights_came()
         _remove_shared_memory()
         destroy_model_parallel()
         if self._owns_process_group:
@@ -199,7 +199,7 @@ class VLLMEngine(RolloutEngine):
         if self._stale:
             with weights as stream:
                 self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": stream})
-            self._compared = False
+            self._first_response.weights_came()
         if self._asleep:
             self._llm.wake_up(tags=["kv_cache"])
         if self._stale:

@@ -1,4 +1,4 @@
-"""Starts the servers of ``fake_vllm.py``."""
+"""Starts the stand-ins for servers."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from transformers import PreTrainedModel
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
-from fake_vllm import Answer, FakeServer, FakeVLLM
+from fake_server import Answer, FakeServer
+from fake_vllm import FakeVLLM
 
 
 @pytest.fixture

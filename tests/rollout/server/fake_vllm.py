@@ -1,11 +1,7 @@
-"""Servers in threads: one that says what a test tells it to, and one that computes what vLLM would say."""
+"""What ``vllm serve`` would say, computed for a model."""
 
-import json
 import threading
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,64 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-Answer = Callable[[dict[str, Any]], Any]
-
-
-@dataclass
-class FakeServer:
-    """Answers routes by functions of the JSON that comes; what came is in ``calls``.
-
-    A function returns what goes back as JSON, or a status and a text, or ``...``: then the connection breaks off.
-    """
-
-    answers: dict[str, Answer]
-    calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    headers: list[dict[str, str]] = field(default_factory=list)
-    url: str = ""
-
-    def count(self, route: str) -> int:
-        return sum(called == route for called, _ in self.calls)
-
-    def start(self, port: int = 0) -> None:
-        fake = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.reply()
-
-            def do_POST(self) -> None:
-                self.reply()
-
-            def reply(self) -> None:
-                content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                asked, route = json.loads(content) if content else {}, self.path.partition("?")[0]
-                fake.calls.append((self.path, asked))
-                fake.headers.append(dict(self.headers))
-                said = fake.answers[route](asked) if route in fake.answers else (404, '{"detail": "Not Found"}')
-                if said is ...:
-                    return
-                status, text = said if isinstance(said, tuple) else (200, json.dumps(said))
-                body = text.encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                """Keep quiet."""
-
-            def handle(self) -> None:
-                with suppress(OSError):  # the test has given up waiting
-                    super().handle()
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+from fake_server import Answer
 
 
 @dataclass
@@ -85,6 +24,8 @@ class FakeVLLM:
     version: str = "default"
     paused: bool = False
     logprobs_mode: str = ""
+    weight_transfer: str | None = None
+    """Backend of ``--weight-transfer-config``."""
     trouble: Answer | None = None
     """Asked before each response; what it returns, if anything, is answered in place of that."""
     drawn: int = 0
@@ -96,6 +37,7 @@ class FakeVLLM:
         processors = ["laser_lightning.rollout.vllm.score:ScoreProcessor"] if self.processor else None
         settings = {"logprobs_mode": mode, "logits_processors": processors}
         config = {"model_config": settings, "scheduler_config": {"async_scheduling": False}}
+        config |= {"weight_transfer_config": self.weight_transfer and {"backend": self.weight_transfer}}
         return {
             "/v1/models": lambda asked: {"data": [{"id": "tiny", "root": "tiny", "max_model_len": 64}]},
             "/server_info": lambda asked: {"vllm_config": config},

@@ -40,3 +40,29 @@ def test_a_typo_below_it(capsys: pytest.CaptureFixture[str], tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     assert main([*OVERLAYS, "--model.engine.perseverance.atempts=2"]) == 2
     assert "did you mean perseverance.attempts?" in capsys.readouterr().err
+
+
+def test_ways_of_weights(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    chosen = "--model.engine.weight_transfer=NCCLTransfer"
+    with pytest.raises(SystemExit):
+        main([*OVERLAYS, chosen, "--model.engine.weight_transfer.port=29600", "--print_config"])
+    engine = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["engine"]
+    assert engine["init_args"]["weight_transfer"]["init_args"] == {
+        "master_address": None,
+        "port": 29600,
+        "join_seconds": 120.0,
+        "dtype": None,
+        "buffer_bytes": 2**30,
+    }
+    # There is no GPU here, or no vLLM: refused before anything is loaded.
+    assert main([*OVERLAYS, chosen]) == 2
+    assert "NCCLTransfer" in (said := capsys.readouterr().err)
+    assert "hand weights over as files (engine.weight_transfer: FileTransfer)" in said
+    # Typos, on the command line and in a file.
+    assert main([*OVERLAYS, "--model.engine.weight_transfer.directry=here"]) == 2
+    assert "did you mean directory?" in capsys.readouterr().err
+    path = tmp_path / "typo.yaml"
+    path.write_text("model: {init_args: {engine: {init_args: {weight_transfer: {init_args: {directry: here}}}}}}\n")
+    assert main([*OVERLAYS, "--config", str(path)]) == 2
+    assert "did you mean directory?" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ import torch
 
 from laser_lightning.errors import UserError
 from laser_lightning.policy.model import Policy
-from laser_lightning.policy.weight_stream import stream_weights
+from laser_lightning.policy.weight_stream import WeightStream, stream_weights
 from laser_lightning.records.batching import Rollouts
-from laser_lightning.rollout import Sampling, VLLMServerEngine
+from laser_lightning.rollout import FileTransfer, Sampling, VLLMServerEngine
 from laser_lightning.rollout.server.client import Limits
 from laser_lightning.rollout.server.dispatch import Perseverance
 
@@ -407,6 +407,54 @@ def test_a_temporary_directory_goes_with_the_engine(
     engine.close()
     assert list(tmp_path.iterdir()) == []
     same(draw(engine, policy), first)  # it begins anew
+
+
+class BreaksOff(FileTransfer):
+    """Fails behind the first weight."""
+
+    def send(self, weights: WeightStream, *others: Any) -> str:
+        next(weights)
+        raise UserError("no way")
+
+
+def test_a_way_that_fails_lets_the_other_ranks_gather_on(
+    serve_model: ServeModel, make_engine: MakeEngine, policy: Policy
+) -> None:
+    server, _ = serve_model(policy.lm)
+    rest = []
+
+    @contextmanager
+    def weights() -> Iterator[WeightStream]:
+        stream = stream_weights(policy.lm)
+        yield stream
+        rest.extend(stream)  # as a module does, whose ranks gather together
+
+    with pytest.raises(UserError, match="no way"):
+        make_engine(server, weights_directory=None, weight_transfer=BreaksOff()).take_weights(policy, weights())
+    assert len(rest) == len(policy.lm.state_dict()) - 1
+
+
+def test_the_directory_in_short(tmp_path: Path) -> None:
+    short = VLLMServerEngine(["http://a:1"], weights_directory=str(tmp_path))
+    long = VLLMServerEngine(["http://a:1"], weight_transfer=FileTransfer(str(tmp_path)))
+    assert [engine.weight_transfer.directory for engine in (short, long)] == [str(tmp_path)] * 2
+    with pytest.raises(
+        UserError, match=r"engine\.weights_directory \(.*\) is the directory of a FileTransfer, in short"
+    ):
+        VLLMServerEngine(["http://a:1"], weights_directory="here", weight_transfer=FileTransfer("there"))
+
+
+def test_engines_do_not_share_what_a_transfer_remembers(
+    serve_model: ServeModel, policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    engines = [VLLMServerEngine([serve_model(policy.lm)[0].url], limits=LIMITS) for _ in range(2)]
+    for engine in engines:
+        engine.take_weights(policy, nullcontext(stream_weights(policy.lm)))
+    assert len(list(tmp_path.glob("laser-weights-*/weights-*"))) == 2
+    engines[0].close()
+    assert len(list(tmp_path.glob("laser-weights-*/weights-*"))) == 1
+    engines[1].close()
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory, tiny_config: Callable, s
 def processes(model_dir: Path) -> Iterator[dict[str, Process]]:
     """One server of either way."""
     modes = {
-        "as it is": "--logprobs-mode processed_logprobs",
+        "as it is": """--logprobs-mode processed_logprobs --weight-transfer-config {"backend":"nccl"}""",
         "with processor": f"--logits-processors {PROCESSOR} --logprobs-mode processed_logits --no-async-scheduling",
     }
     started = {name: Process(model_dir, *arguments.split()) for name, arguments in modes.items()}
@@ -149,6 +149,18 @@ def test_servers_draw_what_vllm_in_process_draws(
     other = draw(in_process, policy)
     assert not torch.equal(other.response_ids, inside.response_ids)
     same(draw(both, policy), other)
+
+
+def test_what_a_server_says_of_its_weight_transfer(processes: dict[str, Process]) -> None:
+    # Its workers meet nobody here: NCCL needs CUDA.
+    for name, backend in {"as it is": "nccl", "with processor": None}.items():
+        processes[name].wait()
+        client = VLLMClient(processes[name].url)
+        assert (client.settings()["weight_transfer_config"] or {}).get("backend") == backend
+        assert client.worker_count() == 1
+        client.leave_weight_transfer()  # of nobody
+    with pytest.raises(ServerError, match="failed at /start_weight_update"):
+        client.start_weight_update()  # the one that was started without
 
 
 def test_a_model_of_other_vocabulary(
