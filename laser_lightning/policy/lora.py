@@ -4,7 +4,7 @@ import copy
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -214,8 +214,14 @@ def _merged(weight: Tensor, name: str, layer: Any, state: Mapping[str, Tensor]) 
         inner = inner.view(len(weight), -1, inner.shape[1])
         outer = outer.view(len(outer), -1, len(weight)).permute(2, 0, 1)
         transposed = getattr(layer.get_base_layer(), "is_transposed", False)  # as peft asks
-    product = outer @ inner
+    with _own_types(weight.device):
+        product = outer @ inner
     return (weight + (product.mT if transposed else product) * layer.scaling[ADAPTER]).to(weight.dtype)
+
+
+def _own_types(device: torch.device) -> AbstractContextManager[Any]:
+    """Around products that are not rounded, within a step in half precision neither; on meta nothing is computed."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _is_adapter(name: str) -> bool:

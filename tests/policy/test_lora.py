@@ -166,6 +166,14 @@ def test_adapters_are_float32_beside_bfloat16(make_adapted: MakePolicy, make_rol
 # -------------------------------------------------------------------- export
 
 
+def test_weights_merged_within_a_step_in_half_precision_are_not_rounded(make_adapted: MakePolicy) -> None:
+    lm = make_adapted().lm
+    plain = dict(merged_weights(lm, lm.state_dict()))
+    with torch.autocast("cpu", torch.bfloat16):
+        merged = dict(merged_weights(lm, lm.state_dict()))
+    assert all(torch.equal(merged[name], plain[name]) for name in plain)
+
+
 def test_merged_weights_and_adapter_are_the_model(
     tmp_path: Path,
     family: tuple[Path, float],
