@@ -63,7 +63,7 @@ def everything(policy: PolicySettings) -> LaSeRModule:
 
 
 def rise(policy: PolicySettings) -> LaSeRModule:
-    prompts = VerificationPrompts(max_response_tokens=5)
+    prompts = VerificationPrompts("{problem}|{response}?", "^([yn])", "y", "n", max_response_tokens=5)
     return of_policy(RISEModule, policy, self_reward=head(loss_weight=0.0), verification_prompts=prompts)
 
 
@@ -118,7 +118,8 @@ def test_the_reference_constant_is_the_mean_that_a_step_would_read(
     monkeypatch.setattr(LaSeRModule, "sample_groups", reading)
     constants = []
     for precision in ("bf16-mixed", "32-true"):
-        module = of_policy(LaSeRModule, PolicySettings(str(policy_dir)), self_reward=head())
+        update = UpdateSettings(kl_coef=0.1)  # with a gradient in every step
+        module = of_policy(LaSeRModule, PolicySettings(str(policy_dir)), self_reward=head(), update=update)
         callbacks = [ReferenceConstantCalibration(prompts=8, max_emission_rate=1.0)]
         quiet_trainer(tmp_path, 1, precision=precision, callbacks=callbacks, limit_val_batches=0).fit(
             module, datamodule=arithmetic(tmp_path)
