@@ -355,8 +355,7 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         """Write the shards beside their place, and put them there when all are complete."""
         target = Path(self.broadcast(filepath))
         partial = target.with_name(f".{target.name}.partial")
-        # What is there is of a run that was killed.
-        write_on_first(Ranks(self), "The checkpoint", target, lambda: partial.exists() and shutil.rmtree(partial))
+        write_on_first(Ranks(self), "The checkpoint", target, lambda: _remove_left_over(partial))
         try:
             super().save_checkpoint(checkpoint, partial, storage_options)
         except (OSError, RuntimeError) as error:
@@ -382,3 +381,9 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
             if path.is_dir()
             else dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
         )
+
+
+def _remove_left_over(directory: Path) -> None:
+    """Remove what a run that was killed had not finished, if there is any."""
+    if directory.exists():
+        shutil.rmtree(directory)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from whole_runs import OddVerifier, quiet_trainer
+from whole_runs import OddVerifier, quiet_trainer, tiny_policy
 
 from laser_lightning import JudgingSettings, LaSeRModule, LastTokenSelfReward, RISEModule
 from laser_lightning.callbacks import ReferenceConstantCalibration
@@ -40,8 +40,8 @@ def precisions(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
     return found
 
 
-def head(**options: Any) -> LastTokenSelfReward:
-    return LastTokenSelfReward(REWARD_TOKEN, beta=0.5, reference="calibrate", **options)
+def head() -> LastTokenSelfReward:
+    return LastTokenSelfReward(REWARD_TOKEN, beta=0.5, reference="calibrate")
 
 
 def of_policy(kind: type[LaSeRModule], policy: PolicySettings, **options: Any) -> LaSeRModule:
@@ -63,8 +63,10 @@ def everything(policy: PolicySettings) -> LaSeRModule:
 
 
 def rise(policy: PolicySettings) -> LaSeRModule:
+    """With a vocabulary in which a random model's responses can be asked about."""
     prompts = VerificationPrompts("{problem}|{response}?", "^([yn])", "y", "n", max_response_tokens=5)
-    return of_policy(RISEModule, policy, self_reward=head(loss_weight=0.0), verification_prompts=prompts)
+    given = LastTokenSelfReward(REWARD_TOKEN, loss_weight=0.0, reference=-20.0)
+    return of_policy(RISEModule, tiny_policy(), self_reward=given, verification_prompts=prompts)
 
 
 def arithmetic(directory: Path) -> PromptDataModule:
