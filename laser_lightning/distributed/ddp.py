@@ -48,11 +48,6 @@ class LaSeRDDPStrategy(DirectSteps, WatchedStrategy, DDPStrategy):
         with self.part("checkpoint"):
             write_on_first(Ranks(self), "The checkpoint", Path(filepath), write)
 
-    def remove_checkpoint(self, filepath: Any) -> None:
-        """Let the first process remove an earlier file; if it cannot, all end."""
-        remove = partial(super().remove_checkpoint, filepath)
-        write_on_first(Ranks(self), "The checkpoint", Path(filepath), remove, done="removed")
-
     def configure_ddp(self) -> None:
         """Wrap the module, and look which parameters its passes reach."""
         super().configure_ddp()

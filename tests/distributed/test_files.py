@@ -22,6 +22,13 @@ from laser_lightning.runs.checkpoints import WholeFiles
 RANKS = 2
 
 
+class Keeping(WholeFiles):
+    """Files that nobody may remove."""
+
+    def remove_checkpoint(self, path: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+
 def write_everything(rank: int, port: int, directory: Path) -> None:
     """The run of a rank, which saves what it is told, and how soon."""
     torch.set_num_threads(1)
@@ -54,6 +61,8 @@ def write_everything(rank: int, port: int, directory: Path) -> None:
     attempt("second", lambda: write_together(ranks, "Kept solutions in", kept, kept.mkdir if rank else bool))
     attempt("both", lambda: write_together(ranks, "Solutions in", own, own.mkdir))
     attempt("checkpoint", lambda: strategy.save_checkpoint({"step": 1}, directory / "file/step=1.ckpt"))
+    strategy.checkpoint_io = Keeping()
+    attempt("removal", lambda: strategy.remove_checkpoint(directory / "step=0.ckpt"))
     strategy.checkpoint_io = BackgroundFiles()
     strategy.save_checkpoint({"step": 1}, directory / "file/step=2.ckpt")  # the thread fails, and nobody knows yet
     attempt("background", lambda: finish_together(strategy, directory))
@@ -75,7 +84,7 @@ def test_what_a_rank_cannot_write(tmp_path: Path) -> None:
         process.join(timeout=120)
         process.kill()
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(RANKS))
-    names = ["first", "second", "both", "checkpoint", "background"]
+    names = ["first", "second", "both", "checkpoint", "removal", "background"]
     for name in names:
         assert first["told"][name] == second["told"][name], name
     assert all(seconds < 30 for found in (first, second) for seconds in found["seconds"].values())
@@ -85,6 +94,9 @@ def test_what_a_rank_cannot_write(tmp_path: Path) -> None:
     assert told["second"].startswith(f"UserError: Kept solutions in {tmp_path}/file/kept could not be written: ")
     assert told["both"].startswith(f"UserError: Solutions in {tmp_path}/file/0 could not"), "of two the first"
     assert told["checkpoint"].startswith(f"UserError: The checkpoint {tmp_path}/file/step=1.ckpt could not be saved: ")
+    assert told["removal"].startswith(
+        f"UserError: The checkpoint {tmp_path}/step=0.ckpt could not be removed: [Errno 13] Permission denied"
+    )
     assert told["background"].startswith(f"UserError: The checkpoint {tmp_path}/file/step=2.ckpt could not be saved: ")
     # A defect keeps its own error, and with it the traceback, where it happened.
     assert first["told"]["defect"] == "KeyError: 'row'"
