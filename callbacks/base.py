@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from rich.console import Console, RenderableType
 from tqdm import tqdm
 
 from laser_lightning.data.module import data_module
+from laser_lightning.distributed.files import write_on_first, write_together
+from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.errors import UserError
 from laser_lightning.modules.laser import LaSeRModule
 
@@ -39,6 +42,21 @@ class RunCallback(Callback):
         if fits(trainer) or self.checkpoint_step is None:
             return trainer.global_step
         return self.checkpoint_step
+
+    def write(self, trainer: Trainer, what: str, path: Path, write: Callable[[], Any]) -> None:
+        """Let the first process write something; if it cannot, all end. All call it together.
+
+        Args:
+            trainer: whose processes these are.
+            what: it is, as the subject of a sentence, such as ``The export``.
+            path: its place.
+            write: writes it.
+        """
+        write_on_first(Ranks(trainer.strategy), what, path, write)
+
+    def write_own(self, trainer: Trainer, what: str, path: Path, write: Callable[[], Any]) -> None:
+        """The same, where each process writes something of its own."""
+        write_together(Ranks(trainer.strategy), what, path, write)
 
     def needs_laser_module(self, module: LightningModule, key: str) -> LaSeRModule:
         """The module as what it has to be.

@@ -19,6 +19,7 @@ from laser_lightning.objective.self_reward.head import SelfRewardHead
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.objective.self_reward.settings import SelfRewardSettings
 from laser_lightning.policy.model import model_path
+from laser_lightning.policy.precision import precision_of_steps
 
 
 @dataclass(frozen=True)
@@ -109,11 +110,12 @@ class ReferenceConstantCalibration(Callback):
         data = module.data
         problems = data.train_problems or next(iter(data.evaluation_problems.values()))
         mine = problems[: self.prompts][trainer.global_rank :: trainer.world_size]
-        if offline is not None:
-            log_probs, emitted = self._recorded(offline, mine)
-        else:
-            assert isinstance(module, LaSeRModule)
-            log_probs, emitted = self._sampled(module, mine, trainer.global_rank)
+        with precision_of_steps(trainer.precision_plugin):
+            if offline is not None:
+                log_probs, emitted = self._recorded(offline, mine)
+            else:
+                assert isinstance(module, LaSeRModule)
+                log_probs, emitted = self._sampled(module, mine, trainer.global_rank)
         self.result = self._agree(module, head, log_probs, emitted)
         _set_constant(trainer, head, self.result.mean)
         self._report(trainer, head, self.result)

@@ -10,10 +10,12 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from laser_lightning.distributed.files import finish_together, write_on_first
+from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.distributed.strategies import TrainingStrategy
 from laser_lightning.errors import UserError
-from laser_lightning.runs.background import BackgroundFiles, finish_writing
-from laser_lightning.runs.checkpoints import WholeFiles
+from laser_lightning.runs.background import BackgroundFiles
+from laser_lightning.runs.checkpoints import WholeFiles, checkpoint_directory
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -84,7 +86,7 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last step, and wait until it is on the disk."""
         self._save(trainer, last_chance=True)
-        finish_writing(trainer.strategy.checkpoint_io)
+        finish_together(trainer.strategy, checkpoint_directory(trainer))
 
     def _save(self, trainer: Trainer, last_chance: bool = False) -> None:
         if self._should_skip_saving_checkpoint(trainer):
@@ -100,17 +102,25 @@ class RunCheckpoint(ModelCheckpoint):
     @staticmethod
     def _link_checkpoint(trainer: Trainer, filepath: str, linkpath: str) -> None:
         files = trainer.strategy.checkpoint_io
+        link = partial(_renew_link, Path(filepath), Path(linkpath))
         if not isinstance(files, BackgroundFiles):
-            ModelCheckpoint._link_checkpoint(trainer, filepath, linkpath)
+            write_on_first(Ranks(trainer.strategy), "The link", Path(linkpath), link)
         elif trainer.is_global_zero:  # which has the thread; the file that the link leads to may still be written
-            files.follow(partial(_renew_link, Path(filepath), Path(linkpath)))
+            files.follow(link)
 
 
 def _renew_link(file: Path, link: Path) -> None:
-    """Let a link lead to a file beside it, at once."""
+    """Let a link lead to a file beside it, at once; on a file system without links it is a copy."""
+    if file.absolute() == link.absolute():
+        return
     waiting = link.with_name(f".{link.name}.new")
     waiting.unlink(missing_ok=True)
-    waiting.symlink_to(os.path.relpath(file, link.parent))
+    try:
+        waiting.symlink_to(os.path.relpath(file, link.parent))
+    except OSError:
+        if file.is_dir():
+            raise
+        shutil.copyfile(file, waiting)
     if link.is_dir() and not link.is_symlink():  # a checkpoint of DeepSpeed, in a run that goes on without it
         shutil.rmtree(link)
     waiting.replace(link)

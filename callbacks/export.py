@@ -1,6 +1,7 @@
 """Export of the policy as a directory that transformers loads, with the self-reward's settings beside it."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,8 +118,9 @@ class HuggingFaceExport(RunCallback):
         """Write the card of the last weights again: their evaluation comes behind their export."""
         assert isinstance(pl_module, TrainingModule)
         metrics, directory = self._evaluation(trainer), self.directory / "last"
-        if self.at_end and metrics and trainer.is_global_zero and directory.is_dir():
-            write_card(pl_module, directory, trainer.global_step, self.adapter, metrics)
+        if self.at_end and metrics:
+            write = partial(write_card, pl_module, directory, trainer.global_step, self.adapter, metrics)
+            self.write(trainer, "The card of", directory, lambda: directory.is_dir() and write())
 
     def _evaluation(self, trainer: Trainer) -> dict[str, float]:
         """The values of the evaluation of the present weights; none where there was none."""
@@ -144,11 +146,9 @@ class HuggingFaceExport(RunCallback):
 
     def _export(self, trainer: Trainer, module: LightningModule, name: str) -> None:
         assert isinstance(module, TrainingModule)
-        weights = policy_weights(module)
-        if trainer.is_global_zero:
-            metrics = self._evaluation(trainer)
-            write_export(module, weights, self.directory / name, trainer.global_step, self.adapter, metrics)
-        trainer.strategy.barrier("laser_lightning.modules.export")
+        weights, directory, metrics = policy_weights(module), self.directory / name, self._evaluation(trainer)
+        write = partial(write_export, module, weights, directory, trainer.global_step, self.adapter, metrics)
+        self.write(trainer, "The export", directory, write)
 
 
 def policy_weights(module: TrainingModule) -> dict[str, Tensor]:

@@ -138,11 +138,13 @@ class SelfRewardFigures(RunCallback):
     # ------------------------------------------------------------------ output
 
     def _draw_self_rewards(self, trainer: Trainer) -> None:
-        if trainer.is_global_zero:
+        def draw() -> None:
             for name, (step, scores, correct, problem) in self._latest.items():
                 figure = self_reward_figure(name, step, scores, correct, problem)
                 self._publish(trainer, figure, f"{file_name(name)}_self_reward", step)
             self._draw_votes(trainer)
+
+        self.write(trainer, "Figures in", self.directory, draw)
 
     def _draw_votes(self, trainer: Trainer) -> None:
         """Of sets with several solutions to a problem: one has no vote."""
@@ -155,9 +157,11 @@ class SelfRewardFigures(RunCallback):
         write_curves(self.directory / "votes.csv", self._votes)
 
     def _draw_training(self, trainer: Trainer) -> None:
-        if trainer.is_global_zero:
+        def draw() -> None:
             figure = training_figure(trainer.global_step, self.training, self.evaluations, self.phases)
             self._publish(trainer, figure, "training", trainer.global_step)
+
+        self.write(trainer, "Figures in", self.directory, draw)
 
     def _publish(self, trainer: Trainer, figure: Figure, name: str, step: int) -> None:
         figure.set_dpi(self.dpi)

@@ -79,15 +79,24 @@ class Predictions(RunCallback):
         self.format, self.filename = format, filename
         self._writers: dict[str, _JsonLines | _Parquet] = {}
 
+    @property
+    def directory(self) -> Path:
+        """Where the files are."""
+        return self.run_directory / self.filename
+
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a module without solutions, and begin a file for each set."""
         module = self.needs_laser_module(pl_module, "predictions")
         rank = f".rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         columns = schema(module.evaluator.votes)
-        for dataset in data_module(trainer, type(self).__name__).evaluation_problems:
-            path = self.run_directory / self.filename / f"{dataset}{rank}.{self.format}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._writers[dataset] = _JsonLines(path) if self.format == "jsonl" else _Parquet(path, columns)
+
+        def begin() -> None:
+            for dataset in data_module(trainer, type(self).__name__).evaluation_problems:
+                path = self.directory / f"{dataset}{rank}.{self.format}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._writers[dataset] = _JsonLines(path) if self.format == "jsonl" else _Parquet(path, columns)
+
+        self.write_own(trainer, "Predictions in", self.directory, begin)
 
     def on_predict_batch_end(
         self,
@@ -99,20 +108,26 @@ class Predictions(RunCallback):
         dataloader_idx: int = 0,
     ) -> None:
         """Write the records of a batch."""
-        if not batch:  # a rank's batch is empty where a set has too few problems
-            return
         module = self.needs_laser_module(pl_module, "predictions")
-        assert module.last_rollout is not None
-        self._writers[batch[0].dataset].write(
-            list(records(module.last_rollout, module.verifier_pool, module.evaluator.votes))
-        )
+
+        def write() -> None:
+            if batch:  # a rank's batch is empty where a set has too few problems
+                assert module.last_rollout is not None
+                found = records(module.last_rollout, module.verifier_pool, module.evaluator.votes)
+                self._writers[batch[0].dataset].write(list(found))
+
+        self.write_own(trainer, "Predictions in", self.directory, write)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the files their names."""
-        for writer in self._writers.values():
-            writer.close()
-            set_aside(writer.path)
-            writer.partial.rename(writer.path)
+
+        def end() -> None:
+            for writer in self._writers.values():
+                writer.close()
+                set_aside(writer.path)
+                writer.partial.rename(writer.path)
+
+        self.write_own(trainer, "Predictions in", self.directory, end)
         self._writers.clear()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
@@ -98,8 +99,17 @@ class EvaluationReport(RunCallback):
     def _report(self, trainer: Trainer, stage: str) -> None:
         values, groups = values_by_set(trainer, stage), self._groups
         self._groups = {}
-        if not trainer.is_global_zero or not values:
-            return
+        if values:
+            write = partial(self._write_report, trainer, stage, values, groups)
+            self.write(trainer, "The report", self.directory, write)
+
+    def _write_report(
+        self,
+        trainer: Trainer,
+        stage: str,
+        values: dict[str, dict[str, float]],
+        groups: dict[str, SampleGroups],
+    ) -> None:
         result = evaluation_result(stage, self.step(trainer), values, groups, self._votes)
         self.directory.mkdir(parents=True, exist_ok=True)
         write_table(self.directory / f"{stage}.csv", result)

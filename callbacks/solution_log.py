@@ -95,11 +95,16 @@ class SolutionLog(RunCallback):
         """Make room for the lines of this run."""
         train, val = self._path(trainer, "train"), self._path(trainer, "val")
         self._repeats_evaluations = self.checkpoint_step is not None
-        if self.checkpoint_step is None:
-            set_aside(train)
-            set_aside(val)
-        else:
-            drop_steps_from(train, self.checkpoint_step)
+        step = self.checkpoint_step
+
+        def make_room() -> None:
+            if step is None:
+                set_aside(train)
+                set_aside(val)
+            else:
+                drop_steps_from(train, step)
+
+        self.write_own(trainer, "Solutions in", self.directory, make_room)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Note the step: the solutions are those of the weights as they are now."""
@@ -125,10 +130,12 @@ class SolutionLog(RunCallback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make room for the lines of an evaluation that stands alone, or that a resumed run repeats."""
         self._shown = set()
+        path = self._path(trainer, _stage(trainer))
         if not fits(trainer):
-            set_aside(self._path(trainer, _stage(trainer)))
+            self.write_own(trainer, "Solutions in", self.directory, lambda: set_aside(path))
         elif not trainer.sanity_checking and self._repeats_evaluations:
-            drop_steps_from(self._path(trainer, "val"), trainer.global_step)
+            step = trainer.global_step
+            self.write_own(trainer, "Solutions in", self.directory, lambda: drop_steps_from(path, step))
             self._repeats_evaluations = False
 
     on_test_start = on_validation_start
@@ -144,12 +151,14 @@ class SolutionLog(RunCallback):
         dataloader_idx: int = 0,
     ) -> None:
         """Log an evaluation's solutions."""
-        if trainer.sanity_checking or not batch:  # a rank's batch is empty where a set has too few problems
+        if trainer.sanity_checking:
             return
-        rollout = self.needs_laser_module(pl_module, "solution_log").last_rollout
-        assert rollout is not None
+        # A rank's batch is empty where a set has too few problems; it takes part in the others' end.
+        rollout = self.needs_laser_module(pl_module, "solution_log").last_rollout if batch else None
         if self.evaluation:
             self._write(trainer, rollout, _stage(trainer), self.step(trainer))
+        if rollout is None:
+            return
         dataset = batch[0].dataset
         if dataset in self._shown:
             return
@@ -167,13 +176,19 @@ class SolutionLog(RunCallback):
         rank = f".rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         return self.directory / f"{stage}{rank}.jsonl"
 
-    def _write(self, trainer: Trainer, rollout: Rollout, stage: str, step: int) -> None:
-        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows(rollout, stage, step))
+    def _write(self, trainer: Trainer, rollout: Rollout | None, stage: str, step: int) -> None:
         path = self._path(trainer, stage)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # What UTF-8 cannot hold (half a surrogate pair in the data) becomes the escape that JSON has for it.
-        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write("".join(f"{line}\n" for line in lines))
+
+        def write() -> None:
+            if rollout is None:
+                return
+            lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows(rollout, stage, step))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # What UTF-8 cannot hold (half a surrogate pair in the data) becomes the escape that JSON has for it.
+            with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write("".join(f"{line}\n" for line in lines))
+
+        self.write_own(trainer, "Solutions in", self.directory, write)
 
     def _show(self, trainer: Trainer, rollout: Rollout, title: str) -> None:
         if self.console_rows and trainer.is_global_zero:

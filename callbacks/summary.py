@@ -99,10 +99,11 @@ class RunSummary(RunCallback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the table and write it: the module's last evaluation comes before this hook."""
-        if not trainer.is_global_zero:
-            return
-        places = {name: str(path) for name, path in output_places(trainer).items()} | tracked_runs(trainer)
         path = self.run_directory / "summary.json"
+        self.write(trainer, "The summary", path, lambda: self._write_summary(trainer, path))
+
+    def _write_summary(self, trainer: Trainer, path: Path) -> None:
+        places = {name: str(path) for name, path in output_places(trainer).items()} | tracked_runs(trainer)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self._summary(trainer, places), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         tables = [] if self.start is None or self.end is None else change_tables(self.start, self.end)

@@ -6,11 +6,13 @@ from typing import Any
 
 import yaml
 from lightning.fabric.utilities.logger import _flatten_dict
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
+from laser_lightning.distributed.files import write_on_first
+from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.runs.metrics_file import MetricsFile
 
 
@@ -31,8 +33,57 @@ def run_loggers(metrics: MetricsFile, directory: Path, given: Logger | Sequence[
     return [metrics, *others]
 
 
+class MetricsWritten(Callback):
+    """Ends the run on all processes where the first one cannot write the table of metrics.
+
+    Args:
+        file: writes it.
+    """
+
+    def __init__(self, file: MetricsFile) -> None:
+        self.file = file
+        file.tells_later = True
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        """Ask before a step for the rows behind the one before."""
+        self.tell(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask for the table of the run that is resumed."""
+        self.tell(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask for the row of an evaluation."""
+        self.tell(trainer)
+
+    on_test_end = on_train_end = on_validation_end
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Ask for the last row."""
+        self.tell(trainer)
+
+    def tell(self, trainer: Trainer) -> None:
+        """End the run, if a row could not be written."""
+        write_on_first(Ranks(trainer.strategy), "The table of metrics", self.file.path, self.file.tell)
+
+
 class RunConfig(SaveConfigCallback):
     """Writes the run's config into its directory, and hands it to every logger as its hyper-parameters."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let the first process write; if it cannot, all end."""
+        if not self.already_saved:
+            directory = Path(trainer.log_dir or trainer.default_root_dir)  # agreed among the processes
+            path = directory / self.config_filename
+
+            def write() -> None:
+                directory.mkdir(parents=True, exist_ok=True)
+                path.touch()  # the parser has errors of its own for what the disk refuses
+                self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=self.multifile)
+                self.save_config(trainer, pl_module, stage)
+
+            write_on_first(Ranks(trainer.strategy), "The config", path, write)
+            self.already_saved = True
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Hand the config over; only the first process is asked to."""

@@ -47,7 +47,7 @@ from laser_lightning.cli.program import (
     split_configs,
 )
 from laser_lightning.cli.resume_settings import SAVED_SETTINGS, SettingsInCheckpoints, check_settings
-from laser_lightning.cli.run_loggers import RunConfig, run_loggers, sentence_of_logger
+from laser_lightning.cli.run_loggers import MetricsWritten, RunConfig, run_loggers, sentence_of_logger
 from laser_lightning.distributed.toolchain import import_deepspeed
 from laser_lightning.errors import UserError
 from laser_lightning.modules.stopping import FinishingFitLoop, LeaveOnSignal, StopOnSignal
@@ -285,7 +285,7 @@ class LaSeRCLI(LightningCLI):
             return [settings]
         metrics = MetricsFile(directory, self.files.metrics.name)
         config["logger"] = run_loggers(metrics, directory, config["logger"])
-        return [settings, MetricsInCheckpoints(metrics)]
+        return [settings, MetricsInCheckpoints(metrics), MetricsWritten(metrics)]
 
 
 def _constructors_error(error: BaseException) -> BaseException:

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from laser_lightning.distributed.direct_steps import DirectSteps
+from laser_lightning.distributed.files import write_on_first
+from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.distributed.reached import ReachedParameters
 from laser_lightning.distributed.watchdog import WatchedStrategy, time_limit
 from laser_lightning.errors import UserError
@@ -37,6 +41,12 @@ class LaSeRDDPStrategy(DirectSteps, WatchedStrategy, DDPStrategy):
         """Join the process group."""
         super().setup_distributed()
         self.start_watchdog(self.collective_timeout)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Let the first process write the file; if it cannot, all end."""
+        write = partial(DDPStrategy.save_checkpoint, self, checkpoint, filepath, storage_options)
+        with self.part("checkpoint"):
+            write_on_first(Ranks(self), "The checkpoint", Path(filepath), write)
 
     def configure_ddp(self) -> None:
         """Wrap the module, and look which parameters its passes reach."""

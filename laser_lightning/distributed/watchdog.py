@@ -13,12 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.strategies import Strategy
 from torch.distributed import PrefixStore, Store
 
+from laser_lightning.distributed.files import write_on_first
+from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.errors import UserError
 
 LIMIT_KEY = "trainer.strategy.init_args.collective_timeout_seconds"
@@ -309,6 +313,11 @@ class WatchedStrategy(Strategy):
         """Lightning's own, as a part of the step."""
         with self.part("checkpoint"):
             super().save_checkpoint(*args, **kwargs)
+
+    def remove_checkpoint(self, filepath: Any) -> None:
+        """Let the first process remove an earlier one; if it cannot, all end."""
+        remove = partial(super().remove_checkpoint, filepath)
+        write_on_first(Ranks(self), "The checkpoint", Path(filepath), remove, done="removed")
 
     def on_exception(self, exception: BaseException) -> None:
         """Add to the error where the ranks were."""

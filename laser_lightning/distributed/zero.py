@@ -20,7 +20,9 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.optim import Optimizer
 
 from laser_lightning.distributed.direct_steps import DirectSteps
+from laser_lightning.distributed.files import write_on_first
 from laser_lightning.distributed.offloading import check_optimizer, check_settings, offloaded
+from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.distributed.taking_up import take_up_optimizer, take_up_weights
 from laser_lightning.distributed.toolchain import check_cpu_toolchain
 from laser_lightning.distributed.watchdog import WatchedStrategy, time_limit
@@ -353,9 +355,7 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
         """Write the shards beside their place, and put them there when all are complete."""
         target = Path(self.broadcast(filepath))
         partial = target.with_name(f".{target.name}.partial")
-        if self.is_global_zero and partial.exists():  # of a run that was killed
-            shutil.rmtree(partial)
-        self.barrier()
+        write_on_first(Ranks(self), "The checkpoint", target, lambda: _remove_left_over(partial))
         try:
             super().save_checkpoint(checkpoint, partial, storage_options)
         except (OSError, RuntimeError) as error:
@@ -363,9 +363,7 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
                 raise not_saved(target, error) from error
             raise
         self.barrier()
-        if self.is_global_zero:
-            put_in_place(partial, target)
-        self.barrier()
+        write_on_first(Ranks(self), "The checkpoint", target, lambda: put_in_place(partial, target))
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Resume from a directory of as many processes at this stage, or deal out what any other checkpoint holds."""
@@ -383,3 +381,9 @@ class LaSeRDeepSpeedStrategy(DirectSteps, WatchedStrategy, DeepSpeedStrategy):
             if path.is_dir()
             else dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
         )
+
+
+def _remove_left_over(directory: Path) -> None:
+    """Remove what a run that was killed had not finished, if there is any."""
+    if directory.exists():
+        shutil.rmtree(directory)

@@ -1,6 +1,7 @@
 """The rounds of a stand-alone evaluation on disk, where a killed one goes on and others look them up."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from laser_lightning.data.problem import Problem
+from laser_lightning.distributed.files import write_together
 from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout.fingerprints import problems_fingerprint, prompt_fingerprint
@@ -49,17 +51,21 @@ class KeptRounds:
         pad_token_id: int,
         device: torch.device,
     ) -> None:
-        self._pad_token_id, self._device = pad_token_id, device
+        self._pad_token_id, self._device, self._ranks = pad_token_id, device, ranks
         self._files: dict[str, SolutionFile] = {}
-        for name, problems in sets.items():
-            own = {"set": name, "samples": samples[name], **header, "problems": problems_fingerprint(problems)}
-            file = SolutionFile(directory / name / f"rank{ranks.index}.jsonl", own)
+
+        def open_files() -> None:
+            for name, problems in sets.items():
+                own = {"set": name, "samples": samples[name], **header, "problems": problems_fingerprint(problems)}
+                self._files[name] = SolutionFile(directory / name / f"rank{ranks.index}.jsonl", own)
+
+        write_together(ranks, "Kept solutions in", directory, open_files)
+        for name, file in self._files.items():
             if file.replaced is not None:
                 rank_zero_warn(file.replaced)
             file.keep_only(-ranks.max(-file.batches))
-            self._files[name] = file
             if file.batches:
-                total = -(-len(problems) // (prompts_per_batch * ranks.count))
+                total = -(-len(sets[name]) // (prompts_per_batch * ranks.count))
                 rank_zero_info(f"{file.batches} of {total} batches of '{name}' were already there, in {directory}.")
 
     def has(self, dataset: str, batch: int) -> bool:
@@ -93,7 +99,8 @@ class KeptRounds:
     def put(self, dataset: str, rollout: Rollout | None) -> None:
         """Keep the next batch; None for one without problems on this rank."""
         batch = KeptBatch([], 0.0) if rollout is None else KeptBatch(_solutions(rollout), rollout.seconds)
-        self._files[dataset].append(batch)
+        file = self._files[dataset]
+        write_together(self._ranks, "Kept solutions in", file.path, partial(file.append, batch))
 
 
 def kept_directory(trainer: Trainer) -> Path | None:

@@ -312,7 +312,7 @@ class LaSeRModule(EvaluationHooks):
         norm = self.apply_gradients(sums.terms.loss)
         if norm is not None:
             self.engine.weights_changed()
-            log.add_update(sums, norm, self.objective.extra_names)
+            log.add_update(sums, norm, self.objective)
 
     def aligned_batches(self, rollouts: Rollouts, rows: Tensor) -> list[tuple[MicroBatch, float]]:
         """Micro-batches of some solutions with their weights, the same number on all ranks, which meet in every pass.

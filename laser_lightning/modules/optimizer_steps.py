@@ -2,6 +2,7 @@
 
 import math
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning
@@ -10,10 +11,10 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from laser_lightning.distributed.files import finish_together
 from laser_lightning.distributed.strategies import TrainingStrategy
 from laser_lightning.errors import UserError
 from laser_lightning.modules.optimization import OptimizerSettings
-from laser_lightning.runs.background import finish_writing
 from laser_lightning.runs.interruption import Interruption
 
 
@@ -145,5 +146,5 @@ class OptimizerSteps(lightning.LightningModule):
         """
         path = f"{self.trainer.default_root_dir if self.trainer.log_dir is None else self.trainer.log_dir}/stopped.ckpt"
         self.trainer.save_checkpoint(path)
-        finish_writing(self.trainer.strategy.checkpoint_io)
+        finish_together(self.trainer.strategy, Path(path).parent)
         raise UserError(f"Stopped: {why}. The last good state is in {path}.")

@@ -8,7 +8,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from laser_lightning.distributed.parts import StepParts
 from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy
-from laser_lightning.policy.precision import float32_by_default
+from laser_lightning.policy.precision import precision_of_steps
 from laser_lightning.rollout.engine import RolloutEngine
 from laser_lightning.rollout.self_test import Finding, SelfTest, check_policy, share_rightly
 
@@ -58,9 +58,9 @@ class SelfTested(lightning.LightningModule):
             UserError: with cause and remedy, if something is wrong.
         """
         trains = self.trainer.state.fn == TrainerFn.FITTING
-        precision = self.trainer.precision_plugin.forward_context()
+        precision = precision_of_steps(self.trainer.precision_plugin)
         frozen = [m for m in self.children() if isinstance(m, FrozenPolicy) and self.has_groups]
-        with precision, float32_by_default(), self.parts("self_test"), self.gathered_weights(self.policy, *frozen):
+        with precision, self.parts("self_test"), self.gathered_weights(self.policy, *frozen):
             for model in frozen:
                 if model.sharing is not None:
                     share_rightly(SelfTest(model, ranks=self.ranks), training=False)

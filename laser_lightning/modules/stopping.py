@@ -13,8 +13,8 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from laser_lightning.distributed.files import finish_together
 from laser_lightning.modules.training import TrainingModule
-from laser_lightning.runs.background import finish_writing
 from laser_lightning.runs.checkpoints import checkpoint_directory
 from laser_lightning.runs.interruption import BrokenOffError, Interruption, Stopped
 from laser_lightning.runs.random_state import random_state, restore_random_state
@@ -172,7 +172,7 @@ class StopOnSignal(Checkpoint):
         path = checkpoint_directory(trainer) / STOPPED
         rank_zero_info(f"{signal.Signals(stops.number).name}: saving {path}, to stop.")
         trainer.save_checkpoint(path)
-        finish_writing(trainer.strategy.checkpoint_io)  # a job that is queued again may be ended at any moment
+        finish_together(trainer.strategy, path.parent)  # a job that is queued again may be ended at any moment
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the loops as they were behind the round: Lightning resumes wrongly from the middle of anything."""

@@ -13,7 +13,7 @@ from laser_lightning.distributed.parts import StepParts
 from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.metrics import pair_counts
 from laser_lightning.objective.context import FixedLogProbs
-from laser_lightning.objective.objective import LossTerms
+from laser_lightning.objective.objective import LossTerms, Objective
 from laser_lightning.objective.phases import Phase
 from laser_lightning.objective.self_reward.head import SelfRewardHead
 from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD
@@ -21,8 +21,6 @@ from laser_lightning.objective.sums import Sums
 from laser_lightning.policy.model import PolicyOutputs
 from laser_lightning.records.batching import MicroBatch, Rollouts
 from laser_lightning.records.rollout import Rollout
-
-TERMS = ("loss", "policy_loss", "self_reward_loss", "kl", "entropy", "clip_fraction")
 
 PROGRESS_BAR = {
     "reward": "train/reward",
@@ -176,18 +174,17 @@ class TrainingLog:
         """
         self._updates.append(Mismatch.before_update(log_probs, rollouts).over(self.ranks).values_by_name())
 
-    def add_update(self, sums: UpdateSums, gradient_norm: float, extra_names: Sequence[str] = ()) -> None:
+    def add_update(self, sums: UpdateSums, gradient_norm: float, objective: Objective) -> None:
         """Count an optimizer step.
 
         Args:
             sums: of its micro-batches on this rank.
             gradient_norm: before clipping.
-            extra_names: of the terms of ``update.terms``.
+            objective: whose terms these are.
         """
         totals = sums.over(self.ranks)
         terms, mismatch = totals.terms, totals.mismatch
-        values = {name: float(getattr(terms, name)) for name in TERMS} | {"gradient_norm": gradient_norm}
-        values |= dict(zip(extra_names, terms.extra.tolist(), strict=True))
+        values = objective.values_by_name(terms) | {"gradient_norm": gradient_norm}
         if mismatch is not None:
             values |= mismatch.values_by_name()
         if terms.ratios is not None:

@@ -1,5 +1,6 @@
 """The objective of one optimizer step: policy loss + alpha * self-rewarding loss + KL - entropy (ALGORITHM step 6)."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,6 +23,9 @@ from laser_lightning.policy.model import PolicyOutputs
 from laser_lightning.records.batching import MicroBatch
 from laser_lightning.shapes import Bool, Float, Int, Real
 
+TERMS = ("loss", "policy_loss", "self_reward_loss", "kl", "entropy")
+"""Fields of ``LossTerms`` that are logged as they are."""
+
 
 @dataclass(frozen=True)
 class LossTerms(Sums):
@@ -34,6 +38,7 @@ class LossTerms(Sums):
         kl: scalar, before its weight.
         entropy: scalar, before its weight.
         clip_fraction: scalar, the share of the step's weight at clipped tokens.
+        passed_weight: scalar, the share of the step's weight at all tokens that went through the policy.
         importance_weights: scalar, sum over tokens; 0 without a correction.
         capped_tokens: scalar, tokens whose weight was bounded.
         weighted_tokens: scalar, tokens that have a weight.
@@ -47,6 +52,7 @@ class LossTerms(Sums):
     kl: Float[Tensor, ""]
     entropy: Float[Tensor, ""]
     clip_fraction: Float[Tensor, ""]
+    passed_weight: Float[Tensor, ""]
     importance_weights: Float[Tensor, ""]
     capped_tokens: Real[Tensor, ""]
     weighted_tokens: Real[Tensor, ""]
@@ -94,6 +100,20 @@ class Objective:
     def extra_names(self) -> list[str]:
         """Names of what is logged besides: the further terms of the loss, and the policy loss's diagnostics."""
         return [term.name for term in self.settings.all_terms] + list(self.policy_loss.diagnostic_names)
+
+    def values_by_name(self, totals: LossTerms) -> dict[str, float]:
+        """What is logged of an optimizer step's terms: those of its loss, and means of the policy loss's diagnostics.
+
+        A step leaves out solutions that have no gradient, of which no diagnostic is known. So these are means over the
+        tokens that went through the policy, each with its weight in the loss.
+
+        Args:
+            totals: over all micro-batches and ranks.
+        """
+        values = {name: float(getattr(totals, name)) for name in (*TERMS, "clip_fraction")}
+        values |= dict(zip(self.extra_names, totals.extra.tolist(), strict=True))
+        weight = float(totals.passed_weight) or math.nan
+        return values | {name: values[name] / weight for name in ("clip_fraction", *self.policy_loss.diagnostic_names)}
 
     @property
     def token_readings(self) -> DistributionReadings:
@@ -155,6 +175,7 @@ class Objective:
             kl.detach(),
             entropy.detach(),
             weighted_sum(policy.clipped.float(), mask, weights),
+            weighted_sum(torch.ones_like(losses), mask, weights),
             importance_weights,
             capped,
             weighted,

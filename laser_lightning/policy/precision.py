@@ -25,6 +25,19 @@ def float32_by_default() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+@contextmanager
+def precision_of_steps(precision: Precision) -> Iterator[None]:
+    """Around passes outside of the trainer's steps: computed as those of a step are.
+
+    Lightning enters its precision around ``training_step``, ``validation_step`` and the like, and around no other hook.
+
+    Args:
+        precision: the strategy's.
+    """
+    with precision.forward_context(), float32_by_default():
+        yield
+
+
 def gradient_scale(precision: Precision) -> float | None:
     """What float16's gradients are multiplied by at present; None where they are those of the loss itself.
 

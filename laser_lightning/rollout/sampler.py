@@ -19,7 +19,7 @@ from laser_lightning.objective.self_reward.head import Readings, SelfRewardHead
 from laser_lightning.objective.self_reward.solutions import zero_if_truncated
 from laser_lightning.policy.distributions import AskedReading, DistributionReading, DistributionReadings
 from laser_lightning.policy.model import AdaptersOff, FrozenPolicy, Policy
-from laser_lightning.policy.precision import float32_by_default
+from laser_lightning.policy.precision import precision_of_steps
 from laser_lightning.policy.weight_stream import WeightStream, stream_weights
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.rollout import Rollout
@@ -104,7 +104,7 @@ class Sampler:
         self.meanwhile.wait()
         if not self.engine.needs_whole_weights:
             # Some callers draw outside of the trainer's steps, and the engine may ask in which precision those compute.
-            with self.parts.strategy.precision_plugin.forward_context(), float32_by_default():
+            with precision_of_steps(self.parts.strategy.precision_plugin):
                 self.engine.take_weights(self.policy, self.stream(self.policy))
 
     def rollout(

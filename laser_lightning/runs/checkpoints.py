@@ -6,6 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -87,14 +88,16 @@ def write_whole(target: Path, write: Callable[[BinaryIO], Any]) -> None:
             os.fsync(file.fileno())
         partial.replace(target)
     except (OSError, RuntimeError) as error:  # torch's writer hides a full disk in a RuntimeError
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # of a place where there is no directory, say
+            partial.unlink()
         raise not_saved(target, error) from error
 
 
 def is_of_the_disk(error: Exception) -> bool:
     """Whether a write failed, and not a collective operation of many ranks that save together."""
-    # torch's writer hides a full disk in a RuntimeError.
-    return isinstance(error, OSError) or "inline_container" in str(error) or "iostream error" in str(error)
+    # torch's writer hides a full disk in a RuntimeError, and that of safetensors in an error of its own.
+    hidden = ("inline_container", "iostream error", "(os error")
+    return isinstance(error, OSError) or any(words in str(error) for words in hidden)
 
 
 def not_saved(target: Path, error: Exception) -> UserError:

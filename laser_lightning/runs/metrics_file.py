@@ -3,6 +3,8 @@
 import csv
 import io
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
 
 SAVED_METRICS = "laser_metrics"
 """Key in a checkpoint: how far the table was, and the row that Lightning writes only behind the checkpoint."""
@@ -119,12 +122,18 @@ class MetricsFile(CSVLogger):
     Args:
         directory: of the run.
         filename: of the table.
+
+    Attributes:
+        tells_later: whether a failure of the disk is raised by ``tell`` alone, which somebody calls now and then: one
+            process writes, and the others are to end with it.
     """
 
     def __init__(self, directory: Path, filename: str = "metrics.csv") -> None:
         # Without a prefix the names are the metrics' own; every row is on disk before the next step.
         super().__init__(directory.parent, name="", version=directory.name, flush_logs_every_n_steps=1)
         self.filename = filename
+        self.tells_later = False
+        self._failure: OSError | None = None
 
     @property
     @rank_zero_experiment
@@ -143,6 +152,26 @@ class MetricsFile(CSVLogger):
             self._experiment = MetricsTable(self.log_dir, self.filename)
         assert isinstance(self._experiment, MetricsTable)
         return self._experiment
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the rows that were logged since."""
+        self.attempt(super().save)
+
+    def attempt(self, write: Callable[[], None]) -> None:
+        """Do something with the table, whose failure is told now or later."""
+        try:
+            write()
+        except OSError as error:
+            if not self.tells_later:
+                raise
+            self._failure = self._failure or error
+
+    def tell(self) -> None:
+        """Raise the failure that is to be told, if there is one."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
 
 class MetricsInCheckpoints(Callback):
@@ -181,7 +210,8 @@ class MetricsInCheckpoints(Callback):
         """Cut the table where the checkpoint was written."""
         if trainer.is_global_zero and trainer.state.fn == TrainerFn.FITTING:
             saved = checkpoint.get(SAVED_METRICS) or {"count": None, "unwritten": None}
-            self.file.table().resume(saved["count"], saved["unwritten"], checkpoint["global_step"])
+            resume = partial(self.file.table().resume, saved["count"], saved["unwritten"], checkpoint["global_step"])
+            self.file.attempt(resume)
 
 
 def _row_of_step(trainer: Trainer) -> dict[str, Any] | None:

@@ -200,7 +200,7 @@ def test_a_failed_export_leaves_the_one_before(
         save(directory)
 
     monkeypatch.setattr(run.module.tokenizer, "save_pretrained", fail_at_the_second_export)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(UserError, match="no space left"):
         run.fit()
     export = tmp_path / "run" / "export"
     assert step_of(export / "best") == 0

@@ -99,7 +99,7 @@ def test_several_scores_of_a_solution_are_all_there(make_round: Callable[..., Ro
 def test_half_a_surrogate_pair_is_still_json(make_round: Callable[..., Rollout], tmp_path: Path) -> None:
     log = SolutionLog()
     log.run_directory = tmp_path
-    trainer: Any = SimpleNamespace(world_size=2, global_rank=1)
+    trainer: Any = SimpleNamespace(world_size=2, global_rank=1, strategy=None)
     log._write(trainer, make_round(["ä\ud83d"], [0.0], [None]), "train", 0)
 
     # one file per rank, and the text as it was
@@ -151,7 +151,9 @@ def test_a_repeated_evaluation_is_logged_once(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text('{"step": 0}\n{"step": 2}\n{"step": 4}\n')
     state = SimpleNamespace(fn=TrainerFn.FITTING)
-    trainer: Any = SimpleNamespace(world_size=1, global_rank=0, global_step=2, sanity_checking=False, state=state)
+    trainer: Any = SimpleNamespace(
+        world_size=1, global_rank=0, global_step=2, sanity_checking=False, state=state, strategy=None
+    )
     module: Any = None
 
     log.on_train_start(trainer, module)

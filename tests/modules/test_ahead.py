@@ -8,12 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import lightning
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from test_dynamic_sampling import watched
-from whole_runs import TextVerifier
+from whole_runs import TextVerifier, saving_trainer, tiny_module
 
 from laser_lightning import MaskedImportance, NoImportance, RISEModule, TruncatedImportance
 from laser_lightning.data import ArithmeticSource, PromptDataModule
@@ -109,29 +106,15 @@ def noting(ahead: int, kind: Any = Noting, **options: Any) -> Any:
     settings = {
         "rollout": RolloutSettings(ahead),
         "engine": Elsewhere(),
-        "sampling_rounds": 1,
         "verifier": CoinVerifier(),
         "optimizer": OptimizerSettings(learning_rate=0.1, algorithm="sgd", max_grad_norm=None),
     }
-    return watched(kind, **{**settings, **options})
+    return tiny_module(kind, **settings | options)
 
 
 def fit(directory: Path, model: LaSeRModule, steps: int, callbacks: Any = (), **options: Any) -> dict[str, float]:
-    trainer = lightning.Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=1,
-        val_check_interval=2,
-        check_val_every_n_epoch=None,
-        use_distributed_sampler=False,
-        default_root_dir=directory,
-        callbacks=[ModelCheckpoint(directory, "{step}", every_n_train_steps=1, save_top_k=-1), *callbacks],
-    )
+    evaluation = {"limit_val_batches": 1, "val_check_interval": 2, "check_val_every_n_epoch": None}
+    trainer = saving_trainer(directory, steps, callbacks, **evaluation)
     curriculum = options.pop("curriculum", None)
     order = {"shuffle": False} if curriculum is None else {"curriculum": curriculum}
     data = PromptDataModule(

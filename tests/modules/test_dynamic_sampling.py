@@ -4,28 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
-from whole_runs import OddVerifier
+from whole_runs import OddVerifier, saving_trainer, tiny_module
 
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.data.problem import Problem
 from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.errors import UserError
-from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.laser import LaSeRModule, SampledStep
-from laser_lightning.modules.optimization import OptimizerSettings
-from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
-from laser_lightning.policy.model import EMBEDDED, PolicySettings
 from laser_lightning.records.batching import Rollouts
-from laser_lightning.rollout import Sampling, TransformersEngine
 from laser_lightning.rollout.sampler import Sampler
-from laser_lightning.verifiers.settings import VerificationSettings
-
-TINY = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
 
 
 class UnanimousVerifier(OddVerifier):
@@ -65,36 +55,11 @@ class Watched(LaSeRModule):
 
 
 def watched(kind: type[Watched] = Watched, **options: Any) -> Watched:
-    torch.manual_seed(0)
-    settings: dict[str, Any] = {
-        "policy": PolicySettings(EMBEDDED, random_init=True, config_overrides={**TINY, "num_hidden_layers": 1}),
-        "self_reward": LastTokenSelfReward("<|reward|>", beta=0.1, loss_weight=0.0, reference=-20.0),
-        "verifier": OddVerifier(),
-        "engine": TransformersEngine(),
-        "group_size": 4,
-        "sampling": Sampling(max_response_tokens=24),
-        "verification": VerificationSettings(workers=0),
-        "evaluation": EvaluationSettings(samples=2),
-        "optimizer": OptimizerSettings(learning_rate=1e-2, algorithm="sgd", max_grad_norm=None),
-        "sampling_rounds": 10,
-    }
-    return kind(**{**settings, **options})
+    return tiny_module(kind, **{"sampling_rounds": 10, **options})
 
 
 def fit(tmp_path: Path, model: LaSeRModule, steps: int, **options: Any) -> dict[str, float]:
-    trainer = lightning.Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-        use_distributed_sampler=False,
-        default_root_dir=tmp_path,
-        callbacks=[ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)],
-    )
+    trainer = saving_trainer(tmp_path, steps, limit_val_batches=0)
     # 24 problems are 3 batches of 8: several steps of a few rounds each go through more than one epoch.
     data = PromptDataModule(train=ArithmeticSource("train", size=24), prompts_per_step=8)
     trainer.fit(model, datamodule=data, **options)

@@ -6,31 +6,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import lightning
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
-from whole_runs import OddVerifier
+from whole_runs import saving_trainer, tiny_module
 
 from laser_lightning.data import AccuracyBounds, ArithmeticSource, Curriculum, Draw, PromptDataModule, StepOutcome
 from laser_lightning.data.loader import PromptLoader
 from laser_lightning.data.problem import Problem
 from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.errors import UserError
-from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.laser import LaSeRModule, SampledStep
-from laser_lightning.modules.optimization import OptimizerSettings
 from laser_lightning.modules.teaching import gather_outcome, keeps
-from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
-from laser_lightning.policy.model import EMBEDDED, PolicySettings
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.rollout import Rollout
-from laser_lightning.rollout import Sampling
 from laser_lightning.verifiers import Verification
-from laser_lightning.verifiers.settings import VerificationSettings
 
-TINY = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
 INDICES = [30, 10, 0, 20]  # of the problems, in the order of the source's list
 KINDS = ["add", "mul", None, "add"]
 REWARDS = [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
@@ -194,34 +185,10 @@ class Balanced(Rarest):
 def fit(
     directory: Path, steps: int, rounds: int, kind: type[Rarest] = Rarest, **options: Any
 ) -> tuple[LaSeRModule, Rarest]:
-    torch.manual_seed(0)
-    module = LaSeRModule(
-        policy=PolicySettings(EMBEDDED, random_init=True, config_overrides={**TINY, "num_hidden_layers": 1}),
-        self_reward=LastTokenSelfReward("<|reward|>", beta=0.1, loss_weight=0.0, reference=-20.0),
-        verifier=OddVerifier(),
-        group_size=4,
-        sampling=Sampling(max_response_tokens=24),
-        verification=VerificationSettings(workers=0),
-        evaluation=EvaluationSettings(samples=2),
-        optimizer=OptimizerSettings(learning_rate=1e-2, algorithm="sgd", max_grad_norm=None),
-        sampling_rounds=rounds,
-    )
+    module = tiny_module(sampling_rounds=rounds)
     # 40 problems in steps of 8 are 5 draws an epoch.
     data = PromptDataModule(train=ArithmeticSource("train", size=40), prompts_per_step=8, curriculum=kind())
-    trainer = lightning.Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-        use_distributed_sampler=False,
-        default_root_dir=directory,
-        callbacks=[ModelCheckpoint(directory, "{step}", every_n_train_steps=1, save_top_k=-1)],
-    )
-    trainer.fit(module, datamodule=data, **options)
+    saving_trainer(directory, steps, limit_val_batches=0).fit(module, datamodule=data, **options)
     curriculum = data.train_curriculum
     assert isinstance(curriculum, Rarest)
     assert curriculum is not data.curriculum, "a run has its own"

@@ -211,7 +211,7 @@ def test_two_terms_of_one_name_are_refused() -> None:
 
 
 def test_sums_add_up_and_are_weighed_field_by_field() -> None:
-    terms = LossTerms(*[torch.tensor(float(number)) for number in range(9)], torch.tensor([1.0, 2.0]))
+    terms = LossTerms(*[torch.tensor(float(number)) for number in range(10)], torch.tensor([1.0, 2.0]))
     total = terms + terms.weighted(0.5)
     assert total.kl.item() == 4.5  # 3 + 1.5
     assert total.extra.tolist() == [1.5, 3.0]
@@ -227,7 +227,7 @@ class Counted(Sums):
 
 
 def test_records_within_a_record_add_up_with_it() -> None:
-    one, two = (LossTerms(*[torch.tensor(float(n)) for n in range(9)], torch.tensor([n0])) for n0 in (1.0, 2.0))
+    one, two = (LossTerms(*[torch.tensor(float(n)) for n in range(10)], torch.tensor([n0])) for n0 in (1.0, 2.0))
     both = (Counted(one, two) + Counted(two, one)).over(Ranks())
     assert both.more is not None
     assert (both.terms.extra.tolist(), both.more.extra.tolist(), both.more.kl.item()) == ([3.0], [3.0], 6.0)

@@ -56,7 +56,7 @@ class TokenLosses(NamedTuple):
         losses: [B, R], with gradient; places outside the mask are ignored.
         clipped: [B, R] bool, where a bound cut off the gradient, or changed its weight.
         diagnostics: [B, R] each, without gradient, as many as the loss has ``diagnostic_names``: their means over the
-            step's tokens are logged.
+            tokens that the step passes through the policy are logged.
     """
 
     losses: Float[Tensor, "B R"]
