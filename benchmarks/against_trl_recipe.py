@@ -27,7 +27,7 @@ FURTHER: Mapping[str, dict[str, Any]] = {
 TRL = "TRL's GRPOTrainer"
 TRIAL_HEADS = ["TRL's settings", "seconds a step", "peak GB"]
 HEADS = ["trainer", "solutions/s", "seconds a step (range)", "rollout", "update", "judging", "TRL's time / its (range)"]
-HEADS += ["of CPU time", "mean length", "solved", "peak GB", "before the first step", "parameters, M", "optimizer, GB"]
+HEADS += ["of CPU time", "mean length", "solved", "peak GB of steps", "before them", "parameters, M", "optimizer, GB"]
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,13 @@ def fastest(case: RecipeCase, model: Path, steps: int, say: Callable[[str], None
         with tempfile.TemporaryDirectory() as logs:
             try:
                 worker = Worker("trl_recipe_step.py", settings.of(case), model, Path(logs))
-                taken = take_turns({TRL: worker}, steps, 0, steps)[TRL][1:]
+                taken = take_turns({TRL: worker}, steps, 0, steps)[TRL]
             except SystemExit as failure:  # not all work on every machine
                 say(row(str(settings), "fails", str(failure).strip().splitlines()[-1]))
                 return
-        seconds = statistics.median(step["seconds"] for step in taken)
+        seconds = statistics.median(step["seconds"] for step in taken[1:])
         tried.append((seconds, settings))
-        say(row(str(settings), f"{seconds:.2f}", f"{taken[-1]['memory']:.2f}"))
+        say(row(str(settings), f"{seconds:.2f}", f"{peak(taken):.2f}"))
 
     def best() -> Settings:
         return min(tried, key=lambda one: one[0])[1]
@@ -116,12 +116,17 @@ def compare(
             raise SystemExit(f"{name}: a step had another number of solutions than asked for.")
         if [step["prompt_tokens"] for step in taken] != [step["prompt_tokens"] for step in steps[TRL]]:
             raise SystemExit(f"{name}: its prompts have other lengths than TRL's: the two see other tokens.")
-    timed = {name: taken[warm_up:] for name, taken in steps.items()}
-    return table(HEADS, [cells(name, taken, timed[TRL], case.solutions) for name, taken in timed.items()])
+    return table(HEADS, [cells(name, taken, steps[TRL], warm_up, case.solutions) for name, taken in steps.items()])
 
 
-def cells(name: str, steps: Steps, trl: Steps, solutions: int) -> list[str]:
+def peak(steps: Steps) -> float:
+    """The most memory that a process held in its steps, in GB."""
+    return max(step["memory"] for step in steps)
+
+
+def cells(name: str, taken: Steps, of_trl: Steps, warm_up: int, solutions: int) -> list[str]:
     """A row of the table."""
+    steps, trl = taken[warm_up:], of_trl[warm_up:]
 
     def of(key: str, of_steps: Steps = steps) -> list[float]:
         return [step[key] for step in of_steps]
@@ -140,7 +145,8 @@ def cells(name: str, steps: Steps, trl: Steps, solutions: int) -> list[str]:
         f"{median_ratio(of('cpu_seconds', trl), of('cpu_seconds')):.2f}",
         f"{sum(of('tokens')) / (len(steps) * solutions):.1f}",
         f"{statistics.mean(of('reward')):.2f}",
-        *(f"{steps[-1][key]:.2f}" for key in ("memory", "loaded")),
+        f"{peak(taken):.2f}",
+        f"{taken[0]['loaded']:.2f}",
         f"{steps[-1]['parameters'] / 1e6:.2f}",
         f"{steps[-1]['optimizer_gb']:.2f}",
     ]

@@ -365,6 +365,14 @@ def peak_memory(device: torch.device) -> float:
     return int(status["VmHWM"].split()[0]) * 1024 / 1e9
 
 
+def forget_peak(device: torch.device) -> None:
+    """Let the peak count from here."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 # ---------------------------------------------------------------------- tables
 
 

@@ -3,8 +3,9 @@
 import sys
 import tempfile
 
+import lightning
 import our_step
-from common import trained_sizes
+from common import forget_peak, trained_sizes
 from recipe_case import recipe_of_child
 
 from laser_lightning import LaSeRModule
@@ -12,7 +13,12 @@ from laser_lightning.cli.command_line import main
 
 
 class Told(our_step.Told):
-    """Reports the parts of a step too, what was solved, and what is trained."""
+    """Reports the parts of a step too, its own peak of memory, what was solved, and what is trained."""
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: LaSeRModule, batch: object, _: int) -> None:
+        """Wait."""
+        super().on_train_batch_start(trainer, pl_module, batch, _)
+        forget_peak(pl_module.device)
 
     def further(self, module: LaSeRModule) -> dict[str, float]:
         """What else of a step is reported."""

@@ -63,13 +63,13 @@ class Told(TrainerCallback):
         )
 
 
-def train(case: Case, path: Path) -> None:
-    """Train."""
+def train(case: Case, path: Path, kind: type[Told] = Told) -> None:
+    """Train, with a callback of this kind."""
     torch.set_num_threads(case.threads)
     tokenizer = AutoTokenizer.from_pretrained(path)
     prompts, answers = prompt_texts(case, path), case.data_settings["train"].load()["answer"]
     lengths = dict(zip(prompts, map(len, tokenizer(prompts)["input_ids"]), strict=True))
-    told = Told(torch.device(case.device), case.verifier, lengths)
+    told = kind(torch.device(case.device), case.verifier, lengths)
     with tempfile.TemporaryDirectory() as output:
         settings = {
             "output_dir": output,

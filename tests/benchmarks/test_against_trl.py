@@ -122,13 +122,20 @@ class FakeWorker:
     def __init__(self, script: str, case: Any, model: Path, logs: Path) -> None:
         if "torch_compile" in case.trl_settings:
             raise SystemExit("A process failed; its last words:\nno compiler")
+        self.waits = True
         self.name = "trl" if script.startswith("trl") else " ".join(case.overlays) or "ours"
         self.seconds = {"trl": 16.0 / case.accumulation, "ours": 2.0}.get(self.name, 1.0)
         self.seconds = abs(self.seconds - 3.0) + len(case.trl_settings)  # of 2, 4, 8 and 16 parts, 4 are the fastest
 
     def step(self) -> dict[str, float]:
+        first, self.waits = self.waits, False
         self.turns.append(self.name)
-        sizes = {"memory": 4.0, "loaded": 1.0, "parameters": 134.5e6, "optimizer_gb": 1.08}
+        sizes = {
+            "memory": 4.0 if first else 3.0,
+            "loaded": 1.0 if first else 4.0,
+            "parameters": 134.5e6,
+            "optimizer_gb": 1.08,
+        }
         counts = {"solutions": 64, "prompt_tokens": 2880, "tokens": 640, "reward": 0.25}
         parts = {} if self.name == "trl" else {"rollout": 0.25, "update": 0.5, "judging": 0.0}
         return {"seconds": self.seconds, "cpu_seconds": 2 * self.seconds, **counts, **sizes, **parts}
