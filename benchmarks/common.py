@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from itertools import product
 from pathlib import Path
@@ -71,6 +71,7 @@ class Case:
         processes: processes of the data-parallel job.
         micro_batch_tokens: token budget of our forward pass.
         accumulation: parts that TRL splits a step into.
+        trl_settings: further settings of TRL's GRPOConfig.
     """
 
     size: str = "5M"
@@ -86,6 +87,7 @@ class Case:
     processes: int = 1
     micro_batch_tokens: int = 2048
     accumulation: int = 1
+    trl_settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def solutions(self) -> int:
@@ -96,6 +98,16 @@ class Case:
     def data_settings(self) -> dict[str, Any]:
         """The source and the template of the prompts, which are the same in every step."""
         return {"train": ArithmeticSource("train", size=self.prompts), "template": PromptTemplate("{problem}=")}
+
+    @property
+    def learning_rate(self) -> float:
+        """Of AdamW."""
+        return LEARNING_RATE
+
+    @property
+    def verifier(self) -> Verifier:
+        """Gives the rewards."""
+        return ParityVerifier()
 
 
 def tokenizer_of_size(vocabulary: int) -> Qwen2Tokenizer:
@@ -213,11 +225,11 @@ def build(case: Case, model: Path, **options: Any) -> TimedModule:
     return TimedModule(
         policy=PolicySettings(path=str(model), dtype=case.dtype),
         self_reward=LastTokenSelfReward(REWARD_TOKEN, beta=0.2, reference=REWARD_TOKEN_LOG_PROB, loss_weight=0.5),
-        verifier=ParityVerifier(),
+        verifier=case.verifier,
         group_size=case.group_size,
         sampling=Sampling(case.response_tokens),
         update=UpdateSettings(micro_batch_tokens=case.micro_batch_tokens),
-        optimizer=OptimizerSettings(learning_rate=LEARNING_RATE),
+        optimizer=OptimizerSettings(learning_rate=case.learning_rate),
         verification=VerificationSettings(workers=0),
         evaluation=EvaluationSettings(at_start=False, at_end=False),
         **options,
@@ -266,14 +278,15 @@ class Worker:
         script: the child, a file beside this one; it gets the case and the model's directory.
         case: what it trains.
         model: directory of the model.
+        logs: directory for what it prints; default: that of the model.
     """
 
-    def __init__(self, script: str, case: Case, model: Path) -> None:
+    def __init__(self, script: str, case: Case, model: Path, logs: Path | None = None) -> None:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(case.processes)]
         command = [sys.executable, *(launcher if case.processes > 1 else [])]
         command += [str(Path(__file__).with_name(script)), json.dumps(asdict(case)), str(model)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(case.threads), "HF_HUB_OFFLINE": "1"}
-        self.log = model / f"{script}.{id(self)}.log"
+        self.log = (logs or model) / f"{script}.{id(self)}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
@@ -329,6 +342,13 @@ class StepTimer:
         print(RESULT + json.dumps(values), flush=True)
 
 
+def trained_sizes(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """How many parameters an optimizer steps, and the GB of its states."""
+    states = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    parameters = sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"])
+    return {"parameters": parameters, "optimizer_gb": sum(state.nbytes for state in states) / 1e9}
+
+
 def clock(device: torch.device) -> float:
     """Seconds, when everything that the device was given is done."""
     if device.type == "cuda":
@@ -343,6 +363,14 @@ def peak_memory(device: torch.device) -> float:
     # Not getrusage: its maximum begins with that of the parent.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) * 1024 / 1e9
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let the peak count from here."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 # ---------------------------------------------------------------------- tables
