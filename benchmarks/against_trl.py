@@ -17,7 +17,7 @@ The device and dtype options are there for GPUs; they were not tried on one.
 
 With a model, it is the recipe `word_problems` as its config has it, in float32: the problems of the file in their order
 in its chat template, its verifier's reward and its learning rate for both. TRL's settings are found in a trial first.
-Behind them stand LaSeR with its judging updates, which TRL has nothing like, LaSeR as published, and the recipe with
+Behind them stand LaSeR, LaSeR with judging updates, which TRL has nothing like, and the recipe with
 LoRA, whose time and memory so stand beside those of full fine-tuning; all of them and TRL take steps in turn.
 """
 
@@ -135,7 +135,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     recipe.add_argument("--group_size", type=int, default=8, help="solutions of each; default: %(default)s")
     recipe.add_argument("--response_tokens", type=int, default=32, help="length limit; default: %(default)s")
     recipe.add_argument(
-        "--rows", default="laser,published,lora", help=f"some of {','.join(ROWS)}; default: %(default)s"
+        "--rows", default="laser,judging,lora", help=f"some of {','.join(ROWS)}; default: %(default)s"
     )
     recipe.add_argument("--trial_steps", type=int, default=2, help="of each of TRL's settings; default: %(default)s")
     recipe.add_argument("--warm_up", type=int, default=2, help="steps that do not count; default: %(default)s")
