@@ -178,7 +178,7 @@ def test_the_table_of_the_turns(case: Any, fake_workers: list[str]) -> None:
         " 1.00 | 134.50 | 1.08 |"
     )
     assert ours == (
-        "| LaSeR with judging updates | 64.00 | 1.00 (1.00 to 1.00) | 0.25 | 0.50 | 0.00 | 2.00 (2.00 to 2.00) | 2.00 |"
+        "| LaSeR | 64.00 | 1.00 (1.00 to 1.00) | 0.25 | 0.50 | 0.00 | 2.00 (2.00 to 2.00) | 2.00 |"
         " 10.0 | 0.25 | 4.00 | 1.00 | 134.50 | 1.08 |"
     )
 
@@ -200,7 +200,7 @@ def test_from_the_command_line(
     assert f"TRL with {settings}:\n" in printed
     assert ("continuous batching" in printed) == (not words)
     names = [line.split(" | ")[0] for line in printed.split(settings + ":\n\n")[1].splitlines()[2:]]
-    ours = ["LaSeR with judging updates", "LaSeR as published", "LaSeR with judging updates, LoRA"]
+    ours = ["LaSeR", "LaSeR with judging updates", "LaSeR, LoRA"]
     assert names == [f"| {name}" for name in ("TRL's GRPOTrainer", *ours)]
 
 
@@ -213,7 +213,7 @@ def test_other_prompts_are_refused(case: Any, fake_workers: list[str], monkeypat
         "step",
         lambda self: step(self) | ({"prompt_tokens": 2881} if self.name == "ours" else {}),
     )
-    with pytest.raises(SystemExit, match="LaSeR with judging updates: its prompts have other lengths than TRL's"):
+    with pytest.raises(SystemExit, match="LaSeR: its prompts have other lengths than TRL's"):
         compare(replace(case, prompts=8, group_size=8), Path(), Settings(16), ["laser"], 1, 0, 0)
 
 
