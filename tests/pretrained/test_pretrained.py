@@ -55,7 +55,7 @@ model:
       init_args: {token: "TOKEN", beta: 0.1, loss_weight: 0.5, reference: calibrate}
     verifier: {class_path: laser_lightning.verifiers.ExactVerifier, init_args: {pattern: '(\\d+)'}}
     group_size: 4
-    sampling: {max_response_tokens: 12}
+    sampling: {max_response_tokens: 64}
     update: {micro_batch_tokens: 512}
     optimizer: {learning_rate: 1.0e-6, warmup_steps: 0}
 calibration: {prompts: 4, group_size: 2, max_emission_rate: 1.0}
