@@ -134,9 +134,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     recipe.add_argument("--prompts", type=int, default=8, help="of a step; default: %(default)s")
     recipe.add_argument("--group_size", type=int, default=8, help="solutions of each; default: %(default)s")
     recipe.add_argument("--response_tokens", type=int, default=32, help="length limit; default: %(default)s")
-    recipe.add_argument(
-        "--rows", default="laser,judging,lora", help=f"some of {','.join(ROWS)}; default: %(default)s"
-    )
+    recipe.add_argument("--rows", default="laser,judging,lora", help=f"some of {','.join(ROWS)}; default: %(default)s")
     recipe.add_argument("--trial_steps", type=int, default=2, help="of each of TRL's settings; default: %(default)s")
     recipe.add_argument("--warm_up", type=int, default=2, help="steps that do not count; default: %(default)s")
     given = parser.parse_args(arguments)
