@@ -1,6 +1,5 @@
 """Work with files that fails on all processes of a run, and not on the one that does it alone."""
 
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from lightning.pytorch.strategies import Strategy
 from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.errors import UserError
 from laser_lightning.runs.background import finish_writing
-from laser_lightning.runs.checkpoints import is_of_the_disk
+from laser_lightning.runs.checkpoints import free_gib, is_of_the_disk
 
 
 def write_together(ranks: Ranks, what: str, path: Path, write: Callable[[], Any], done: str = "written") -> None:
@@ -73,9 +72,7 @@ def _sentence(what: str, path: Path, error: Exception, done: str) -> str:
     said = " ".join(str(error).split())
     if not _is_told(error):
         return f"{what} {path} could not be {done} by another process: {type(error).__name__}: {said}"
-    place = next(one for one in path.absolute().parents if one.exists())
-    free = shutil.disk_usage(place).free / 2**30
     return (
-        f"{what} {path} could not be {done}: {said} ({free:.3g} GiB are free there). See to the cause (make room, if "
-        "the disk is full), and give the command again; a training run goes on with --ckpt_path last."
+        f"{what} {path} could not be {done}: {said} ({free_gib(path):.3g} GiB are free there). See to the cause "
+        "(make room, if the disk is full), and give the command again; a training run goes on with --ckpt_path last."
     )

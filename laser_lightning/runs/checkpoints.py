@@ -100,14 +100,20 @@ def is_of_the_disk(error: Exception) -> bool:
     return isinstance(error, OSError) or any(words in str(error) for words in hidden)
 
 
+def free_gib(path: Path) -> float:
+    """Room for a file, in GiB: on the disk of the nearest directory above it that exists."""
+    place = next(one for one in path.absolute().parents if one.exists())
+    return shutil.disk_usage(place).free / 2**30
+
+
 def not_saved(target: Path, error: Exception) -> UserError:
     """What to say where a checkpoint could not be written."""
     cause = error if isinstance(error, OSError) else error.__context__ or error
     what = "a write failed" if "iostream error" in str(cause) else " ".join(str(cause).split())
-    free = shutil.disk_usage(target.parent).free / 2**30 if target.parent.exists() else 0
     return UserError(
-        f"The checkpoint {target} could not be saved: {what} ({free:.3g} GiB are free there). Earlier checkpoints are "
-        "as they were: see to the cause (make room, if the disk is full), and resume with --ckpt_path last."
+        f"The checkpoint {target} could not be saved: {what} ({free_gib(target):.3g} GiB are free there). Earlier "
+        "checkpoints are as they were: see to the cause (make room, if the disk is full), and resume with --ckpt_path "
+        "last."
     )
 
 
