@@ -130,8 +130,9 @@ def tokenizer_of_size(vocabulary: int) -> Qwen2Tokenizer:
 def write_model(case: Case, directory: Path) -> Path:
     """Save a Qwen2 of random weights whose ``<eos>`` has the wanted probability at every token.
 
-    Qwen2's head has no bias. All input embeddings share the value of one dimension instead, which therefore is nearly
-    constant behind the last norm too, and which only the special tokens' rows of the head look at.
+    Qwen2's head has no bias. All input embeddings share the value of one dimension instead, into which no layer writes,
+    which therefore is nearly constant behind the last norm too, and which only the special tokens' rows of the head
+    look at.
     """
     layers, width, mlp_width = SIZES[case.size]
     config = Qwen2Config(
@@ -152,6 +153,8 @@ def write_model(case: Case, directory: Path) -> Path:
         model, tokenizer = Qwen2ForCausalLM(config).eval(), tokenizer_of_size(case.vocabulary)
     embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     embeddings[:, 0], head[:, 0], head[:4] = 1.0, 0.0, 0.0
+    for layer in model.get_decoder().layers:
+        layer.self_attn.o_proj.weight[0] = layer.mlp.down_proj.weight[0] = 0.0
     states = model.get_decoder()(torch.randint(4, case.vocabulary, (8, 32)).to(model.device))
     hidden = states.last_hidden_state.flatten(0, 1)
     others = float((hidden @ head[4:].T).logsumexp(dim=-1).mean())

@@ -7,6 +7,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 from transformers.utils.logging import enable_progress_bar
 
 from laser_lightning.rollout import TransformersEngine
@@ -47,6 +49,22 @@ def run(gpu_check: ModuleType, tmp_path: Path, *options: str) -> tuple[int, dict
     out = tmp_path / "out.json"
     status = gpu_check.main(["--device", "cpu", "--tiny", "--out", str(out), *options])
     return status, {outcome["part"]: outcome for outcome in json.loads(out.read_text())}
+
+
+def test_the_model_ends_responses_as_often_as_wanted_however_deep_it_is(
+    gpu_check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import common
+
+    monkeypatch.setitem(common.SIZES, "deep", (24, 128, 352))
+    model = common.write_model(common.Case("deep", end_probability=0.05), tmp_path)
+    ids = torch.randint(4, 80, (8, 32), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        log_probs = AutoModelForCausalLM.from_pretrained(model)(ids).logits.log_softmax(dim=-1)
+    assert log_probs[..., 1].exp().mean() == pytest.approx(0.05, rel=0.2)
+    assert log_probs[..., 1].exp().std() < 0.03
+    assert log_probs[..., 3].mean() == pytest.approx(common.REWARD_TOKEN_LOG_PROB, abs=0.5)
+    assert log_probs[..., [0, 2]].max() < -30  # padding and the unknown token: never
 
 
 def test_the_command_knows_all_parts(gpu_check: ModuleType, gpu_parts: ModuleType) -> None:

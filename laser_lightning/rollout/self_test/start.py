@@ -48,6 +48,12 @@ def check_policy(
         found.append(_passed(test.update))
     if has_groups and policy.sharing is not None:
         found.append(share_rightly(test, trains))
+    if any(finding.tolerance_nats > test.tolerance_nats for finding in found):
+        rank_zero_warn(
+            f"A rounding of its inputs moves the log-probs of {test.name} by {test.rounding_nats:.2g} nats in this "
+            "precision. So far the log-probs of rollouts and updates may lie apart, and scores too; train/mismatch "
+            "says how far they do. In a higher trainer.precision, and policy.dtype, they would agree."
+        )
     return found
 
 

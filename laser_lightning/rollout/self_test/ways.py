@@ -27,6 +27,7 @@ from laser_lightning.rollout.self_test.probe import (
     plain_pass,
     random_ids,
     random_rollouts,
+    rounding_nats,
     small_batch,
     tokens_read,
     tolerance_nats,
@@ -44,6 +45,8 @@ REMEDIES = {
 }
 """Of what a model need not do."""
 DAMAGED = "its weights are damaged, or overflow in their dtype"
+MOST_NATS = 1.0
+"""How far log-probs may lie apart, though it be by rounding: a policy with less exact ones is not trained."""
 
 
 class SelfTest:
@@ -167,7 +170,7 @@ class SelfTest:
                 ANOTHER_MODEL,
             )
 
-        return self._finding(way, lambda: self._decoding_error(self._trial(rows), prompts), explain, "be decoded")
+        return self._finding(way, lambda: self._decoding_error(self._trial(rows), prompts), explain, "be decoded", True)
 
     def _trial(self, rows: int) -> RolloutEngine:
         trial = None if self.engine is None else self.engine.trial(rows)
@@ -205,7 +208,7 @@ class SelfTest:
             )
 
         doing = "pack sequences" if self.policy.packs else "run a batch of sequences in training mode"
-        return self._finding(way, lambda: self._update_error(self.policy.packs), explain, doing)
+        return self._finding(way, lambda: self._update_error(self.policy.packs), explain, doing, True)
 
     def sharing(self, way: str = "shared prompts", training: bool = True) -> Finding:
         """The same, with each prompt computed once for all of its solutions.
@@ -225,7 +228,7 @@ class SelfTest:
                 "set policy.shared_prompts to never",
             )
 
-        return self._finding(way, measure, explain, "share prompts")
+        return self._finding(way, measure, explain, "share prompts", True)
 
     def _update_error(self, packs: bool, sharing: PromptSharing | None = None, training: bool = True) -> float:
         policy, known = self.policy, self._given
@@ -249,6 +252,16 @@ class SelfTest:
         return self._expected(random_rollouts(self.policy))
 
     # ------------------------------------------------------------------ what all share
+
+    @cached_property
+    def rounding_nats(self) -> float:
+        """What a rounding of the inputs comes to in this model, on the rank where it is most."""
+
+        def measure() -> float:
+            self.policy.lm.eval()
+            return rounding_nats(self.policy, self._given)
+
+        return self._agreed(measure)
 
     def _expected(self, rollouts: Rollouts) -> Expected:
         training = self.policy.lm.training
@@ -275,7 +288,19 @@ class SelfTest:
         everyone = self.ranks.stack(torch.tensor(error, dtype=torch.float32, device=self.policy.device))
         return float(everyone.max()), raised
 
-    def _finding(self, way: str, measure: Callable[[], float], explain: Explain, doing: str) -> Finding:
+    def _rounded(self, way: str, error: float) -> Finding:
+        """An error that is no more than this model makes of a rounding."""
+        if error <= MOST_NATS:
+            return Finding(way, error, min(self.rounding_nats, MOST_NATS))
+        cause = (
+            f"In this precision a rounding of its inputs moves the log-probs of {self.name} by "
+            f"{self.rounding_nats:.2g} nats, and those of rollouts and updates do not agree (by {error:.3g} nats)"
+        )
+        return Finding(way, error, self.tolerance_nats, cause, "set trainer.precision and policy.dtype to a higher one")
+
+    def _finding(
+        self, way: str, measure: Callable[[], float], explain: Explain, doing: str, magnified: bool = False
+    ) -> Finding:
         """Measure on every rank, agree, and find cause and remedy where the error is no rounding.
 
         Args:
@@ -283,11 +308,14 @@ class SelfTest:
             measure: this rank's error (nats).
             explain: see ``Explain``.
             doing: what the model cannot do if measuring raises, behind "cannot".
+            magnified: whether the error may also be what the model makes of a rounding (see ``rounding_nats``).
         """
         error, raised = self._measured(measure)
         if error <= self.tolerance_nats:
             return Finding(way, error, self.tolerance_nats)
         if math.isfinite(error):
+            if magnified and error <= self.rounding_nats < math.inf:
+                return self._rounded(way, error)
             return Finding(way, error, self.tolerance_nats, *explain(error))
         if isinstance(raised, UserError):
             return Finding(way, error, self.tolerance_nats, str(raised))

@@ -91,6 +91,39 @@ def test_large_logits_pass_in_half_precision(make_policy: MakePolicy, autocast: 
         assert SelfTest(policy).head().error_nats < 1e-3
 
 
+def with_larger_logits(policy: Policy, factor: float) -> Policy:
+    """The policy, with the errors of its logits that much larger too."""
+    with torch.no_grad():
+        policy.lm.get_output_embeddings().weight.mul_(factor)
+    return policy
+
+
+def test_a_model_that_magnifies_roundings_passes_with_a_warning(make_policy: MakePolicy) -> None:
+    policy = with_larger_logits(make_policy(dtype="bfloat16"), 30)
+    with pytest.warns(UserWarning, match=r"A rounding of its inputs moves the log-probs of Qwen2ForCausalLM by \d"):
+        found = check_policy(policy, TransformersEngine())
+    assert max(finding.error_nats for finding in found) > tolerance_nats(policy)  # which alone would refuse it
+    assert all(finding.tolerance_nats == tolerance_nats(policy) for finding in found[:4])
+    exact = with_larger_logits(make_policy(), 30)
+    assert all(finding.tolerance_nats == tolerance_nats(exact) for finding in check_policy(exact, TransformersEngine()))
+
+
+def test_a_model_that_magnifies_them_beyond_use_is_told_so(make_policy: MakePolicy) -> None:
+    policy = with_larger_logits(make_policy(dtype="bfloat16"), 100)
+    with pytest.raises(UserError, match=r"In this precision a rounding .* by \d.* nats.*: set trainer\.precision and"):
+        check_policy(policy, TransformersEngine())
+
+
+def test_roundings_hide_no_sequences_that_disturb_each_other(
+    make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = with_larger_logits(make_policy(dtype="bfloat16"), 30)
+    mlp = policy.lm.get_decoder().layers[0].mlp
+    wrap(monkeypatch, mlp, lambda forward, x: forward(x) + x.mean(dim=0, keepdim=True))
+    with pytest.raises(UserError, match="sequences of a batch disturb each other"):
+        check_policy(policy)
+
+
 def test_a_model_of_few_positions_is_tried_within_them(
     tmp_path: Path, save_model: SaveModel, tiny_config: TinyConfig, make_policy: MakePolicy
 ) -> None:
