@@ -52,6 +52,19 @@ def prompt_tokens(path: Path, first: int, count: int, group_size: int) -> int:
     return group_size * sum(lengths)
 
 
+def two_steps(case: Any, capfd: pytest.CaptureFixture[str]) -> list[dict[str, float]]:
+    """What a process told of two steps on a file's problems, in its order; AdamW has two moments, 8 bytes a weight."""
+    steps = reports(capfd.readouterr().out)
+    assert [step["solutions"] for step in steps] == [8, 8]
+    path = Path(case.problems)
+    assert [step["prompt_tokens"] for step in steps] == [prompt_tokens(path, first, 2, 4) for first in (0, 2)]
+    for step in steps:
+        assert 8 <= step["tokens"] <= 64
+        assert step["reward"] == 0.5
+        assert step["optimizer_gb"] == pytest.approx(step["parameters"] * 8 / 1e9, rel=1e-2)
+    return steps
+
+
 @pytest.mark.usefixtures("rewards_differ")
 @pytest.mark.parametrize("overlays", [(), ("recipes/word_problems_lora",)])
 def test_our_steps(
@@ -62,7 +75,6 @@ def test_our_steps(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """The file's problems in its order; AdamW has two moments, of 4 bytes, for each weight that it steps."""
     import our_step
 
     from laser_lightning.cli.command_line import main
@@ -71,15 +83,8 @@ def test_our_steps(
     words = replace(case, overlays=overlays).words(chat_model_dir, str(tmp_path / "run"))
     quick = ["--calibration=null", "--model.self_reward.init_args.reference=-5"]
     assert main([*words, "--trainer.callbacks+=recipe_step.Told", *quick]) == 0
-    steps = reports(capfd.readouterr().out)
-    assert [step["solutions"] for step in steps] == [8, 8]
-    path = Path(case.problems)
-    assert [step["prompt_tokens"] for step in steps] == [prompt_tokens(path, first, 2, 4) for first in (0, 2)]
-    for step in steps:
-        assert 8 <= step["tokens"] <= 64
-        assert step["reward"] == 0.5
+    for step in two_steps(case, capfd):
         assert step["seconds"] >= step["rollout"] + step["update"] + step["judging"] > 0
-        assert step["optimizer_gb"] == pytest.approx(step["parameters"] * 8 / 1e9, rel=1e-2)
     assert not any((tmp_path / "run").glob("**/*.ckpt"))
 
 
@@ -94,14 +99,7 @@ def test_steps_of_trl(
 
     monkeypatch.setattr(trl_step, "wait_for_turn", lambda: None)
     trl_step.train(replace(case, accumulation=2, trl_settings={"steps_per_generation": 1}), chat_model_dir)
-    steps = reports(capfd.readouterr().out)
-    assert [step["solutions"] for step in steps] == [8, 8]
-    path = Path(case.problems)
-    assert [step["prompt_tokens"] for step in steps] == [prompt_tokens(path, first, 2, 4) for first in (0, 2)]
-    for step in steps:
-        assert 8 <= step["tokens"] <= 64
-        assert step["reward"] == 0.5
-        assert step["optimizer_gb"] == pytest.approx(step["parameters"] * 8 / 1e9, rel=1e-2)
+    two_steps(case, capfd)
 
 
 def test_the_reward_is_the_recipe_s(case: Any) -> None:

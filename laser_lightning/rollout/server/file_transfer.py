@@ -14,6 +14,9 @@ from laser_lightning.rollout.server.client import RequestRefused, ServerFailed, 
 from laser_lightning.rollout.server.transfer import WeightTransfer, on_each, tell_missed
 from laser_lightning.rollout.server.weights import give_weights, write_weights
 
+KEYS = "engine.weights_directory (or engine.weight_transfer.directory)"
+"""Where a user says where to."""
+
 
 class FileTransfer(WeightTransfer):
     """Write weights into a directory, and have each server load them; one that was started again loads them anew.
@@ -38,8 +41,8 @@ class FileTransfer(WeightTransfer):
             write_weights(weights, directory)
         except (OSError, SafetensorError) as error:  # such as a full disk
             raise UserError(
-                f"Weights cannot be written to {directory} ({error}): give engine.weights_directory a directory with "
-                "room for two copies of them."
+                f"Weights cannot be written to {directory} ({error}): give {KEYS} a directory with room for two "
+                "copies of them."
             ) from error
         # Nobody waits for what is under way.
         found = on_each(servers, lambda server: give_weights(server, str(directory), version, "abort"))
@@ -47,7 +50,7 @@ class FileTransfer(WeightTransfer):
         if len(errors) == len(servers) and any(isinstance(error, ServerFailed | RequestRefused) for error in errors):
             raise UserError(
                 f"No server has loaded the weights. {' '.join(map(str, errors))} Has it the policy's architecture, "
-                f"and does it see {directory} (engine.weights_directory)?"
+                f"and does it see {directory}, as {KEYS} says?"
             )
         tell_missed(errors)
         if self._sent is not None:
@@ -78,5 +81,5 @@ class FileTransfer(WeightTransfer):
             directory = self._root / f"weights-{version}"
             directory.mkdir(parents=True)
         except OSError as error:
-            raise UserError(f"Weights cannot be written: {error}. Change engine.weights_directory.") from error
+            raise UserError(f"Weights cannot be written: {error}. Change {KEYS}.") from error
         return directory
