@@ -90,7 +90,8 @@ class ProbeSelfReward(SelfRewardHead):
 
     def _logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
         units = self.hidden_layer(hidden.to(self.hidden_layer.weight.dtype)).relu()
-        return self.output_layer(units).squeeze(1).float()
+        logits = self.output_layer(units).squeeze(1)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def extra_repr(self) -> str:
         """Settings in the module's printout."""
