@@ -170,7 +170,10 @@ class SelfTest:
                 ANOTHER_MODEL,
             )
 
-        return self._finding(way, lambda: self._decoding_error(self._trial(rows), prompts), explain, "be decoded", True)
+        def measure() -> float:
+            return self._decoding_error(self._trial(rows), prompts)
+
+        return self._finding(way, measure, explain, "be decoded", magnified=True)
 
     def _trial(self, rows: int) -> RolloutEngine:
         trial = None if self.engine is None else self.engine.trial(rows)
@@ -208,7 +211,7 @@ class SelfTest:
             )
 
         doing = "pack sequences" if self.policy.packs else "run a batch of sequences in training mode"
-        return self._finding(way, lambda: self._update_error(self.policy.packs), explain, doing, True)
+        return self._finding(way, lambda: self._update_error(self.policy.packs), explain, doing, magnified=True)
 
     def sharing(self, way: str = "shared prompts", training: bool = True) -> Finding:
         """The same, with each prompt computed once for all of its solutions.
@@ -228,7 +231,7 @@ class SelfTest:
                 "set policy.shared_prompts to never",
             )
 
-        return self._finding(way, measure, explain, "share prompts", True)
+        return self._finding(way, measure, explain, "share prompts", magnified=True)
 
     def _update_error(self, packs: bool, sharing: PromptSharing | None = None, training: bool = True) -> float:
         policy, known = self.policy, self._given

@@ -79,23 +79,21 @@ def test_the_tolerance_follows_autocast(make_policy: MakePolicy) -> None:
         assert check_policy(policy, TransformersEngine())
 
 
-@pytest.mark.parametrize("autocast", [False, True])
-def test_large_logits_pass_in_half_precision(make_policy: MakePolicy, autocast: bool) -> None:
-    # Near 200 the numbers of bfloat16 are 1 apart: rounded, the model's own logits would be far from the head's.
-    policy = make_policy(dtype="float32" if autocast else "bfloat16")
-    with torch.no_grad():
-        policy.lm.get_output_embeddings().weight.mul_(100)
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), torch.no_grad():
-        policy.lm.eval()
-        assert 100 < policy.lm(input_ids=torch.arange(8)[None]).logits.max() < 1000
-        assert SelfTest(policy).head().error_nats < 1e-3
-
-
 def with_larger_logits(policy: Policy, factor: float) -> Policy:
     """The policy, with the errors of its logits that much larger too."""
     with torch.no_grad():
         policy.lm.get_output_embeddings().weight.mul_(factor)
     return policy
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_large_logits_pass_in_half_precision(make_policy: MakePolicy, autocast: bool) -> None:
+    # Near 200 the numbers of bfloat16 are 1 apart: rounded, the model's own logits would be far from the head's.
+    policy = with_larger_logits(make_policy(dtype="float32" if autocast else "bfloat16"), 100)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), torch.no_grad():
+        policy.lm.eval()
+        assert 100 < policy.lm(input_ids=torch.arange(8)[None]).logits.max() < 1000
+        assert SelfTest(policy).head().error_nats < 1e-3
 
 
 def test_a_model_that_magnifies_roundings_passes_with_a_warning(make_policy: MakePolicy) -> None:
