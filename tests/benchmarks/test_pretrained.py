@@ -173,6 +173,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
+@pytest.mark.slow
 def test_from_a_model_to_the_table(
     command: Command,
     in_this_process: list[str],

@@ -75,6 +75,7 @@ def test_a_run_draws_its_figures(make_run: Callable[..., Any], tmp_path: Path, d
     assert [image.step for image in events.Images("figures/sums_self_reward")] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_the_latest_figure_replaces_the_one_before(make_run: Callable[..., Any], tmp_path: Path) -> None:
     class Reader(Callback):
         images: list[bytes] = []  # noqa: RUF012
@@ -93,6 +94,7 @@ def test_only_at_the_end(make_run: Callable[..., Any], tmp_path: Path, drawn: Dr
     assert len(list((tmp_path / "run" / "figures").iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_the_curves_of_a_resumed_run_are_whole(make_run: Callable[..., Any], tmp_path: Path) -> None:
     def callbacks() -> tuple[SelfRewardFigures, ModelCheckpoint]:
         checkpoint = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=2, save_top_k=-1)
@@ -138,6 +140,7 @@ def test_phases_are_looked_up(make_run: Callable[..., Any], drawn: Drawn) -> Non
     assert drawn.training[-1][3] == {"self-rewarding": 3, "integrated": 5}
 
 
+@pytest.mark.slow
 def test_a_stand_alone_evaluation_draws_no_training(make_run: Callable[..., Any], tmp_path: Path, drawn: Drawn) -> None:
     make_run(SelfRewardFigures(dpi=30), ModelCheckpoint(tmp_path, "last"), max_steps=1, directory="first").fit()
     drawn.self_rewards.clear()

@@ -42,6 +42,7 @@ def test_tensorboard(make_run: Callable[..., Any], tmp_path: Path) -> None:
     assert sorted(events.Tags()["images"]) == ["figures/sums_self_reward", "figures/sums_votes", "figures/training"]
 
 
+@pytest.mark.slow
 def test_mlflow_on_sqlite(make_run: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'laser-lightning[loggers]'")
     place = f"sqlite:///{tmp_path / 'runs.db'}"
@@ -66,6 +67,7 @@ def test_mlflow_on_sqlite(make_run: Callable[..., Any], tmp_path: Path, capsys: 
     }
 
 
+@pytest.mark.slow
 def test_wandb_offline(make_run: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wandb = pytest.importorskip("wandb", reason="W&B is not installed: pip install 'laser-lightning[loggers]'")
     settings = wandb.Settings(silent=True, console="off")

@@ -96,6 +96,7 @@ def test_bars_of_libraries_wait_for_a_second_and_for_a_terminal(monkeypatch: pyt
     assert transformers_logging.tqdm([1], disable=True).disable
 
 
+@pytest.mark.slow
 def test_a_run_in_a_pipe_prints_nothing_foreign(tmp_path: Path) -> None:
     options = [
         "--config=quickstart",

@@ -103,7 +103,13 @@ def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 WHOLE = [name for name in packaged_names() if name not in ("strategy/zero1", "strategy/zero2", "strategy/zero3")]
 
 
-@pytest.mark.parametrize("name", WHOLE)
+# Each takes seconds: by default one of each kind.
+FEW = ("quickstart", "warm_start", "offline", "baselines/grpo", "eval/paper", "methods/exopd", "recipes/word_problems")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in WHOLE]
+)
 def test_what_is_printed_of_a_packaged_config_gives_it_again(capsys: pytest.CaptureFixture[str], name: str) -> None:
     below = [] if name.startswith("paper/") or name in ("warm_start", "offline") else ["--config", "quickstart"]
     assert_gives_again(capsys, printed(capsys, *below, "--config", name))

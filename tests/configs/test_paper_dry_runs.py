@@ -241,6 +241,7 @@ def test_the_benchmarks_from_local_files(model: str, tiny_models: dict[str, Path
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_any_model_and_any_checkpoint(tiny_models: dict[str, Path], work: Path) -> None:
     model = [*tiny(tiny_models["qwen2.5_7b"]), "--model.evaluation.samples_per_set={}"]
     assert main(["validate", "--config=eval/paper", *model, "--run_dir=plain"]) == 0

@@ -34,6 +34,7 @@ def metrics(run: Path) -> dict[str, str]:
     return {name: value for name, value in row.items() if "second" not in name}
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_where_it_was(
     tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -305,6 +305,7 @@ def files(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_run_saves_adapters_resumes_bit_for_bit_and_exports(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

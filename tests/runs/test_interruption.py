@@ -205,6 +205,7 @@ def test_a_run_stopped_in_every_part_is_the_run_that_was_not(experiment: Path) -
     assert_same_end(experiment)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_leaves_at_once(experiment: Path) -> None:
     code, errors, seconds = stop(experiment, "callback 1", signal.SIGINT, signal.SIGINT)
     assert code == 128 + signal.SIGINT
