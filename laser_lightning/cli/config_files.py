@@ -19,11 +19,14 @@ from yaml import MappingNode, Node, ScalarNode, SequenceNode
 
 from laser_lightning.cli.nodes import Entries, Key, entries, items, shown, where
 from laser_lightning.cli.old_keys import Renewal
+from laser_lightning.cli.overlay_conflicts import Overlay, refuse_conflicts
 from laser_lightning.cli.source_classes import Sources
 from laser_lightning.errors import UserError
 
 _JSONARGPARSE_YAML = get_loader("yaml")
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
+METHODS = ("methods/", "baselines/")
+"""The packaged configs that are a method each: where two of them differ, neither order is the meant one."""
 
 
 class Origin(NamedTuple):
@@ -67,12 +70,14 @@ def load_configs(names: Sequence[str], base: str = "", on_top: MappingNode | Non
         The merged config.
 
     Raises:
-        UserError: A name is unknown, or a file is not a YAML mapping.
+        UserError: A name is unknown, a file is not a YAML mapping, or two packaged methods set a key differently
+            (``refuse_conflicts``).
     """
     merged: Node = MappingNode("tag:yaml.org,2002:map", [])
     renewal = Renewal()
-    texts = [("", base), *((name, read_config(name)) for name in names)]
-    for node in [*(_compose(name, text) for name, text in texts), on_top]:
+    composed = [(name, _compose(name, read_config(name))) for name in names]
+    refuse_conflicts([Overlay(name, node, _is_method(name)) for name, node in composed if node is not None])
+    for node in [_compose("", base), *(node for _, node in composed), on_top]:
         if node is not None:
             merged = _merge(merged, renewal.of(node, merged), ())
     origins = {key: _origin(node) for key, node in _walk(merged, ())}
@@ -128,6 +133,10 @@ def yaml_value(text: str) -> Any:
     return text if value is None and text.strip().lower() not in ("null", "~") else value
 
 
+def _is_method(name: str) -> bool:
+    return name.startswith(METHODS) and not Path(name).is_file()
+
+
 def _yaml_names(folder: Traversable, prefix: str) -> Iterator[str]:
     for item in folder.iterdir():
         if item.is_dir():
@@ -136,7 +145,7 @@ def _yaml_names(folder: Traversable, prefix: str) -> Iterator[str]:
             yield prefix + item.name.removesuffix(".yaml")
 
 
-def _compose(name: str, text: str) -> Node | None:
+def _compose(name: str, text: str) -> MappingNode | None:
     """Parses a file to a mapping node whose marks carry the file's name; None for an empty file."""
     try:
         loader = yaml.SafeLoader(text)
