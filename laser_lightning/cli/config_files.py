@@ -8,23 +8,19 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from inspect import isclass, signature
 from pathlib import Path
-from pydoc import ErrorDuringImport, locate
 from typing import Any, NamedTuple
 
 import yaml
 from jsonargparse import get_loader
 from yaml import MappingNode, Node, ScalarNode, SequenceNode
 
-from laser_lightning.cli.nodes import Entries, Key, entries, items, shown, where
+from laser_lightning.cli.nodes import Key, shown, where
 from laser_lightning.cli.old_keys import Renewal
-from laser_lightning.cli.overlay_conflicts import Overlay, refuse_conflicts
-from laser_lightning.cli.source_classes import Sources
+from laser_lightning.cli.overlay_conflicts import LaidMethods, Overlay
 from laser_lightning.errors import UserError
 
 _JSONARGPARSE_YAML = get_loader("yaml")
-CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 METHODS = ("methods/", "baselines/")
 """The packaged configs that are a method each: where two of them differ, neither order is the meant one."""
 
@@ -71,15 +67,16 @@ def load_configs(names: Sequence[str], base: str = "", on_top: MappingNode | Non
 
     Raises:
         UserError: A name is unknown, a file is not a YAML mapping, or two packaged methods set a key differently
-            (``refuse_conflicts``).
+            (``LaidMethods``).
     """
     merged: Node = MappingNode("tag:yaml.org,2002:map", [])
-    renewal = Renewal()
-    composed = [(name, _compose(name, read_config(name))) for name in names]
-    refuse_conflicts([Overlay(name, node, _is_method(name)) for name, node in composed if node is not None])
-    for node in [_compose("", base), *(node for _, node in composed), on_top]:
+    renewal, laid = Renewal(), LaidMethods()
+    texts = [("", base), *((name, read_config(name)) for name in names)]
+    for name, node in [*((name, _compose(name, text)) for name, text in texts), ("", on_top)]:
         if node is not None:
-            merged = _merge(merged, renewal.of(node, merged), ())
+            overlay = renewal.of(node, merged)
+            merged = laid.lay(merged, Overlay(name, overlay, _is_method(name)))
+    laid.refuse_conflicts()
     origins = {key: _origin(node) for key, node in _walk(merged, ())}
     return Config(yaml.serialize(merged, Dumper=yaml.SafeDumper, allow_unicode=True), origins)
 
@@ -163,72 +160,6 @@ def _compose(name: str, text: str) -> MappingNode | None:
     if node is not None and not isinstance(node, MappingNode):
         raise UserError(f"{name}: a config is a YAML mapping of keys to values, not {shown(node)!r}")
     return node
-
-
-def _merge(base: Node, overlay: Node, key: Key) -> Node:
-    """Overlays one node on another; neither is changed, because anchors may share them."""
-    if not isinstance(overlay, MappingNode):
-        return overlay
-    above = entries(overlay, key)
-    below = entries(base, key) if isinstance(base, MappingNode) else {}
-    if CLASS_KEYS & (above.keys() | below.keys()):
-        below, above = _spelled_out(below, key), _spelled_out(above, key)
-        if _class_changes(below, above):
-            below = {}
-    merged = dict(below)
-    for name, (key_node, value) in above.items():
-        target = name.removesuffix("+") if name.removesuffix("+") in merged else name
-        if name.endswith("+"):
-            older = items(merged[target][1]) if target in merged else []
-            value = SequenceNode("tag:yaml.org,2002:seq", older + items(value), value.start_mark)
-            merged[target] = (merged.get(target, (key_node,))[0], value)
-        else:
-            merged.pop(f"{name}+", None)
-            empty = MappingNode("tag:yaml.org,2002:map", [], value.start_mark)
-            merged[name] = (key_node, _merge(merged.get(name, (None, empty))[1], value, (*key, name)))
-    return MappingNode(overlay.tag, list(merged.values()), overlay.start_mark, flow_style=False)
-
-
-def _spelled_out(given: Entries, key: Key) -> Entries:
-    """A class with its arguments under `init_args`, where the short form has them beside each other."""
-    if not CLASS_KEYS & given.keys():
-        if not given:
-            return {}
-        pairs = list(given.values())
-        arguments = MappingNode("tag:yaml.org,2002:map", pairs, pairs[0][0].start_mark)
-        return {"init_args": (ScalarNode("tag:yaml.org,2002:str", "init_args", arguments.start_mark), arguments)}
-    for name in given.keys() - CLASS_KEYS:
-        raise UserError(
-            f"{'.'.join((*key, name))} ({where(given[name][0])}): unknown key beside class_path; "
-            "arguments of the class go under init_args"
-        )
-    return given
-
-
-def _class_changes(below: Entries, above: Entries) -> bool:
-    if "class_path" not in below or "class_path" not in above:
-        return False
-    old, new = shown(below["class_path"][1]), shown(above["class_path"][1])
-    if old == new:
-        return False
-    takes = Sources().takes_arguments_of(new, old)
-    if takes is not None:
-        return not takes
-    try:
-        return not _takes_arguments_of(locate(new), locate(old))
-    except ErrorDuringImport:
-        return True  # the parser imports it again, and says what is wrong with it
-
-
-def _takes_arguments_of(new: object, old: object) -> bool:
-    """Whether a class is another one (there can be two import paths), or a subclass that passes all arguments on."""
-    if not isclass(new) or not isclass(old) or not issubclass(new, old):
-        return new is old and old is not None
-    ours, theirs = signature(new.__init__).parameters, signature(old.__init__).parameters
-    passes_on = any(argument.kind is argument.VAR_KEYWORD for argument in ours.values())
-    # Of an argument with another default a value of the class before may be none: bounds of another kind of ratio, say.
-    takes_all = all(name in ours and ours[name].default == argument.default for name, argument in theirs.items())
-    return new is old or new.__init__ is old.__init__ or passes_on or takes_all
 
 
 def _walk(node: Node, key: Key) -> Iterator[tuple[Key, Node]]:

@@ -9,8 +9,9 @@ from pydoc import locate
 
 from jsonargparse import ArgumentParser
 
-from laser_lightning.cli.config_files import CLASS_KEYS, Key, Origin
-from laser_lightning.cli.nodes import COMMAND_LINE
+from laser_lightning.cli.config_files import Origin
+from laser_lightning.cli.merging import CLASS_KEYS
+from laser_lightning.cli.nodes import COMMAND_LINE, Key
 
 EXPECTED = "expected "
 

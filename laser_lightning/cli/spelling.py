@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from laser_lightning.cli.config_files import CLASS_KEYS, Config, Key, Origin
+from laser_lightning.cli.config_files import Config, Origin
 from laser_lightning.cli.default_callbacks import CALLBACK_SLOTS
 from laser_lightning.cli.error_sentences import command_line_origins, unknown_key
+from laser_lightning.cli.merging import CLASS_KEYS
+from laser_lightning.cli.nodes import Key
 from laser_lightning.cli.program import OWN_KEYS
 from laser_lightning.cli.source_classes import SourceArgument, SourceClass, Sources
 

@@ -13,6 +13,7 @@ from laser_lightning.evaluation.evaluator import Evaluator
 from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.ahead import RoundsAhead, with_importance
 from laser_lightning.modules.evaluation import EvaluationHooks
+from laser_lightning.modules.filling import fill_step, is_filled
 from laser_lightning.modules.fit_checks import check_fit
 from laser_lightning.modules.judging import Judging
 from laser_lightning.modules.mismatch_limit import MismatchLimit
@@ -234,19 +235,17 @@ class LaSeRModule(EvaluationHooks):
         """What the step samples, and what of it is trained on.
 
         With ``sampling_rounds`` every process draws further problems from its loader, whose position is saved with the
-        run, until each has as many groups that the curriculum keeps (those with a signal, by default) as it was given
-        problems, or the rounds are used up; then others fill the places.
+        run, until together they have as many groups that the curriculum keeps (those with a signal, by default) as they
+        were given problems, or the rounds are used up; then others fill the places.
         """
         sampled = self.ahead.next_round(problems)
         if self.sampling_rounds == 1:
             return SampledStep(sampled, sampled)
         for _ in range(self.sampling_rounds - 1):
-            if self.ranks.max(len(problems) - int(keeps(self.data, sampled).sum())) <= 0:
+            if is_filled(keeps(self.data, sampled), len(problems), self.ranks):
                 break
             sampled = concat_rollouts(sampled, self.ahead.draw(next(iter(self.data.train_dataloader()))))
-        kept = keeps(self.data, sampled)
-        chosen = kept.int().argsort(descending=True, stable=True)[: len(problems)]
-        return SampledStep(sampled, sampled.select(chosen), chosen=chosen)
+        return fill_step(sampled, keeps(self.data, sampled), len(problems), self.ranks)
 
     def context(self, trained: Rollout) -> StepContext:
         """The step as its parts see it, with what the policy and frozen ones say of the tokens that it trains on."""

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,6 +100,14 @@ class Rollout:
             judging_tokens=None if self.judging_tokens is None else self.judging_tokens[rows],
         )
 
+    def to(self, device: torch.device) -> "Rollout":
+        """The same round on a device."""
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in held.items() if isinstance(value, (Tensor, Rollouts))
+        }
+        return replace(self, **moved)
+
     def ungrouped(self) -> "Rollout":
         """The same N solutions as a round of N problems with one solution each."""
         problems = [self.problem_of(row) for row in range(len(self.rollouts))]
@@ -117,8 +126,10 @@ class SampledStep:
 
     Attributes:
         sampled: all of it, which metrics count.
-        trained: what of it is trained on; the same, unless ``sampling_rounds`` asks for more.
-        chosen: [M] numbers of the sampled problems whose solutions ``trained`` begins with; None for all of them.
+        trained: what of it is trained on; the same, unless ``sampling_rounds`` asks for more. Then groups of other
+            ranks can be among it.
+        chosen: [M] which groups ``trained`` begins with, of those of all ranks: group i of rank r has the number
+            i * ranks + r. None for all of this rank.
     """
 
     sampled: Rollout

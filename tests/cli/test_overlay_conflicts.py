@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from laser_lightning.cli.config_files import METHODS, load_configs, packaged_names, read_config
-from laser_lightning.cli.overlay_conflicts import Overlay, refuse_conflicts
+from laser_lightning.cli.overlay_conflicts import LaidMethods, Overlay
 from laser_lightning.errors import UserError
 
 
@@ -17,9 +17,17 @@ def refusal(*names: str) -> str:
     return str(error.value)
 
 
+def lay(*overlays: Overlay) -> None:
+    """Several overlays on the quickstart."""
+    config, laid = yaml.compose(read_config("quickstart"), yaml.SafeLoader), LaidMethods()
+    for overlay in overlays:
+        config = laid.lay(config, overlay)
+    laid.refuse_conflicts()
+
+
 def test_two_estimators_are_refused_with_the_lines_of_both() -> None:
     assert refusal("methods/ngrpo", "methods/hybrid_target", "methods/xrpo_sharpening") == (
-        "methods/xrpo_sharpening would undo a part of methods/ngrpo: both set model.advantage.estimator "
+        "methods/xrpo_sharpening would undo what methods/ngrpo sets: model.advantage.estimator "
         "(methods/ngrpo, line 14; methods/xrpo_sharpening, line 9). Leave one of them out, or set what you want of "
         "both in a config file behind them"
     )
@@ -40,7 +48,7 @@ def test_two_estimators_are_refused_with_the_lines_of_both() -> None:
 )
 def test_what_a_later_method_would_undo_is_named(earlier: str, later: str, parts: list[str]) -> None:
     told = refusal(earlier, later)
-    named = told.partition("both set ")[2].partition(". Leave")[0]
+    named = told.partition(" sets: ")[2].partition(". Leave")[0]
     assert [item.partition(" (")[0] for item in named.split("), ")] == parts
 
 
@@ -81,16 +89,31 @@ def test_files_of_ones_own_replace_what_they_set(tmp_path: Path) -> None:
     assert estimator["class_path"] == "laser_lightning.LeaveOneOut"
 
 
+def test_arguments_of_a_class_that_is_replaced_are_named() -> None:
+    """Behind the two-token head its target is the hybrid one; before it, it would be the default."""
+    told = refusal("methods/hybrid_target", "baselines/two_token")
+    assert told == (
+        "baselines/two_token would undo what methods/hybrid_target sets: model.self_reward.target "
+        "(methods/hybrid_target, line 8). Name baselines/two_token first"
+    )
+    head = yaml.safe_load(load_configs(["quickstart", "baselines/two_token", "methods/hybrid_target"]).text)
+    arguments = head["model"]["init_args"]["self_reward"]["init_args"]
+    assert arguments["target"]["class_path"] == "laser_lightning.HybridTarget"
+    # a module that takes the arguments of the one before undoes nothing
+    module = yaml.safe_load(load_configs(["quickstart", "methods/ngrpo", "methods/spoc"]).text)["model"]
+    assert module["init_args"]["advantage"]["estimator"]["class_path"] == "laser_lightning.NGRPO"
+
+
 def test_every_refused_pair_is_refused_in_both_orders_or_told_the_other_one() -> None:
     nodes = {name: yaml.compose(read_config(name), yaml.SafeLoader) for name in packaged_names()}
     methods = [Overlay(name, node, True) for name, node in nodes.items() if name.startswith(METHODS)]
     told: dict[tuple[str, str], str] = {}
     for pair in permutations(methods, 2):
         try:
-            refuse_conflicts(pair)
+            lay(*pair)
         except UserError as error:
             told[pair[0].name, pair[1].name] = str(error)
     assert len(told) > 100
     for (earlier, later), sentence in told.items():
-        assert sentence.startswith(f"{later} would undo a part of {earlier}: both set ")
+        assert sentence.startswith(f"{later} would undo what {earlier} sets: ")
         assert ((later, earlier) in told) != sentence.endswith(f"Name {later} first")

@@ -14,17 +14,7 @@ pytestmark = pytest.mark.distributed
 
 EXAMPLE = Path(__file__).parents[2] / "docs/examples/my_curriculum.py"
 
-# Processes stop sampling when each is full, which depends on their number: here none ever is.
-NEVER_FULL = """
-import torch
-from my_curriculum import InstructiveKinds
-
-class NeverFull(InstructiveKinds):
-    def keeps(self, rewards):
-        return torch.zeros(len(rewards), dtype=torch.bool)
-"""
-
-# With 8 of 20 problems in each of a step's 3 rounds, 9 rounds end in the middle of an epoch of 2.
+# A step is filled within 3 rounds or not, by what both processes have.
 OVERLAY = """
 model:
   init_args:
@@ -35,7 +25,8 @@ model:
     sampling_rounds: 3
 data:
   init_args:
-    curriculum: {class_path: never_full.NeverFull, init_args: {temperature: 0.1}}
+    curriculum: {class_path: my_curriculum.InstructiveKinds, init_args: {temperature: 0.1}}
+    accuracy_bounds: {low: 0.3, high: 0.7}
 trainer: {max_steps: 5, limit_val_batches: 0}
 calibration: null
 checkpoint: {every_n_train_steps: 1}
@@ -76,7 +67,6 @@ def test_two_processes_choose_as_one_does(
     command: Callable[..., str], experiment: Path, difference: Callable[[Path, Path], list[str]]
 ) -> None:
     shutil.copy(EXAMPLE, experiment)
-    (experiment / "never_full.py").write_text(NEVER_FULL)
     (experiment / "overlay.yaml").write_text(OVERLAY)
     overlays = ["--config", "run.yaml", "--config", "overlay.yaml"]
     command(experiment, "fit", *overlays, "--config", "single.yaml", "--run_dir", "one", processes=1)
@@ -90,7 +80,7 @@ def test_two_processes_choose_as_one_does(
     # Of the 8 problems of every round rank 0 has the first, the third, ...
     ((alone,), pair) = problems(experiment / "one"), problems(experiment / "two")
     assert pair == [alone[rank::2] for rank in range(2)]
-    assert len(alone) == 5 * 3 * 8
+    assert 5 * 8 < len(alone) < 5 * 3 * 8  # some steps were full before the last round, and some were not
 
     shutil.copytree(experiment / "two/checkpoints/step=3.ckpt", experiment / "again/checkpoints/step=3.ckpt")
     command(experiment, *fit, "--run_dir", "again", "--ckpt_path", "last")

@@ -11,7 +11,6 @@ from whole_runs import OddVerifier, saving_trainer, tiny_module
 
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.data.problem import Problem
-from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.errors import UserError
 from laser_lightning.modules.laser import LaSeRModule, SampledStep
 from laser_lightning.records.batching import Rollouts
@@ -84,26 +83,6 @@ def test_a_step_is_filled_with_groups_that_have_a_signal(tmp_path: Path) -> None
     assert len(model.last_rollout.problems) % 8 == 0
     assert len(model.last_rollout.problems) > 8
     assert values["train/reward"] == pytest.approx(float(model.last_rollout.rewards.mean()))
-
-
-def test_a_rank_that_is_full_samples_on_while_another_one_is_not(tmp_path: Path) -> None:
-    missing = []
-
-    class OneOfTwo(Ranks):
-        def max(self, number: int) -> int:
-            missing.append(number)
-            return 1  # of the other rank
-
-    class OnOneOfTwo(Watched):
-        @property
-        def ranks(self) -> Ranks:
-            return OneOfTwo(self.strategy)
-
-    model = watched(OnOneOfTwo, sampling_rounds=6)
-    fit(tmp_path, model, steps=1)
-    assert missing[4] <= 0, "this rank was full before its last round"
-    assert len(model.played) == 6
-    assert len(model.trained[0][0]) == 8
 
 
 def test_one_round_takes_the_groups_as_they_come(tmp_path: Path) -> None:

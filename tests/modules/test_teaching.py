@@ -98,11 +98,26 @@ class TwoRanks(Ranks):
     def __init__(self, first: Tensor | None = None) -> None:
         super().__init__()
         self.first = first
+        self.first_sum: Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        return 2
+
+    @property
+    def index(self) -> int:
+        return int(self.first_sum is not None)
 
     def stack(self, values: Tensor) -> Tensor:
         if self.first is None:
             self.first = values
         return torch.stack((self.first, values))
+
+    def sum(self, values: Tensor) -> Tensor:
+        if self.first_sum is None:
+            self.first_sum = values
+            return values
+        return self.first_sum + values
 
 
 def test_the_outcome_of_two_processes_is_in_the_order_of_the_choice(make_rollouts: Callable[..., Rollouts]) -> None:
