@@ -45,10 +45,12 @@ def do_run(run: Run, phases: Sequence[str], children: Children) -> None:
         children: run the processes.
 
     Raises:
-        UserError: if one fails.
+        UserError: if one fails, or there is no trained policy to evaluate.
     """
     wanted: list[Phase] = [run.training] if "train" in phases else []
-    if "evaluate" in phases and (run.training.done or wanted):
+    if "evaluate" in phases:
+        if not run.training.done and not wanted:
+            raise UserError(f"{run.name}, is not evaluated, since its training is not finished.")
         wanted += run.evaluations.values()
     for phase in wanted:
         if not phase.done:
@@ -106,14 +108,24 @@ def read_entries(runs: Sequence[Run], dataset: str) -> tuple[dict[str, list[Entr
             continue
         try:
             methods.setdefault(run.method.name, []).append(read_entry(run, dataset))
-        except UserError as error:
+        except (UserError, OSError) as error:
             left_out.append(f"{run.name}, is not in the table: {error}")
     return {name: entries for name, entries in methods.items() if entries}, left_out
 
 
 def seeds(text: str) -> list[int]:
-    """The seeds of a list such as ``0,1,2``."""
-    return [int(item) for item in text.split(",")]
+    """The seeds of a list such as ``0,1,2``, each of them once."""
+    found = [int(item) for item in text.split(",")]
+    if len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text} has a seed twice, which would count as two runs: name each once")
+    return found
+
+
+def at_least_one(text: str) -> int:
+    """A number of workers."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is too few: at least 1")
+    return int(text)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -126,7 +138,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="rows: short names, overlays (baselines/dapo, or dapo), or NAME=OVERLAY+OVERLAY; default: %(default)s",
     )
     parser.add_argument("--seeds", type=seeds, default=[0, 1, 2], metavar="0,1,2")
-    parser.add_argument("--workers", type=int, default=1, help="runs at a time, of one thread each")
+    parser.add_argument("--workers", type=at_least_one, default=1, help="runs at a time, of one thread each")
     parser.add_argument("--config", default="quickstart", help="the config below all overlays; default: %(default)s")
     parser.add_argument("--steps", type=int, help="optimizer steps; default: the config's")
     parser.add_argument("--samples", type=int, default=32, help="solutions per problem behind the training")

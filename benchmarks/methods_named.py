@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from laser_lightning.cli.config_files import packaged_names, read_config
 from laser_lightning.errors import UserError
@@ -45,8 +46,8 @@ def read_methods(text: str) -> list[Method]:
     """The methods of a list such as ``laser,baselines/grpo,methods/ngrpo,both=methods/ngrpo+methods/credo``.
 
     An item is a short name of ``NAMED``, or overlays joined by ``+``, with a name before ``=`` or else named as they
-    are (and those of ``NAMED`` as there). An overlay is a packaged config (``ngrpo`` finds ``methods/ngrpo``) or the
-    path of a file.
+    are (and those of ``NAMED`` as there). An overlay is a short name too, a packaged config (``ngrpo`` finds
+    ``methods/ngrpo``) or the path of a file.
 
     Args:
         text: items, separated by commas.
@@ -67,16 +68,19 @@ def read_methods(text: str) -> list[Method]:
 def _method(item: str) -> Method:
     if item in NAMED:
         return NAMED[item]
-    name, given, overlays = item.rpartition("=")
-    parts = [part for part in overlays.split("+") if part]
-    found = tuple(_overlay(part) for part in parts)
+    name, given, overlays = ("", "", item) if Path(item).is_file() or "=" not in item else item.partition("=")
+    parts = [overlays] if Path(overlays).is_file() else [part for part in overlays.split("+") if part]
+    found = tuple(overlay for part in parts for overlay in _overlays(part))
     if given:
         return Method(name, found)
     known = next((method for method in NAMED.values() if found and method.overlays == found), None)
     return known or Method("+".join(part.rpartition("/")[2].removesuffix(".yaml") for part in parts), found)
 
 
-def _overlay(name: str) -> str:
+def _overlays(name: str) -> tuple[str, ...]:
+    """Those of a short name, or the one of a config's."""
+    if name in NAMED:
+        return NAMED[name].overlays
     if "/" not in name:
         known: Sequence[str] = packaged_names()
         name = next((path for folder in FOLDERS if (path := f"{folder}/{name}") in known), name)
@@ -84,4 +88,4 @@ def _overlay(name: str) -> str:
         read_config(name)
     except UserError as error:
         raise UserError(f"--methods: {error}") from error
-    return name
+    return (name,)

@@ -123,7 +123,7 @@ class Phase:
         """
         records = self._records()
         for record in records:
-            if "started" in record and record["settings"] != self.settings:
+            if "started" in record and _in_order(record["settings"]) != self.settings:
                 raise UserError(
                     f"{self.folder.parent} holds a run whose {self.name} had other settings ({self._path} has them): "
                     "give another --out, or delete that directory."
@@ -177,11 +177,29 @@ class Phase:
     def _records(self) -> list[dict[str, Any]]:
         if not self._path.exists():
             return []
-        return [json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines()]
+        lines = self._path.read_text(encoding="utf-8").splitlines()
+        # What is no JSON is the half line of a process that was killed while it wrote.
+        return [json.loads(line) for line in lines if _is_whole(line)]
 
     def _note(self, record: dict[str, Any]) -> None:
+        broken = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write("\n" * broken + json.dumps(record) + "\n")
+
+
+def _is_whole(line: str) -> bool:
+    """Whether a line is JSON to its end."""
+    try:
+        json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    return True
+
+
+def _in_order(settings: dict[str, Any]) -> dict[str, Any]:
+    """Recorded settings, with configs as a list: earlier versions had them by name, in the same order."""
+    configs = settings.get("configs")
+    return settings | {"configs": list(configs.values())} if isinstance(configs, dict) else settings
 
 
 def _locks(file: IO[str]) -> bool:

@@ -13,6 +13,7 @@ from methods_named import Method
 from methods_phase import Phase, Taken
 
 from laser_lightning.cli.config_files import read_config
+from laser_lightning.errors import UserError
 
 VOTES = "eval/votes"
 """Below every method's overlays: all vote rules, and which of them is best on the training problems."""
@@ -105,7 +106,7 @@ class Run:
             *self.budget.places,
             *places,
         )
-        contents = {config: yaml.safe_load(read_config(config)) for config in configs}
+        contents = [yaml.safe_load(read_config(config)) for config in configs]  # later ones win: their order counts
         inputs = {"inputs": dict(self.budget.inputs)} if self.budget.inputs else {}
         settings = json.loads(json.dumps({"configs": contents, "options": options} | inputs))
         return Phase(name, self.directory / "phases", words, settings)
@@ -119,8 +120,22 @@ class Run:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """The run's own ``summary.json``."""
-        return dict(json.loads((self.directory / "summary.json").read_text(encoding="utf-8")))
+        """The run's own ``summary.json``.
+
+        Raises:
+            UserError: it cannot be read, or has no evaluation of the run's start or of its end.
+        """
+        path = self.directory / "summary.json"
+        try:
+            found = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}): delete {self.directory} to train it again.") from error
+        if missing := [moment for moment in ("start", "end") if not found.get(moment)]:
+            raise UserError(
+                f"{path} has no evaluation of the run's {' and '.join(missing)}: leave model.evaluation.at_start and "
+                "at_end as they are."
+            )
+        return found
 
     def metrics(self) -> Iterator[dict[str, str]]:
         """The rows of its ``metrics.csv``."""

@@ -52,8 +52,25 @@ def test_items_are_short_names_overlays_and_names_given(tmp_path: Path) -> None:
         Method("Both of them", ("baselines/dapo", str(own))),
         Method("start"),
     ]
+    assert read_methods("both=grpo+dapo,other=laser+dapo") == [
+        Method("both", ("baselines/grpo", "baselines/dapo")),
+        Method("other", ("baselines/dapo",)),
+    ]
     assert read_methods("gspo+dr_grpo")[0].name == "gspo+dr_grpo"
     assert Method("LaSeR, as published").slug == "laser_as_published"
+
+
+def test_files_may_have_signs_of_the_list_in_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from methods_named import Method, read_methods
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("tau=1", "a+b"):
+        (tmp_path / f"{name}.yaml").write_text(OVERLAY)
+    assert read_methods("tau=1.yaml,m=tau=1.yaml,both=a+b.yaml") == [
+        Method("tau=1", ("tau=1.yaml",)),
+        Method("m", ("tau=1.yaml",)),
+        Method("both", ("a+b.yaml",)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +116,27 @@ def test_a_run_has_a_training_that_resumes_and_two_evaluations_of_its_end(tmp_pa
     assert moved.training.settings == run.training.settings  # a directory may be moved or spelled otherwise
 
 
+def test_the_order_of_overlays_is_a_setting(tmp_path: Path) -> None:
+    """The later one of two wins. Records of earlier versions have the same contents by their names."""
+    from methods_named import Method
+    from methods_runs import Budget, Run
+
+    paths = [str(tmp_path / f"{size}.yaml") for size in (4, 8)]
+    for size, path in zip((4, 8), paths, strict=True):
+        Path(path).write_text(f"model: {{init_args: {{group_size: {size}}}}}")
+    budget = Budget("quickstart", 2, 4)
+    run, other = (Run(Method("m", tuple(order)), 0, budget, tmp_path / "run") for order in (paths, paths[::-1]))
+    finish(run)
+    assert run.training.done
+    with pytest.raises(UserError, match="had other settings"):
+        _ = other.training.done
+    names = ["quickstart", "eval/votes", *paths]
+    earlier = run.training.settings | {"configs": dict(zip(names, run.training.settings["configs"], strict=True))}
+    lines = [{"started": "t", "settings": earlier}, {"status": 0, "cpu_seconds": 1.0, "peak_gb": 0.5}]
+    (tmp_path / "run/phases/fit.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert run.training.done
+
+
 # ----------------------------------------------------------------------- phases
 
 
@@ -141,6 +179,15 @@ def test_a_start_without_an_end_was_cut(phase: ModuleType, tmp_path: Path) -> No
     lines.append({"status": 0, "cpu_seconds": 2.5, "peak_gb": 0.5})
     (tmp_path / "fit.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     assert phase.Phase("fit", tmp_path, (), {}).taken == phase.Taken(2.5, 0.5, 1)
+
+
+def test_half_a_line_of_a_killed_process_is_passed_over(phase: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "fit.jsonl").write_text('{"started": "t", "settings": {}}\n{"status": 0, "cpu_sec')
+    one = phase.Phase("fit", tmp_path, (), {})
+    assert not one.done
+    one.run(phase.Children(), script(""))
+    assert one.done
+    assert one.taken.cut == 1
 
 
 def test_a_run_with_other_settings_is_refused(phase: ModuleType, tmp_path: Path) -> None:
@@ -383,6 +430,31 @@ def test_a_run_that_cannot_be_measured_is_left_out_in_a_sentence(runs: list[Any]
     assert "last.ckpt is not a whole checkpoint" in left_out[0]
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("summary.json", None, "summary.json cannot be read"),
+        ("summary.json", '{"training_se', "summary.json cannot be read"),
+        ("summary.json", '{"start": null, "end": {"step": 2}}', "has no evaluation of the run's start"),
+        ("summary.json", '{"start": null, "end": null}', "has no evaluation of the run's start and end"),
+        ("metrics.csv", None, "metrics.csv"),
+    ],
+)
+def test_what_is_missing_of_a_run_does_not_take_the_table_with_it(
+    runs: list[Any], file: str, content: str | None, told: str
+) -> None:
+    from methods import read_entries
+
+    (runs[0].directory / file).unlink()
+    if content is not None:
+        (runs[0].directory / file).write_text(content)
+    methods, left_out = read_entries([runs[0], runs[2]], "arithmetic")
+    assert list(methods) == ["GRPO"]
+    assert len(left_out) == 1
+    assert left_out[0].startswith("LaSeR, seed 0, is not in the table: ")
+    assert told in left_out[0]
+
+
 def test_figures_are_drawn_of_what_is_there(runs: list[Any], tmp_path: Path) -> None:
     from methods import read_entries
     from methods_figures import training_figure, votes_figure
@@ -408,6 +480,20 @@ def test_options_behind_two_dashes_go_to_every_command() -> None:
     assert parse(["--out", "x"]).options == ()
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(["--seeds", "0,1,0"], "has a seed twice"), (["--workers", "0"], "at least 1"), (["--seeds", "a"], "invalid")],
+)
+def test_numbers_that_make_no_sense_are_refused(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from methods import parse
+
+    with pytest.raises(SystemExit):
+        parse(["--out", "x", *words])
+    assert told in capsys.readouterr().err
+
+
 def test_one_that_fails_does_not_keep_the_others_from_their_end(
     phase: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -428,8 +514,10 @@ def test_one_that_fails_does_not_keep_the_others_from_their_end(
     assert do_runs(runs, ("train", "evaluate"), 1) == ["it failed"]
     assert started == ["laser fit", "grpo fit", "grpo val_32", "grpo test_32"]
     started.clear()
-    assert do_runs(runs, ("evaluate",), 1) == []
-    assert started == []  # nothing is trained yet
+    assert sorted(do_runs(runs, ("evaluate",), 1)) == [
+        f"{name}, seed 0, is not evaluated, since its training is not finished." for name in ("GRPO", "LaSeR")
+    ]
+    assert started == []
 
 
 @pytest.mark.slow
