@@ -104,8 +104,10 @@ class PromptLoader:
         Raises:
             UserError: the position belongs to other problems, or to another order of them.
         """
-        # those of version 0.1 had no other curriculum
-        saved = {"curriculum": "UniformShuffling()" if state.get("shuffle") else "InOrder()", "learned": {}} | state
+        # those of version 0.1 had no other curriculum, and later ones did not say of which kinds the problems were
+        curriculum = "UniformShuffling()" if state.get("shuffle") else "InOrder()"
+        kinds = self._identity["kinds_sha256"]
+        saved = {"curriculum": curriculum, "learned": {}, "kinds_sha256": kinds} | state
         differences = [
             f"{name} was {saved.get(name)} and is {value}"
             for name, value in self._identity.items()
@@ -123,12 +125,14 @@ class PromptLoader:
     @cached_property
     def _identity(self) -> dict[str, Any]:
         """What the order depends on, besides the epoch."""
-        digest = hashlib.sha256()
+        digest, kinds = hashlib.sha256(), hashlib.sha256()
         for problem in self.problems:
             digest.update(f"{problem.index}\n{len(problem.problem)}\n{problem.problem}".encode())
+            kinds.update(f"{problem.kind!r}\n".encode())  # as Python writes it: None is no kind of that name
         return {
             "problems": len(self.problems),
             "problems_sha256": digest.hexdigest()[:16],
+            "kinds_sha256": kinds.hexdigest()[:16],
             "prompts_per_step": self.global_batch_size,
             "seed": self.seed,
             "shuffle": self.shuffle,

@@ -255,14 +255,10 @@ class PromptDataModule(LightningDataModule):
         )
 
     def _check_bounds(self) -> None:
-        """Refuse bounds that nothing would ask."""
+        """Refuse bounds that nothing would ask, or no group could meet."""
         module = getattr(self.trainer, "lightning_module", None)
-        if module is not None and self.accuracy_bounds.bind and getattr(module, "sampling_rounds", 1) == 1:
-            raise UserError(
-                f"data.accuracy_bounds (from {self.accuracy_bounds.low} to {self.accuracy_bounds.high}) says which "
-                "groups a step is filled with, and groups are taken as they come: set model.sampling_rounds above 1, "
-                "such as 4."
-            )
+        if module is not None:
+            self.accuracy_bounds.check(getattr(module, "sampling_rounds", 1), getattr(module, "group_size", None))
 
     def _steps_taken(self) -> int:
         assert self.trainer is not None

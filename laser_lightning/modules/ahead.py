@@ -2,7 +2,7 @@
 
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -23,24 +23,43 @@ if TYPE_CHECKING:
 LARGEST_SEED = 2**62
 
 
+class HandedBatch(NamedTuple):
+    """A batch whose round is not being drawn yet.
+
+    Attributes:
+        problems: those of this rank.
+        handed_at: optimizer steps taken when the loader handed it out, which say of which stage its problems are.
+    """
+
+    problems: list[Problem]
+    handed_at: int
+
+
 @dataclass(frozen=True)
 class AheadRound:
     """A round that is drawn, or being drawn.
 
     Attributes:
         problems: those of this rank.
+        handed_at: optimizer steps taken when the loader handed them out.
         step: optimizer steps that the weights had taken which draw it.
         rollouts: the solutions, once they are there.
     """
 
     problems: list[Problem]
+    handed_at: int
     step: int
     rollouts: "Future[Rollouts]"
 
     def state_dict(self) -> dict[str, Any]:
         """What checkpoints keep of it: what was drawn with weights that are gone."""
         drawn = self.rollouts.result().to(torch.device("cpu"))
-        return {"step": self.step, "problems": [problem.index for problem in self.problems], "rollouts": vars(drawn)}
+        return {
+            "step": self.step,
+            "handed_at": self.handed_at,
+            "problems": [problem.index for problem in self.problems],
+            "rollouts": vars(drawn),
+        }
 
 
 class RoundsAhead:
@@ -57,31 +76,39 @@ class RoundsAhead:
     The first step draws its own round, and takes from the loader what it needs to begin. Solutions, and not weights,
     are what a checkpoint keeps: a resumed run trains on the same ones. So writing it waits for those under way.
 
+    A curriculum chooses a batch in the step that is handed it, so that step says how long its responses may be, and not
+    the one that draws it: above, b3 is within the limit of step 1, and b4, drawn with it, within that of step 2.
+
     Args:
         settings: how far ahead.
         module: whose rounds they are.
 
     Attributes:
         drawn_at: optimizer steps that the weights had taken which drew the latest round.
+        handed_at: optimizer steps taken when the loader handed the latest round's problems out.
         staleness: how many they have taken since.
     """
 
     def __init__(self, settings: RolloutSettings, module: "LaSeRModule") -> None:
         self.ahead, self._module = settings.ahead, module
-        self.drawn_at = self.staleness = 0
+        self.drawn_at = self.handed_at = self.staleness = 0
         self.clear()
 
     def clear(self) -> None:
         """Begin a run."""
-        self._waiting: list[list[Problem]] = []  # batches whose rounds are not being drawn
+        self._waiting: list[HandedBatch] = []
         self._rounds: list[AheadRound] = []
-        self._before: tuple[list[list[Problem]], list[AheadRound]] | None = None  # of an unfinished step
+        self._before: tuple[list[HandedBatch], list[AheadRound]] | None = None  # of an unfinished step
         self._saved: list[dict[str, Any]] | None = None  # of a checkpoint, until the training problems are there
 
     @property
     def sampling(self) -> Sampling:
         """How the latest round was drawn."""
-        return sampling_at(self._module.sampling, self._module.data, self.drawn_at)
+        return self._sampling_of(self.handed_at)
+
+    def _sampling_of(self, handed_at: int) -> Sampling:
+        """How a batch is drawn that was handed out at this step."""
+        return sampling_at(self._module.sampling, self._module.data, handed_at)
 
     # ---------------------------------------------------------------- a step
 
@@ -94,19 +121,23 @@ class RoundsAhead:
         module = self._module
         self._restore()
         self._before = list(self._waiting), list(self._rounds)
-        self._waiting.append(problems)
-        self.drawn_at = now = module.trainer.global_step
+        now = module.trainer.global_step
+        self._waiting.append(HandedBatch(problems, now))
         if not self._rounds:
-            self.staleness = 0
-            return self.draw(self._waiting.pop(0))
+            batch = self._waiting.pop(0)
+            self.drawn_at, self.handed_at, self.staleness = now, batch.handed_at, 0
+            return self.draw(batch.problems)
         latest = self._rounds.pop(0)
         with module.parts("rollout"):
             rollouts = latest.rollouts.result()
-        self.drawn_at, self.staleness = latest.step, now - latest.step
+        self.drawn_at, self.handed_at, self.staleness = latest.step, latest.handed_at, now - latest.step
         return module.sampler.judge(latest.problems, rollouts, self.sampling)
 
     def draw(self, problems: list[Problem]) -> Rollout:
         """Draw a batch now, with the weights of the moment, within the length of the latest round.
+
+        A further batch of ``sampling_rounds`` may be of the next stage already. It keeps the length of the round that
+        it fills up: a step has one limit, by which overlong responses are told.
 
         Args:
             problems: the batch.
@@ -122,15 +153,16 @@ class RoundsAhead:
             return
         if self._rounds:
             return
-        while len(self._waiting) < self.ahead:
-            self._waiting.append(next(iter(module.data.train_dataloader())))
-        batches, self._waiting = self._waiting[: self.ahead], self._waiting[self.ahead :]
         step = module.trainer.global_step
-        sampling = sampling_at(module.sampling, module.data, step)
+        while len(self._waiting) < self.ahead:
+            self._waiting.append(HandedBatch(next(iter(module.data.train_dataloader())), step))
+        batches, self._waiting = self._waiting[: self.ahead], self._waiting[self.ahead :]
         device = module.generator.device
         seeds = torch.randint(LARGEST_SEED, (self.ahead,), generator=module.generator, device=device).tolist()
-        drawing = module.sampler.draw_meanwhile(batches, module.group_size, sampling, seeds)
-        self._rounds = [AheadRound(batch, step, drawn) for batch, drawn in zip(batches, drawing, strict=True)]
+        problems = [batch.problems for batch in batches]
+        samplings = [self._sampling_of(batch.handed_at) for batch in batches]
+        drawing = module.sampler.draw_meanwhile(problems, module.group_size, samplings, seeds)
+        self._rounds = [AheadRound(*batch, step, drawn) for batch, drawn in zip(batches, drawing, strict=True)]
 
     def end_step(self) -> dict[str, float | Tensor]:
         """The step is whole; its metrics."""
@@ -150,8 +182,11 @@ class RoundsAhead:
         if self._saved is not None:
             checkpoint["laser_ahead"] = self._saved
         elif self._waiting or self._rounds:
-            waiting = [[problem.index for problem in batch] for batch in self._waiting]
-            own = {"waiting": waiting, "rounds": [one.state_dict() for one in self._rounds]}
+            own = {
+                "waiting": [[problem.index for problem in batch.problems] for batch in self._waiting],
+                "waiting_handed_at": [batch.handed_at for batch in self._waiting],
+                "rounds": [one.state_dict() for one in self._rounds],
+            }
             checkpoint["laser_ahead"] = self._module.ranks.gather(own)
 
     def load(self, checkpoint: dict[str, Any]) -> None:
@@ -173,9 +208,17 @@ class RoundsAhead:
             dealt = [number for numbers in zip(*batches, strict=True) for number in numbers]
             return [problem_of[number] for number in dealt[index::count]]
 
-        self._waiting = [own(list(batches)) for batches in zip(*(state["waiting"] for state in saved), strict=True)]
+        waiting = [own(list(batches)) for batches in zip(*(state["waiting"] for state in saved), strict=True)]
+        # Older checkpoints do not say when batches were handed out. They had the limit of the step that draws them.
+        handed_at = saved[0].get("waiting_handed_at", [module.trainer.global_step] * len(waiting))
+        self._waiting = [HandedBatch(*one) for one in zip(waiting, handed_at, strict=True)]
         self._rounds = [
-            AheadRound(own([part["problems"] for part in parts]), parts[0]["step"], self._drawn(parts))
+            AheadRound(
+                own([part["problems"] for part in parts]),
+                parts[0].get("handed_at", parts[0]["step"]),
+                parts[0]["step"],
+                self._drawn(parts),
+            )
             for parts in zip(*(state["rounds"] for state in saved), strict=True)
         ]
 

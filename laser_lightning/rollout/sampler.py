@@ -141,7 +141,7 @@ class Sampler:
         hidden = self.hidden_states(rollouts) if self.self_reward.reads_hidden else None
         with torch.no_grad():
             scores = self.self_reward.score(Readings(rollouts.reward_token_log_probs, hidden, references))
-        # Without a log-prob there is as little to judge by as without an <eos>.
+        # Without a log-prob there is as little to judge by as without an <eos> (see `is_judged`).
         self_rewards = zero_if_truncated(scores, rollouts.finished & scores.isfinite())
         return Rollout(problems, rollouts, texts, verifications, rewards, references, self_rewards, tokens)
 
@@ -174,14 +174,14 @@ class Sampler:
         return self._checked(rollouts)
 
     def draw_meanwhile(
-        self, rounds: Sequence[Sequence[Problem]], group_size: int, sampling: Sampling, seeds: Sequence[int]
+        self, rounds: Sequence[Sequence[Problem]], group_size: int, samplings: Sequence[Sampling], seeds: Sequence[int]
     ) -> "list[Future[Rollouts]]":
         """Draw rounds from the policy as it is now, one after the other, while the caller goes on.
 
         Args:
             rounds: the problems of each.
             group_size: solutions of each problem.
-            sampling: how they are drawn.
+            samplings: how each round is drawn.
             seeds: the source of randomness of each round.
 
         Returns:
@@ -189,13 +189,13 @@ class Sampler:
         """
         self.hand_over_weights()
 
-        def draw(problems: Sequence[Problem], seed: int) -> Rollouts:
+        def draw(problems: Sequence[Problem], sampling: Sampling, seed: int) -> Rollouts:
             generator = torch.Generator(self.policy.device).manual_seed(seed)
             prompts = [problem.prompt_ids for problem in problems]
             asked = self.self_reward.score_token_ids
             return self._checked(self.engine.generate(self.policy, prompts, group_size, sampling, asked, generator))
 
-        return self.meanwhile.start([partial(draw, *one) for one in zip(rounds, seeds, strict=True)])
+        return self.meanwhile.start([partial(draw, *one) for one in zip(rounds, samplings, seeds, strict=True)])
 
     def _checked(self, rollouts: Rollouts) -> Rollouts:
         """What an engine returned, without tokens whose log-probs are no numbers."""

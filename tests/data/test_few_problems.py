@@ -33,6 +33,14 @@ def test_bounds_need_further_rounds(module: object, tokenizer: PreTrainedTokeniz
         data.setup("fit")
 
 
+def test_bounds_need_a_group_that_can_meet_them(tokenizer: PreTrainedTokenizerFast) -> None:
+    data = data_of(tokenizer, 4, accuracy_bounds=AccuracyBounds(0.3, 0.4))
+    module = SimpleNamespace(sampling_rounds=2, group_size=4)
+    data.trainer = SimpleNamespace(lightning_module=module, global_rank=0, world_size=1)  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"from 0.3 to 0.4\) .* model.group_size is 4; the nearest: 0.25 .* 0.5"):
+        data.setup("fit")
+
+
 def test_bounds_with_further_rounds(tokenizer: PreTrainedTokenizerFast) -> None:
     data = data_of(tokenizer, 4, accuracy_bounds=AccuracyBounds(0.25, 0.75))
     module = SimpleNamespace(sampling_rounds=2)

@@ -155,6 +155,29 @@ def test_position_in_other_data_is_refused(other: PromptLoader, message: str) ->
         other.load_state_dict(training_loader(12, 4).state_dict())
 
 
+def with_kinds(kinds: str) -> PromptLoader:
+    problems = [problem._replace(kind=kind) for problem, kind in zip(make_problems(4), kinds, strict=True)]
+    return PromptLoader(problems, 2, shuffle=True, drop_last=True)
+
+
+def test_position_among_other_kinds_is_refused() -> None:
+    state = with_kinds("aabb").state_dict()
+    with_kinds("aabb").load_state_dict(state)
+    for other in (with_kinds("abab"), with_kinds("aabc"), training_loader(4, 2)):  # the last has no kinds
+        with pytest.raises(UserError, match=r"another order of it: kinds_sha256 was .* Resume with"):
+            other.load_state_dict(state)
+
+
+def test_older_positions_do_not_name_the_kinds() -> None:
+    loader = with_kinds("aabb")
+    next(iter(loader))
+    older = loader.state_dict()
+    del older["kinds_sha256"]
+    resumed = with_kinds("abab")
+    resumed.load_state_dict(older)
+    assert resumed.state_dict()["batches"] == 1
+
+
 def test_a_training_set_smaller_than_a_step_is_repeated() -> None:
     # 3 problems in steps of 4: 0 1 2 0, 1 2 0 1, 2 0 1 2, a batch an epoch.
     shares = [PromptLoader(make_problems(3), 2, rank=rank, world_size=2, drop_last=True) for rank in range(2)]

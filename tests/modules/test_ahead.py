@@ -13,7 +13,7 @@ import torch
 from whole_runs import TextVerifier, saving_trainer, tiny_module
 
 from laser_lightning import MaskedImportance, NoImportance, RISEModule, TruncatedImportance
-from laser_lightning.data import ArithmeticSource, PromptDataModule
+from laser_lightning.data import ArithmeticSource, PromptDataModule, Schedule, Stage
 from laser_lightning.data.curriculum.mopps import MoPPS
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
@@ -25,6 +25,7 @@ from laser_lightning.modules.verification_prompts import VerificationPrompts
 from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.policy.model import Policy
 from laser_lightning.records.batching import Rollouts
+from laser_lightning.records.rollout import Rollout
 from laser_lightning.rollout import RolloutSettings, TransformersEngine
 from laser_lightning.runs.interruption import Stopped
 
@@ -89,6 +90,20 @@ class Noting(LaSeRModule):
         if self.trainer.global_step == self.told_at:
             os.kill(os.getpid(), signal.SIGTERM)
         return super().compute_advantages(*args)
+
+
+class Staged(Noting):
+    """Notes of each step the length limit that its parts see, its longest response, and the kinds of its problems."""
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.stages: list[tuple[int, int, set[str | None]]] = []
+
+    def context(self, trained: Rollout) -> Any:
+        context = super().context(trained)
+        longest = int(trained.rollouts.response_lengths.max())
+        self.stages.append((context.max_response_tokens, longest, {problem.kind for problem in trained.problems}))
+        return context
 
 
 class NotingRISE(Noting, RISEModule):
@@ -194,6 +209,36 @@ def assert_equal(ours: Any, theirs: Any) -> None:
         assert ours == theirs
 
 
+PRODUCTS = (6, 6, {"mul21"})
+SUMS = (12, 12, {"add5"})
+
+
+def staged(directory: Path, ahead: int, steps: int = 6, **options: Any) -> Any:
+    stages = [Stage(kinds=["mul21"], max_response_tokens=6), Stage(2, kinds=["add5"], max_response_tokens=12)]
+    model = noting(ahead, Staged)
+    fit(directory, model, steps, curriculum=Schedule(stages), **options)
+    return model
+
+
+# The batch that is handed out in step 2, the first of sums, is trained on in step 2 + ahead. It is drawn together with
+# one of products in step 2, with ahead 2, and in step 3, with ahead 3.
+@pytest.mark.parametrize("ahead", [0, 1, 2, 3])
+def test_the_length_limit_is_that_of_the_stage_of_the_problems(ahead: int, tmp_path: Path) -> None:
+    assert staged(tmp_path, ahead).stages == [PRODUCTS] * (2 + ahead) + [SUMS] * (4 - ahead)
+
+
+def test_a_resumed_run_keeps_the_stage_of_what_waits(tmp_path: Path) -> None:
+    whole = staged(tmp_path / "whole", 3)
+    saved = tmp_path / "whole/step=2.ckpt"
+    (own,) = torch.load(saved, weights_only=True)["laser_ahead"]
+    # Step 0 was handed b0 to b3, and draws the last three; step 1 was handed b4, of products, which waits for step 3.
+    assert [one["handed_at"] for one in own["rounds"]] == [0, 0]
+    assert own["waiting_handed_at"] == [1]
+    resumed = staged(tmp_path / "resumed", 3, ckpt_path=saved, weights_only=True)
+    assert resumed.stages == whole.stages[2:] == [PRODUCTS] * 3 + [SUMS]
+    assert [trained[:2] for trained in resumed.trained] == [trained[:2] for trained in whole.trained[2:]]
+
+
 @pytest.mark.parametrize("ahead", [1, 2])
 def test_a_step_that_is_broken_off_is_taken_anew(ahead: int, tmp_path: Path) -> None:
     fit(tmp_path / "whole", whole := noting(ahead), steps=4)
@@ -228,7 +273,11 @@ def test_rounds_of_two_processes_are_dealt_to_one_and_back() -> None:
         problems = [SimpleNamespace(index=number) for number in range(8)]
         ranks = SimpleNamespace(index=index, count=count)
         module: Any = SimpleNamespace(
-            data=SimpleNamespace(train_problems=problems), ranks=ranks, device=torch.device("cpu"), strategy=ranks
+            data=SimpleNamespace(train_problems=problems),
+            ranks=ranks,
+            device=torch.device("cpu"),
+            strategy=ranks,
+            trainer=SimpleNamespace(global_step=9),
         )
         found = RoundsAhead(RolloutSettings(1), module)
         found.load({"laser_ahead": saved})
@@ -236,18 +285,24 @@ def test_rounds_of_two_processes_are_dealt_to_one_and_back() -> None:
         return found
 
     # Batches of 4 of which rank 0 has every second one from the first on.
-    two = [
+    older = [
         {"waiting": [[4, 6]], "rounds": [{"step": 7, "problems": [0, 2], "rollouts": rollouts([0, 2])}]},
         {"waiting": [[5, 7]], "rounds": [{"step": 7, "problems": [1, 3], "rollouts": rollouts([1, 3])}]},
     ]
-    for index, count, drawn, waits in (
-        (0, 1, [0, 1, 2, 3], [4, 5, 6, 7]),
-        (1, 2, [1, 3], [5, 7]),
-        (0, 2, [0, 2], [4, 6]),
+    two: list[dict[str, Any]] = deepcopy(older)
+    for state in two:
+        state["waiting_handed_at"], state["rounds"][0]["handed_at"] = [8], 5
+    for saved, handed_at, index, count, drawn, waits in (
+        (two, (5, 8), 0, 1, [0, 1, 2, 3], [4, 5, 6, 7]),
+        (two, (5, 8), 1, 2, [1, 3], [5, 7]),
+        (two, (5, 8), 0, 2, [0, 2], [4, 6]),
+        # Without a word of when: the round had the limit of step 7, and what waits gets that of the step that resumes.
+        (older, (7, 9), 0, 2, [0, 2], [4, 6]),
     ):
-        found = rounds(two, index, count)
-        assert [[problem.index for problem in batch] for batch in found._waiting] == [waits]
-        (one,) = found._rounds
+        found = rounds(saved, index, count)
+        (waiting,), (one,) = found._waiting, found._rounds
+        assert [problem.index for problem in waiting.problems] == waits
+        assert (one.handed_at, waiting.handed_at) == handed_at
         assert (one.step, [problem.index for problem in one.problems]) == (7, drawn)
         tokens = [token for number in drawn for token in (number, number + 50)]
         assert one.rollouts.result().response_ids.flatten().tolist() == tokens

@@ -118,7 +118,7 @@ class Curriculum(Part, ABC):
         """Say how long the responses of a training step may be.
 
         Args:
-            step: optimizer steps taken so far.
+            step: optimizer steps taken when its problems were chosen.
 
         Returns:
             None, by default, for the limit of ``model.sampling``.

@@ -15,10 +15,10 @@ class MoPPS(Curriculum):
     """Chooses, of several times as many problems, those whose success rate is nearest to a target (arXiv 2507.04632).
 
     The rate of a problem is believed to be Beta(alpha, beta), from Beta(1, 1) on. After each step
-    alpha <- decay alpha + (1 - decay) 1 + successes and beta likewise with failures, for the problems in it. To choose,
-    a rate is drawn from the belief of each of ``candidates * count`` random problems, and the nearest are taken. As in
-    the authors' code (their strategy "topk", with Beta(1, 1) as prior, and 0.5 as target). A reward between 0 and 1
-    counts as that part of a success.
+    alpha <- decay alpha + (1 - decay) 1 + successes and beta likewise with failures, for the problems in it, with those
+    of all its groups where one comes several times. To choose, a rate is drawn from the belief of each of
+    ``candidates * count`` random problems, and the nearest are taken. As in the authors' code (their strategy "topk",
+    with Beta(1, 1) as prior, and 0.5 as target). A reward between 0 and 1 counts as that part of a success.
 
     Args:
         candidates: batches' worth of problems to choose from.
@@ -53,8 +53,9 @@ class MoPPS(Curriculum):
         """Add what was solved, and what was not."""
         success = outcome.rewards.double().clamp(0, 1)
         counts = torch.stack((success, 1 - success), dim=-1).sum(dim=1)
-        for place, added in zip(outcome.problems, counts, strict=True):
-            self.beliefs[place] = self.decay * self.beliefs[place] + (1 - self.decay) + added
+        added = torch.zeros_like(self.beliefs).index_add_(0, torch.tensor(outcome.problems), counts)
+        seen = sorted(set(outcome.problems))  # each forgets once, however often it comes
+        self.beliefs[seen] = self.decay * self.beliefs[seen] + (1 - self.decay) + added[seen]
 
     def state_dict(self) -> dict[str, Any]:
         """The beliefs."""

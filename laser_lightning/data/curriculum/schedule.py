@@ -39,6 +39,10 @@ class Schedule(Curriculum):
 
     Evaluations keep the length limit of model.sampling, which is best the longest of all.
 
+    A stage begins with the batch that is handed out at its first step, problems and length limit together. With
+    ``rollout.ahead`` that batch is trained on so many rounds later: until then the run trains on rounds of the stage
+    before, within that stage's limit, and the new stage learns from what they have of its kinds.
+
     Args:
         stages: in their order; the first begins at step 0. Each has its curriculum to itself, which counts its epochs
             from the stage's beginning, and learns from the steps of its own stage alone.

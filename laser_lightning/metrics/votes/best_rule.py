@@ -26,8 +26,8 @@ class BestRule(VoteRule):
     """Votes by the rule that was right most often on solutions of training problems, so that no evaluation chooses it.
 
     Of each training round the problems with even row numbers teach the rules that learn (``CalibratedVote``), and
-    those with odd ones compare all rules, with as many solutions to a problem as a round has. Without any round, as
-    before the first step, the first rule votes; of equally good ones the first too.
+    those with odd ones compare all rules, with as many solutions to a problem as a round has. Without any answer to
+    compare on, as before the first step, the first rule votes; of equally good ones the first too.
 
     Args:
         rules: the rules to choose among; all choose answers.
@@ -92,8 +92,13 @@ class BestRule(VoteRule):
 
     @property
     def lacks(self) -> str | None:
-        """That there was no training round, if so."""
-        return None if self._seen else "has no training round to choose a rule by"
+        """That there was nothing to compare the rules on, or for one of them nothing to learn from, if so."""
+        if not self._seen:
+            return "has no training round to choose a rule by"
+        if not any((seen.answer_ids >= 0).any() for seen in self._seen):
+            return "has no answer to a problem with an odd row number in its training rounds to choose a rule by"
+        lacking = [f"chooses among rules of which '{rule.name}' {rule.lacks}" for rule in self.rules if rule.lacks]
+        return lacking[0] if lacking else None
 
     def state_dict(self) -> dict[str, Any]:
         """The solutions of the last rounds, and what the rules remember."""

@@ -33,7 +33,7 @@ class CalibratedVote(LogOddsVote):
     The curve from scores to probabilities is fitted to the solutions with an answer of the last training rounds, whose
     rewards are known, over problems: nothing of an evaluation goes into it. Scores are those of before the policy was
     trained on those solutions, so a problem that the run meets for the first time is held out; in later epochs it no
-    longer is. Without any round, as before the first step, a score stands for itself, as in ``LogOddsVote``.
+    longer is. Without any such solution, as before the first step, a score stands for itself, as in ``LogOddsVote``.
 
     Args:
         rounds: training rounds that the curve is fitted to, the last ones.
@@ -86,8 +86,11 @@ class CalibratedVote(LogOddsVote):
 
     @property
     def lacks(self) -> str | None:
-        """That there was no training round, if so."""
-        return None if self._given is not None or self._seen else "has no training round to calibrate scores with"
+        """That there was nothing to fit the curve to, if so."""
+        if self._given is not None or any(len(seen.scores) for seen in self._seen):
+            return None
+        what = "answer with a finite score in its training rounds" if self._seen else "training round"
+        return f"has no {what} to calibrate scores with"
 
     def state_dict(self) -> dict[str, Any]:
         """The solutions of the last rounds."""

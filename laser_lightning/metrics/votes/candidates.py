@@ -45,6 +45,9 @@ class Candidates:
         scores: [N, S] float32, all scores of each, NaN for those that it does not have: where each solution was
             verified several times, its verdicts. Elsewhere S is 1, and the score is r_s.
         finished: [N] bool: whether the response ended by itself; False for a truncated one.
+
+    Raises:
+        UserError: if a self-reward is NaN, which no rule can weigh.
     """
 
     problems: int
@@ -53,6 +56,16 @@ class Candidates:
     self_rewards: Float[Tensor, " N"]
     scores: Float[Tensor, "N S"]
     finished: Bool[Tensor, " N"]
+
+    def __post_init__(self) -> None:
+        # Here and not in the rules: as an integer, which votes are summed as, NaN is one of the lowest there are.
+        missing = self.self_rewards.isnan().nonzero()
+        if len(missing):
+            raise UserError(
+                f"The self-reward of solution {int(missing[0])} is NaN ({len(missing)} of {len(self.self_rewards)} "
+                "solutions), and no vote rule can weigh it: give it a number, -inf for one that shall not win, or "
+                "leave the solution out."
+            )
 
     @classmethod
     def of(cls, groups: SampleGroups) -> "Candidates":

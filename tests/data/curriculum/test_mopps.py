@@ -24,6 +24,18 @@ def test_beliefs(make_problems: Problems, make_outcome: Callable[..., StepOutcom
     assert curriculum.beliefs.tolist()[2] == [4.0, 4.0]
 
 
+def test_a_problem_that_comes_twice_is_forgotten_once(
+    make_problems: Problems, make_outcome: Callable[..., StepOutcome]
+) -> None:
+    curriculum = MoPPS(decay=0.5)
+    curriculum.begin(make_problems("--"))
+    curriculum.beliefs[0] = torch.tensor([9.0, 1.0])
+    # Twice 1 of 2 right: 0.5 * 9 + 0.5 + 2 = 7 and 0.5 * 1 + 0.5 + 2 = 3.
+    # The other problem, between them: 0.5 + 0.5 + 2 = 3 and 0.5 + 0.5 + 0 = 1.
+    curriculum.learn(make_outcome("---", [[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]], problems=[0, 1, 0]))
+    assert curriculum.beliefs.tolist() == [[7.0, 3.0], [3.0, 1.0]]
+
+
 def test_without_forgetting(make_problems: Problems, make_outcome: Callable[..., StepOutcome]) -> None:
     curriculum = MoPPS()
     curriculum.begin(make_problems("-"))

@@ -102,14 +102,33 @@ def test_a_given_curve_by_hand() -> None:
     assert winner(CalibratedVote(curve=[(0.5, 0.3), (0.9, 0.4)]), candidates([5, 5, 6], [0.9, 0.9, 0.9])) == {6}
 
 
+EVERY_RULE = [
+    Majority(),
+    WeightedMajority(),
+    BestScored(),
+    MeanScoreVote(),
+    PessimisticVote(),
+    LogOddsVote(),
+    CalibratedVote(),
+    BestRule(),
+]
+
+
+@pytest.mark.parametrize("rule", EVERY_RULE, ids=lambda rule: rule.name)
+def test_a_score_that_is_no_number_is_refused_alike(rule: VoteRule) -> None:
+    with pytest.raises(UserError, match=r"self-reward of solution 1 is NaN \(1 of 3 solutions\), .*: give it a number"):
+        rule.standings(candidates([5, 6, 5], [0.5, math.nan, 0.25]))
+    # Infinite ones, and absent scores among several, are none of them.
+    assert rule.standings(candidates([5, 6, 5], [math.inf, -math.inf, 0.25], [[1.0], [math.nan], [0.5]])).shape == (3,)
+
+
 @pytest.mark.parametrize(("rule", "expected"), [(Majority(), [1] * 3), (WeightedMajority(), [0.5, 0.25, 0.0])])
 def test_what_each_solution_adds(rule: AdditiveRule, expected: list[float]) -> None:
     assert (rule.votes(candidates([5, 6, 5], [0.5, 0.25, -1.0])) / ONE_VOTE).tolist() == expected
 
 
 def test_only_the_majority_needs_no_scores() -> None:
-    rules = [Majority(), WeightedMajority(), BestScored(), MeanScoreVote(), LogOddsVote(), CalibratedVote(), BestRule()]
-    assert [rule.uses_scores for rule in rules] == [False] + [True] * 6
+    assert [rule.uses_scores for rule in EVERY_RULE] == [False] + [True] * 7
 
 
 @pytest.mark.parametrize(
