@@ -168,7 +168,7 @@ class LaSeRModule(EvaluationHooks):
         if not hasattr(self, "sampler"):
             self.self_reward.prepare(self.policy.hidden_size, sharded=getattr(self.strategy, "zero_stage_3", False))
         if self.teacher_settings is not None and self.teacher is None:
-            self.teacher = load_teacher(self.teacher_settings, self.tokenizer)
+            self.teacher = load_teacher(self.teacher_settings, self.tokenizer, self.policy.vocabulary_size)
         if self.objective.policy_loss.needs_sentences:
             self.objective.sentence_ends = sentence_ends(self.tokenizer, self.policy.vocabulary_size)
         self.sampler = self.make_sampler()
@@ -221,7 +221,7 @@ class LaSeRModule(EvaluationHooks):
                 targets = self.targets(step.trained, rows, advantages, phase, context)
                 self.update_policy(step.trained.rollouts, rows, targets, log)
         judged = self.judging.replay(step.sampled, phase)
-        self.objective_parts.learn(step.trained, context)
+        self.objective_parts.learn(step.lesson, context)
         teach_curriculum(self.data, step, advantages.values, self.trainer.global_step, self.ranks)
         self.evaluator.teach_votes(step.sampled, self.verifier_pool, self.ranks)
         rewards = count_rewards(step.sampled, self.verifier, self.ranks)

@@ -30,13 +30,14 @@ from laser_lightning.policy.model import PolicySettings
 from laser_lightning.records.batching import Rollouts, stacked
 from laser_lightning.records.rollout import Rollout, SampledStep, concat_rollouts
 from laser_lightning.rollout import RolloutEngine, RolloutSettings, Sampling
+from laser_lightning.shapes import Int
 from laser_lightning.verifiers import Verification, Verifier
 from laser_lightning.verifiers.settings import VerificationSettings
 
 
 @dataclass
 class VerifiedStep(SampledStep):
-    """Solutions, and the policy's verifications of them; ``trained`` is both, in groups of one.
+    """Solutions, and the policy's verifications of them; ``trained`` is both, in groups of one, solutions first.
 
     Attributes:
         verified: [M] problems whose solutions were verified.
@@ -46,6 +47,11 @@ class VerifiedStep(SampledStep):
     verified: Tensor
     verifications: Rollout
 
+    @property
+    def lesson(self) -> Rollout:
+        """The solutions alone: they have groups, and rewards of the kind that baselines and spreads are about."""
+        return self.sampled
+
 
 class RISEModule(WrittenJudgement):
     """Trains reasoning and verification by generation: each solution costs k more responses, its verifications.
@@ -54,7 +60,8 @@ class RISEModule(WrittenJudgement):
     advantage is relative to all G * k verifications of its problem: those of one solution alone would say which one
     hit the verdict, and not which solutions the policy judges wrongly. Solutions and verifications make
     one optimizer step, with one mean over the tokens of all of them. (RISE itself trains by PPO with a value model;
-    rewards, by default, and advantages here are those of the other methods, for comparison.)
+    rewards, by default, and advantages here are those of the other methods, for comparison.) What a part of the
+    objective learns from a step, such as the baselines of ``EMABaseline``, it learns from the solutions alone.
 
     The mean verdict takes the place of the self-reward in training and evaluation. A verdict counts 1 for "correct",
     else 0, which are "incorrect", no verdict, and any verdict on a truncated solution.
@@ -162,8 +169,7 @@ class RISEModule(WrittenJudgement):
         drawn = self._drawn(len(problems))
         verified = solutions.select(drawn)
         self.last_verifications = self.verify(verified, self.sampling, self.generator)
-        solutions.self_rewards = torch.full_like(solutions.self_rewards, torch.nan)
-        solutions.self_rewards[solutions.rows_of(drawn)] = verified.self_rewards
+        take_judgements(solutions, solutions.rows_of(drawn), verified)
         if self.rewards is not None:
             for made in (solutions, self.last_verifications):
                 made.train_on(self.rewards(made))
@@ -298,3 +304,21 @@ class RISEModule(WrittenJudgement):
         shorter = replace(sampling, max_response_tokens=limit)
         samples = self.verification_prompts.samples
         return self.sampler.draw(prompts, samples, shorter, generator, part="self_verification")
+
+
+def take_judgements(rollout: Rollout, rows: Int[Tensor, " M"], judged: Rollout) -> None:
+    """Put the judgements of some solutions into the round that they are of; others have none, which cost no token.
+
+    Args:
+        rollout: N solutions; its ``self_rewards``, ``scores`` and ``judging_tokens`` are replaced.
+        rows: [M] those that were judged.
+        judged: the same M, with their judgements.
+    """
+    rollout.self_rewards = torch.full_like(rollout.self_rewards, torch.nan)
+    rollout.self_rewards[rows] = judged.self_rewards
+    if judged.judging_tokens is not None:
+        rollout.judging_tokens = torch.zeros_like(rollout.rollouts.response_lengths)
+        rollout.judging_tokens[rows] = judged.judging_tokens
+    if judged.scores is not None:
+        rollout.scores = judged.scores.new_full((len(rollout.rollouts), judged.scores.shape[1]), torch.nan)
+        rollout.scores[rows] = judged.scores

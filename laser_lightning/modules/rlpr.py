@@ -14,6 +14,7 @@ from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.reference_answer import ReferenceAnswer
 from laser_lightning.modules.training_log import TrainingLog
 from laser_lightning.objective.advantages import Advantages
+from laser_lightning.objective.losses.policy_loss import refuse_unused_rewards
 from laser_lightning.objective.phases import Phase
 from laser_lightning.policy.text_places import tokens_before
 from laser_lightning.records.batching import Rollouts, length_mask, pad_rows
@@ -61,7 +62,7 @@ class RLPRModule(LaSeRModule):
 
     Args:
         reference_answer: where answers stand, and what the format is worth.
-        laser: those of LaSeRModule; ``sampling_rounds`` must be 1.
+        laser: those of LaSeRModule; ``sampling_rounds`` must be 1, and ``policy_loss`` use advantages.
     """
 
     def __init__(self, reference_answer: ReferenceAnswer = ReferenceAnswer(), **laser: Any) -> None:
@@ -71,15 +72,32 @@ class RLPRModule(LaSeRModule):
                 f"sampling_rounds is {self.sampling_rounds}, and RLPR rewards the solutions of one round: set it to 1, "
                 "and drop groups by laser_lightning.DropLowSpread in advantage.shaping."
             )
+        refuse_unused_rewards(self.objective.policy_loss, "RLPR")
         self.reference_answer = reference_answer
 
     def check_vocabulary(self, data: PromptDataModule) -> None:
-        """Refuse prompts, and reference answers of training problems, with tokens that the model has no rows for."""
+        """Refuse prompts, and reference answers of training problems, with tokens that the model has no rows for, or
+        with too many for it, or for a micro-batch, behind the longest reasoning."""
         super().check_vocabulary(data)
-        for problem in data.train_problems if self.has_tokens_beyond else ():
+        limit, positions = self.sampling.max_response_tokens, self.policy.positions
+        room = [
+            (self.update.micro_batch_tokens, "update.micro_batch_tokens = {}: raise it, or lower"),
+            (positions, "the {} positions of the model: lower"),
+        ]
+        for problem in data.train_problems:
             ids, _ = self._answered([], self.reference_answer.direct, problem.answer)
-            where = f"The reference answer of row {problem.index} of the set '{problem.dataset}'"
-            check_vocabulary(ids, self.tokenizer, self.policy.vocabulary_size, where)
+            what = f"The reference answer of row {problem.index} of the set '{problem.dataset}'"
+            check_vocabulary(ids, self.tokenizer, self.policy.vocabulary_size, what)
+            # At most: reasoning ends in front of the response's own answer, maybe with a piece of that token's text.
+            tokens = len(problem.prompt_ids) + limit + len(ids)
+            for places, remedy in room:
+                if places is not None and tokens > places:
+                    raise UserError(
+                        f"{what} has {len(ids)} tokens, which behind a prompt of {len(problem.prompt_ids)} and "
+                        f"reasoning of up to sampling.max_response_tokens = {limit} do not fit into "
+                        f"{remedy.format(places)} sampling.max_response_tokens or data.max_prompt_tokens, or leave "
+                        "the row out."
+                    )
 
     def sample_groups(self, problems: list[Problem]) -> ReferenceStep:
         """The step's solutions, with the rewards of their reference answers."""

@@ -28,7 +28,8 @@ class SelfCorrection:
 
     The defaults are the paper's form, of which ``data.template`` must tell the model. What stands in front of a
     verification, from the last one on, is a solution. The first verification that finds its solution correct ends the
-    response: what the policy writes behind it does not count, and is not trained on.
+    response: what the policy writes behind it does not count, and is not trained on. So does a verification that stands
+    behind another one without a solution between them: right verdicts on nothing would be rewards for nothing.
 
     Args:
         verification_pattern: regular expression of a whole verification with one group, its verdict; ``.`` matches
@@ -59,6 +60,8 @@ class SelfCorrection:
         messages: list[Message] = []
         place, accepts = 0, False
         for found in re.finditer(self.verification_pattern, response, re.DOTALL):
+            if messages and not response[place : found.start()].strip():
+                return messages  # nothing is verified: the solution in front of both stands
             accepts = found[1] == self.correct_verdict
             messages += [Message(place, found.start()), Message(found.start(), found.end(), accepts)]
             place = found.end()

@@ -43,7 +43,8 @@ class SelfEvaluation:
         score_weight: share of the reward that is for the right score.
         default_score: what a response without ``separator`` scores itself; null, as in the paper, for nothing: it does
             not have the form. With a number a model that does not know the form yet learns to solve meanwhile.
-        refinements: how often, in evaluation, a solution that the policy does not give the score 1 is written anew.
+        refinements: how often, in evaluation, a solution that the policy does not give the score 1 is written anew;
+            a truncated one has no score.
         refinement_template: the prompt of that, with ``{problem}`` and ``{response}`` where the problem and the whole
             last response belong. (The paper's own wording is not taken over.)
         chat: put that prompt into the tokenizer's chat template, as the user's message.

@@ -17,7 +17,6 @@ from laser_lightning.modules.written_judgement import WrittenJudgement
 from laser_lightning.objective.advantages import Advantages, GroupRelative
 from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.phases import Phase
-from laser_lightning.objective.self_reward.solutions import zero_if_truncated
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.rollout import Rollout, SampledStep
 from laser_lightning.rollout import Sampling
@@ -39,10 +38,13 @@ class SelfCorrectingSampler(Sampler):
         return self.self_correction.solution(text)
 
     def judge(self, problems: Sequence[Problem], rollouts: Rollouts, sampling: Sampling) -> Rollout:
-        """Judge responses; the last verdict of each is its self-reward (see ``Sampler.judge``)."""
+        """Judge responses; the last verdict of each is its self-reward (see ``Sampler.judge``).
+
+        A response that was cut behind the verification that accepts its solution keeps the verdict: it had ended there.
+        """
         rollout = super().judge(problems, rollouts, sampling)
         accepted = torch.tensor([float(self.self_correction.accepts(text)) for text in rollout.texts])
-        rollout.self_rewards = zero_if_truncated(accepted.to(rollout.rewards.device), rollout.rollouts.finished)
+        rollout.self_rewards = accepted.to(rollout.rewards.device)
         rollout.judging_tokens = torch.zeros_like(rollout.rollouts.response_lengths)  # they are part of the response
         return rollout
 
@@ -67,7 +69,8 @@ class SPOCModule(WrittenJudgement):
     supervised pairs, which teaches the form: a model that never writes a verification is trained as by GRPO.
 
     The last solution that counts is the answer. The last verdict takes the place of the self-reward, 1 or 0; 0 without
-    one, and for truncated responses.
+    one. Generation itself knows nothing of verdicts, and runs on to ``<eos>`` or the length limit: what stands behind
+    an accepting verification costs its tokens and is ignored, so that a cut there takes nothing from the verdict.
 
     Args:
         self_correction: the form of responses.
@@ -91,23 +94,23 @@ class SPOCModule(WrittenJudgement):
         return SelfCorrectingSampler(**vars(super().make_sampler()), self_correction=self.self_correction)
 
     def sample_groups(self, problems: list[Problem]) -> MessageStep:
-        """The step's responses and their messages; what stands behind the last message is not trained on."""
+        """The step's responses and their messages; what stands behind the last message is not trained on, either."""
         step = super().sample_groups(problems)
         trained, form = step.trained, self.self_correction
         messages = Messages.of(trained, [form.read(text) for text in trained.texts], self.tokenizer)
         solutions = messages.solutions()
         asked = [trained.problem_of(messages.response[number]) for number in solutions]
         messages.reward(self.sampler.verify(asked, [messages.texts[number] for number in solutions]))
-        trained.rollouts.loss_mask = messages.mask(trained.rollouts)
+        trained.rollouts.loss_mask = trained.rollouts.trained_mask & messages.mask(trained.rollouts)
         return MessageStep(step.sampled, trained, messages, chosen=step.chosen)
 
     def compute_advantages(self, step: SampledStep, phase: Phase, context: StepContext) -> Advantages:
-        """[N, R] advantages: at each token that of its message."""
+        """[N, R] advantages: at each trained token that of its message, 0 elsewhere."""
         assert isinstance(step, MessageStep)
-        rewards = step.trained.grouped(step.trained.policy_rewards)
+        rewards, rollouts = step.trained.grouped(step.trained.policy_rewards), step.trained.rollouts
         assert isinstance(self.advantage.estimator, GroupRelative)
-        values = step.messages.advantages(step.trained.rollouts, self.advantage.estimator)
-        return Advantages.of(values, rewards)
+        values = step.messages.advantages(rollouts, self.advantage.estimator)
+        return Advantages.of(values.where(rollouts.trained_mask, 0.0), rewards)
 
     def step_values(
         self, log: TrainingLog, step: SampledStep, phase: Phase, advantages: Advantages

@@ -136,6 +136,11 @@ class SampledStep:
     trained: Rollout
     chosen: Int[Tensor, " M"] | None = field(default=None, kw_only=True)
 
+    @property
+    def lesson(self) -> Rollout:
+        """What the parts of the objective learn from: groups that are all of ``trained``, or that it begins with."""
+        return self.trained
+
 
 def concat_rollouts(first: Rollout, second: Rollout) -> Rollout:
     """Two rounds of the same module as one, the problems of the first in front."""

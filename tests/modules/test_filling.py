@@ -1,59 +1,16 @@
 """What a step is filled with: the same groups, whatever the number of processes."""
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from thread_ranks import ThreadRanks, on_ranks
 
 from laser_lightning.data.problem import Problem
-from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.modules.filling import fill_step, is_filled
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.rollout import Rollout, SampledStep
 from laser_lightning.verifiers import Verification
-
-
-class Meeting:
-    """Where the ranks of a test, threads, hand each other what they have."""
-
-    def __init__(self, count: int) -> None:
-        self.count, self.barrier, self.held = count, threading.Barrier(count, timeout=60), [None] * count
-
-    def exchange(self, rank: int, value: Any) -> list[Any]:
-        self.held[rank] = value
-        self.barrier.wait()
-        found = list(self.held)
-        self.barrier.wait()
-        return found
-
-
-class ThreadRanks(Ranks):
-    """One of several threads that train together."""
-
-    def __init__(self, index: int, meeting: Meeting) -> None:
-        super().__init__()
-        self._index, self._meeting = index, meeting
-
-    @property
-    def count(self) -> int:
-        return self._meeting.count
-
-    @property
-    def index(self) -> int:
-        return self._index
-
-    def sum(self, values: Tensor) -> Tensor:
-        return self.stack(values).sum(dim=0)
-
-    def stack(self, values: Tensor) -> Tensor:
-        return torch.stack(self.gather(values))
-
-    def gather(self, value: Any) -> list[Any]:
-        return self._meeting.exchange(self._index, value)
 
 
 def a_round(numbers: list[int], make_rollouts: Callable[..., Rollouts]) -> Rollout:
@@ -69,15 +26,13 @@ def a_round(numbers: list[int], make_rollouts: Callable[..., Rollouts]) -> Rollo
 
 def filled(kept: str, count: int, ranks: int, make_rollouts: Callable[..., Rollouts]) -> list[SampledStep]:
     """The step on each rank; ``kept`` has a letter for each group in the order of the draw, x for one that is kept."""
-    meeting = Meeting(ranks)
 
-    def fill(rank: int) -> SampledStep:
-        numbers = list(range(len(kept)))[rank::ranks]
-        flags = torch.tensor([letter == "x" for letter in kept[rank::ranks]])
-        return fill_step(a_round(numbers, make_rollouts), flags, count, ThreadRanks(rank, meeting))
+    def fill(rank: ThreadRanks) -> SampledStep:
+        numbers = list(range(len(kept)))[rank.index :: ranks]
+        flags = torch.tensor([letter == "x" for letter in kept[rank.index :: ranks]])
+        return fill_step(a_round(numbers, make_rollouts), flags, count, rank)
 
-    with ThreadPoolExecutor(ranks) as pool:
-        return list(pool.map(fill, range(ranks)))
+    return on_ranks(ranks, fill)
 
 
 # Three rounds of four problems, "x" for a group with a signal; the first four of those, then the first of the others.
@@ -124,11 +79,9 @@ def test_groups_stay_where_they_were_sampled_as_far_as_they_can(make_rollouts: C
 def test_the_processes_are_full_together(kept: str, expected: bool) -> None:
     """4 groups of all ranks are enough, whoever has them."""
     for count in (1, 2):
-        meeting = Meeting(count)
 
-        def full(rank: int, count: int = count, meeting: Meeting = meeting) -> bool:
-            flags = torch.tensor([letter == "x" for letter in kept[rank::count]])
-            return is_filled(flags, 4 // count, ThreadRanks(rank, meeting))
+        def full(rank: ThreadRanks) -> bool:
+            flags = torch.tensor([letter == "x" for letter in kept[rank.index :: rank.count]])
+            return is_filled(flags, 4 // rank.count, rank)
 
-        with ThreadPoolExecutor(count) as pool:
-            assert list(pool.map(full, range(count))) == [expected] * count
+        assert on_ranks(count, full) == [expected] * count

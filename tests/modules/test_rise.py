@@ -14,8 +14,10 @@ from whole_runs import PlusVerifier, quiet_trainer, tiny_policy, written
 from laser_lightning.arguments import plain_form
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.data.problem import Problem
+from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.errors import UserError
 from laser_lightning.evaluation.settings import EvaluationSettings
+from laser_lightning.evaluation.training_votes import gather_groups
 from laser_lightning.modules.export import write_export
 from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.optimization import OptimizerSettings
@@ -23,9 +25,12 @@ from laser_lightning.modules.outcome_rewards import OutcomeRewards
 from laser_lightning.modules.rise import RISEModule, VerifiedStep
 from laser_lightning.modules.training_log import TrainingLog
 from laser_lightning.modules.verification_prompts import VerificationPrompts
+from laser_lightning.objective.advantages import AdvantageSettings, EMABaseline
+from laser_lightning.objective.losses import GOPDPolicyLoss
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.objective.self_reward.settings import SETTINGS_FILE
 from laser_lightning.objective.settings import UpdateSettings
+from laser_lightning.objective.shaping import DropLowSpread
 from laser_lightning.objective.targets import Targets
 from laser_lightning.policy.model import EMBEDDED, PolicySettings
 from laser_lightning.records.batching import Rollouts
@@ -228,6 +233,45 @@ def test_a_step_with_two_verifications_of_each_solution(tmp_path: Path) -> None:
     assert model.last_verifications.grouped(model.last_verifications.rewards).shape == (8, 2)
 
 
+def test_parts_learn_from_solutions_alone(tmp_path: Path) -> None:
+    shaping = [DropLowSpread(first_steps=1)]
+    model, _ = trained(tmp_path, advantage=AdvantageSettings(EMABaseline(0.5), shaping=shaping))
+    assert [problem.kind for problem in model.step.sampled.problems] == ["add3", "add5"]
+    # Solutions of the first problem 1 0 1 0, of the second 1 1 1 0; verifications have rewards of another kind.
+    # Baselines: half of the means 1/2 and 3/4. Spreads: 1/sqrt(3) and 1/2.
+    state = model.objective_parts.state_dict()
+    assert state["advantage.estimator"]["baselines"] == pytest.approx({"add3": 0.25, "add5": 0.375})
+    assert state["advantage.shaping.0"] == {"steps": 1, "average": pytest.approx((3**-0.5 + 0.5) / 2)}
+
+
+def test_votes_see_in_training_as_many_verdicts_as_in_evaluation(tmp_path: Path) -> None:
+    model, _ = trained(tmp_path, verification_prompts=TWICE, engine=ScriptedEngine(PAIRS))
+    step, evaluated = model.step.sampled, model.last_rollout
+    assert evaluated is not None
+    assert step.scores is not None
+    # Verdicts "correct" of PAIRS: y n, ? n, y yes, y n, y! y, n no, y n; those on a truncated solution do not count.
+    assert step.scores.tolist() == [[1, 0], [0, 0], [1, 1], [1, 0], [1, 1], [0, 0], [1, 0], [0, 0]]
+    assert evaluated.scores is not None
+    assert torch.equal(step.scores, evaluated.scores)
+    # With <eos>: 2 2, 2 2, 2 4, 2 2, and 3 2, 2 3, 2 2, 2 2.
+    assert step.judging_tokens is not None
+    assert step.judging_tokens.tolist() == [4, 4, 6, 4, 5, 5, 4, 4]
+    assert gather_groups(step, None, Ranks()).scores.shape == (8, 2)
+
+
+def test_what_is_not_verified_has_no_verdicts_and_costs_none(tmp_path: Path) -> None:
+    prompts = replace(TWICE, share=0.5)
+    model, _ = trained(tmp_path, verification_prompts=prompts, engine=ScriptedEngine(PAIRS), seed=2)
+    assert model.step.verified.tolist() == [1], "the seed is one that draws the second problem"
+    step = model.step.sampled
+    assert step.scores is not None
+    assert step.scores[:4].isnan().all()
+    assert step.scores[4:].tolist() == [[1, 1], [0, 0], [1, 0], [0, 0]]
+    assert step.judging_tokens is not None
+    assert step.judging_tokens.tolist() == [0, 0, 0, 0, 5, 5, 4, 4]
+    assert gather_groups(step, None, Ranks()).scores.tolist() == step.scores[4:].tolist()
+
+
 def test_a_mini_batch_holds_both_verifications_of_a_share(tmp_path: Path) -> None:
     prompts, update = replace(TWICE, share=0.5), UpdateSettings(mini_batches=2)
     model, _ = trained(tmp_path, verification_prompts=prompts, update=update, engine=ScriptedEngine(PAIRS), seed=2)
@@ -383,6 +427,8 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         rise(self_reward=LastTokenSelfReward("<|reward|>", loss_weight=0.1, reference=-20.0))
     with pytest.raises(UserError, match="sampling_rounds is 2"):
         rise(sampling_rounds=2)
+    with pytest.raises(UserError, match=r"GOPDPolicyLoss, in which rewards have no say, and RISE trains"):
+        rise(policy_loss=GOPDPolicyLoss(), teacher=tiny_policy())
 
 
 def test_an_export_does_not_claim_a_score_that_was_not_trained(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """RLPR: the probability of the reference answer behind each solution's reasoning, and what it is worth."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import torch
 from whole_runs import quiet_trainer, tiny_policy, written
 
 from laser_lightning.data import ArithmeticSource, PromptDataModule
+from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
 from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.optimization import OptimizerSettings
 from laser_lightning.modules.reference_answer import ReferenceAnswer
 from laser_lightning.modules.rlpr import ReferenceStep, RLPRModule
 from laser_lightning.objective.advantages import AdvantageSettings
+from laser_lightning.objective.losses import TopKDistillation
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.objective.shaping import DropLowSpread
@@ -171,6 +174,46 @@ def test_the_authors_form() -> None:
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ReferenceAnswer(**settings)
+
+
+def made(**options: Any) -> RLPRModule:
+    settings: dict[str, Any] = {
+        "reference_answer": ANSWER,
+        "policy": tiny_policy(),
+        "self_reward": LastTokenSelfReward("<|reward|>", loss_weight=0.0, reference=-20.0),
+        "verifier": ExactVerifier(r"#(\d+)$"),
+        "sampling": Sampling(max_response_tokens=12),
+    }
+    return RLPRModule(**{**settings, **options})
+
+
+@pytest.mark.parametrize(("places", "fits"), [(23, True), (22, False)])
+@pytest.mark.parametrize("of", ["positions", "micro_batch_tokens"])
+def test_a_reference_answer_that_does_not_fit_is_refused_before_the_first_step(
+    places: int, fits: bool, of: str
+) -> None:
+    """A prompt of 4 tokens, reasoning of up to 12, and "#" with 6 letters: 23 places."""
+    shapes = {**tiny_policy().config_overrides, "max_position_embeddings": places if of == "positions" else 64}
+    update = UpdateSettings(micro_batch_tokens=places if of == "micro_batch_tokens" else 2048)
+    model = made(policy=replace(tiny_policy(), config_overrides=shapes), update=update)
+    model.configure_model()
+    data = PromptDataModule()
+    data.set_tokenizer(model.tokenizer)
+    prompt = model.tokenizer.encode("1+1=")
+    data.train_problems = [
+        Problem("train", row, "1+1=", "1+1=", prompt, gold) for row, gold in ((3, "2"), (7, "twenty"))
+    ]
+    if fits:
+        model.check_vocabulary(data)
+        return
+    room = "the 22 positions of the model" if of == "positions" else r"update\.micro_batch_tokens = 22: raise it"
+    with pytest.raises(UserError, match=rf"reference answer of row 7 of the set 'train' has 7 tokens, .* into {room}"):
+        model.check_vocabulary(data)
+
+
+def test_a_loss_in_which_rewards_have_no_say_is_refused() -> None:
+    with pytest.raises(UserError, match=r"TopKDistillation, in which rewards have no say, and RLPR trains"):
+        made(policy_loss=TopKDistillation(), teacher=tiny_policy())
 
 
 def test_several_rounds_are_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Responses that judge themselves: DeepSeekMath-V2's generator and SPOC, on scripted responses."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from whole_runs import PlusVerifier, quiet_trainer, tiny_policy, written
 
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.data.problem import Problem
+from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.errors import UserError
 from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.optimization import OptimizerSettings
@@ -18,9 +20,11 @@ from laser_lightning.modules.self_correction import SelfCorrection
 from laser_lightning.modules.self_evaluating import SelfEvaluatingModule
 from laser_lightning.modules.self_evaluation import SelfEvaluation
 from laser_lightning.modules.spoc import MessageStep, SPOCModule
+from laser_lightning.modules.teaching import gather_outcome
 from laser_lightning.modules.written_judgement import WrittenJudgement
 from laser_lightning.objective.advantages import AdvantageSettings, LeaveOneOut
 from laser_lightning.objective.judging import JudgingSettings
+from laser_lightning.objective.losses import GOPDPolicyLoss, PolicyLoss, TopKDistillation
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
 from laser_lightning.objective.settings import UpdateSettings
 from laser_lightning.objective.shaping import OverlongPenalty
@@ -39,12 +43,13 @@ HALF = 3**0.5 / 2  # what 1 is worth in a group of two ones and two zeros: (1 - 
 
 
 class ScriptedEngine(RolloutEngine):
-    """Writes these responses, and "+r?1" where it is asked to do better."""
+    """Writes these responses, and where it is asked to do better the next of ``attempts``, at their end "+r?1"."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.tokenizer: Any = None
         self.texts = texts
         self.refined: list[str] = []
+        self.attempts: list[str] = []
 
     def generate(
         self,
@@ -59,7 +64,7 @@ class ScriptedEngine(RolloutEngine):
         texts = list(self.texts[: len(prompts) * group_size])
         if not asked or "|" in asked[0]:
             self.refined += asked
-            texts = ["+r?1"] * len(asked)
+            texts = [self.attempts.pop(0) if self.attempts else "+r?1"] * len(asked)
         return written(self.tokenizer, prompts, texts)
 
 
@@ -134,17 +139,17 @@ def test_an_evaluation_is_refined_until_the_own_score_is_1(tmp_path: Path) -> No
     model = make(SelfEvaluatingModule, EVALUATED, self_evaluation=SelfEvaluation(**{**vars(FORM), "refinements": 2}))
     values = trained(tmp_path, model)
     rollout = model.last_rollout
-    # Once: all three are then scored 1. The truncated response is left as it is.
-    assert [asked.split("|")[1] for asked in model.engine.refined] == ["+c?0", "-d?0", "-hh"]
-    assert rollout.texts == ["+a?1", "-b?1", "+r?1", "+r?1", "+e?1", "+f?1", "~g?1", "+r?1"]
-    assert rollout.rewards.tolist() == [1, 0, 1, 1, 1, 1, 0, 1]
-    assert rollout.self_rewards.tolist() == [1, 1, 1, 1, 1, 1, 0, 1]
+    # Once: all four are then scored 1, that which was truncated among them.
+    assert [asked.split("|")[1] for asked in model.engine.refined] == ["+c?0", "-d?0", "~g?1", "-hh"]
+    assert rollout.texts == ["+a?1", "-b?1", "+r?1", "+r?1", "+e?1", "+f?1", "+r?1", "+r?1"]
+    assert rollout.rewards.tolist() == [1, 0, 1, 1, 1, 1, 1, 1]
+    assert rollout.self_rewards.tolist() == [1] * 8
     # Both attempts are the response, with their <eos>; what is read of it is the last one, later on too.
-    assert rollout.rollouts.response_lengths.tolist() == [5, 5, 10, 10, 5, 5, 4, 9]
+    assert rollout.rollouts.response_lengths.tolist() == [5, 5, 10, 10, 5, 5, 9, 9]
     assert model.sampler.texts_of(rollout.rollouts) == rollout.texts
-    assert values["val/sums/response/length_tokens"] == pytest.approx(53 / 8)
+    assert values["val/sums/response/length_tokens"] == pytest.approx(58 / 8)
     assert values["val/sums/response/judging_tokens"] == 0
-    assert values["val/sums/pass@1"] == pytest.approx(6 / 8)
+    assert values["val/sums/pass@1"] == pytest.approx(7 / 8)
     assert model.judgement_settings()["self_evaluation"]["refinements"] == 2
     # Kept solutions are final, and a rank without problems takes part where the engine is collective.
     model.engine.refined, model.engine.replays = [], True
@@ -152,6 +157,72 @@ def test_an_evaluation_is_refined_until_the_own_score_is_1(tmp_path: Path) -> No
     assert model.engine.refined == []
     model.engine.replays, model.engine.collective = False, True
     assert model.solve([], 4, model.sampling, torch.Generator()) is None
+
+
+def a_problem(model: Any, dataset: str = "sums", index: int = 0) -> Problem:
+    return Problem(dataset, index, "1+1=", "1+1=", model.tokenizer.encode("1+1="), "2")
+
+
+def test_attempts_that_are_cut_end_nothing_and_discard_nothing() -> None:
+    model = make(SelfEvaluatingModule, ["+a?0", "~b?1"], self_evaluation=FORM)
+    model.configure_model()
+    problem, generator = a_problem(model), torch.Generator()
+    rollout = model.sampler.rollout([problem], 2, model.sampling, generator)
+    rollout.rollouts.loss_mask = torch.ones_like(rollout.rollouts.response_ids, dtype=torch.bool)
+    model.engine.attempts = ["~zz", "-r?0", "~y", "+s?1"]
+    # Each round writes one attempt, for both. A cut one counts where there was nothing but cut ones.
+    for asked, texts, rewards, lengths in (
+        (["+a?0", "~b?1"], ["+a?0", "~zz"], [1, 0], [5 + 3, 4 + 3]),
+        (["+a?0", "~zz"], ["-r?0", "-r?0"], [0, 0], [5 + 3 + 5, 4 + 3 + 5]),
+        (["-r?0", "-r?0"], ["-r?0", "-r?0"], [0, 0], [5 + 3 + 5 + 2, 4 + 3 + 5 + 2]),
+        (["-r?0", "-r?0"], ["+s?1", "+s?1"], [1, 1], [5 + 3 + 5 + 2 + 5, 4 + 3 + 5 + 2 + 5]),
+    ):
+        model.engine.refined = []
+        model.sampler.refine(rollout, model.sampling, generator)
+        assert [prompt.split("|")[1] for prompt in model.engine.refined] == asked
+        assert rollout.texts == texts
+        assert rollout.rewards.tolist() == rewards
+        assert [v.answer for v in rollout.verifications] == [text.partition("?")[0] for text in texts]
+        assert rollout.rollouts.finished.tolist() == [not text.startswith("~") for text in texts]
+        # The tokens say the same, and are as many as were drawn.
+        assert model.sampler.texts_of(rollout.rollouts) == texts
+        assert rollout.rollouts.response_lengths.tolist() == lengths
+        assert rollout.rollouts.sampling_log_probs.shape == rollout.rollouts.trained_mask.shape
+    assert rollout.self_rewards.tolist() == [1, 1]
+    model.engine.refined = []
+    model.sampler.refine(rollout, model.sampling, generator)
+    assert model.engine.refined == []
+
+
+def test_a_refinement_that_cannot_be_asked_for_is_refused_before_the_first_step() -> None:
+    form = replace(FORM, refinements=1, refinement_template="<new>{problem}|{response}")
+    model = make(SelfEvaluatingModule, EVALUATED, self_evaluation=form)
+    model.tokenizer.add_tokens(["<new>"])
+    model.configure_model()
+    data = PromptDataModule()
+    data.set_tokenizer(model.tokenizer)
+    data.evaluation_problems = {"sums": [a_problem(model, index=3)]}
+    with pytest.raises(UserError, match="refinement prompt of row 3 of the set 'sums' contains the token '<new>'"):
+        model.check_vocabulary(data)
+    model.self_evaluation = replace(form, refinements=0)
+    model.check_vocabulary(data)  # nothing is refined
+    # "1+1=" and "|" are 5 tokens, the last response and the next one up to 12 each: 29 in all.
+    for positions in (29, 28):
+        shapes = {**tiny_policy().config_overrides, "max_position_embeddings": positions}
+        policy = replace(tiny_policy(), config_overrides=shapes)
+        model = make(
+            SelfEvaluatingModule, ["~12345678901"], self_evaluation=replace(FORM, refinements=1), policy=policy
+        )
+        model.configure_model()
+        if positions == 29:
+            model.check_vocabulary(data)
+            continue
+        with pytest.raises(UserError, match=r"row 3 of the set 'sums' can have 17 tokens, .* into the 28 positions"):
+            model.check_vocabulary(data)
+        # Text is not always encoded as it was sampled, so that the prompt itself is looked at, too.
+        rollout = model.sampler.rollout([a_problem(model)], 1, model.sampling, torch.Generator())
+        with pytest.raises(UserError, match="A refinement prompt has 17 tokens, the last response among them"):
+            model.sampler.refine(rollout, model.sampling, torch.Generator())
 
 
 def test_the_papers_form() -> None:
@@ -241,6 +312,46 @@ def test_each_message_has_its_own_reward(tmp_path: Path) -> None:
     assert model.judgement_settings()["self_correction"]["correct_verdict"] == "y"
 
 
+def test_tokens_that_are_left_out_stay_left_out(tmp_path: Path) -> None:
+    class Damaged(ScriptedEngine):
+        """Has no log-prob of a token of the first response, and did not sample the messages of the third."""
+
+        def generate(self, *given: Any, **named: Any) -> Rollouts:
+            rollouts = super().generate(*given, **named)
+            rollouts.sampling_log_probs[0, 1] = torch.nan
+            rollouts.loss_mask = torch.ones_like(rollouts.response_ids, dtype=torch.bool)
+            rollouts.loss_mask[2, :4] = False
+            return rollouts
+
+    model = make(SPOCModule, CORRECTED, self_correction=TURNS, engine=Damaged(CORRECTED))
+    trained(tmp_path, model)
+    mask = model.step.trained.rollouts.trained_mask
+    # Of "+a?y<eos>" one token less; of "-d?yxx<eos>" the messages are its first 4, and nothing is left.
+    assert mask[0].tolist() == [True, False, True, True, True] + [False] * 5
+    assert mask.sum(dim=1).tolist() == [4, 10, 0, 6, 3, 3, 3, 4]
+    advantages = model.found.advantages
+    assert not advantages[~mask].any()
+    assert model.objective.has_gradient(model.found).tolist() == [True, True, False] + [True] * 5
+    # What a curriculum learns of a response is the mean over its trained tokens: of the second, 2 are worth -HALF,
+    # 3 HALF, and 5 nothing.
+    outcome = gather_outcome(model.data.train_dataloader(), model.step, advantages, 1, Ranks())
+    expected = [HALF, 0.1 * HALF, 0.0, (2 * HALF - 4 * HALF) / 6, HALF, HALF, -HALF, -HALF]
+    assert outcome.advantages.flatten().tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_cut_behind_an_accepting_verdict_takes_nothing_from_it() -> None:
+    texts = ["+a?yxxxx", "+a?n;+b", "-c?y", "+dd"]
+    model = make(SPOCModule, texts, self_correction=TURNS)
+    model.configure_model()
+    problem = a_problem(model)
+    rollouts = written(model.tokenizer, [problem.prompt_ids], texts)
+    rollouts.finished[:] = False
+    rollout = model.sampler.judge([problem], rollouts, model.sampling)
+    # The first and the third had ended before the cut, by their own verdict; the others have not accepted anything.
+    assert rollout.self_rewards.tolist() == [1, 0, 1, 0]
+    assert rollout.rewards.tolist() == [1, 1, 0, 1]
+
+
 @pytest.mark.parametrize(
     ("kind", "texts", "form"),
     [
@@ -281,6 +392,11 @@ def test_the_form_of_spocs_paper() -> None:
     assert form.solution(first + second + " It is \\boxed{5}.") == "\nIt is \\boxed{4}.\n"
     assert form.read(second + " \n")[-1].end == len(second) + 2
     assert form.read(first + "\n")[-1] == (read[1].start, len(first) + 1, False)
+    # A second verification of one solution verifies nothing: the response ended behind the first.
+    again = first + " <reflection>" + asks + " No</reflection> It is \\boxed{5}."
+    assert [m.verdict for m in form.read(again)] == [None, False]
+    assert form.read(again)[-1].end == len(first)
+    assert form.solution(again) == "It is \\boxed{3}.\n"
     # A verdict of another kind, or one that is not closed, is no verification.
     assert [m.verdict for m in form.read(first.replace(" No", " Maybe"))] == [None]
     assert [m.verdict for m in form.read(first.removesuffix("</reflection>"))] == [None]
@@ -303,6 +419,13 @@ def test_a_score_that_nobody_reads_is_not_trained(kind: type[WrittenJudgement]) 
         make(kind, [], self_reward=LastTokenSelfReward("<|reward|>", loss_weight=0.1, reference=-20.0))
     with pytest.raises(UserError, match=r"leave update\.judging out"):
         make(kind, [], update=UpdateSettings(judging=JudgingSettings()))
+
+
+@pytest.mark.parametrize("kind", [SelfEvaluatingModule, SPOCModule])
+@pytest.mark.parametrize("loss", [GOPDPolicyLoss(), TopKDistillation()])
+def test_a_loss_in_which_rewards_have_no_say_is_refused(kind: type[WrittenJudgement], loss: PolicyLoss) -> None:
+    with pytest.raises(UserError, match=rf"policy_loss is {type(loss).__name__}, in which rewards have no say"):
+        make(kind, [], policy_loss=loss, teacher=tiny_policy())
 
 
 def test_what_is_about_whole_responses_is_refused_by_spoc() -> None:

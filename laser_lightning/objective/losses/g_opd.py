@@ -22,7 +22,7 @@ class GOPDPolicyLoss(ClippedPolicyLoss):
     """
 
     needs_teacher = True
-    looks_at_advantages = False
+    looks_at_advantages = uses_advantages = False
     diagnostic_names = ("g_opd/teacher_log_ratio",)
 
     def __init__(self, scale: float = 1.25, clip_low: float = 0.2, clip_high: float = 0.2) -> None:

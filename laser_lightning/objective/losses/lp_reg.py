@@ -38,7 +38,9 @@ class LpRegPolicyLoss(PolicyLoss):
     share of tokens with the lowest log-probs among those with A < 0, and there only where pi < proxy, so that noise is
     punished as before. In the authors' code the share is taken of each micro-batch and of the current log-probs; here
     of all tokens of the optimizer step, and of the log-probs that it started from, so that micro-batches change
-    nothing. At least one token is chosen. Set ``update.entropy_coef`` to 0, as there.
+    nothing. At least one token is chosen. Their code also clamps k3 to between -10 and 10, so that a token above 10 has
+    no gradient of it; here it is not clamped, and pulls such a token back the harder. Set ``update.entropy_coef`` to 0,
+    as there.
 
     Args:
         clip_low: how far the ratio may fall below 1; 1 for no bound.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from laser_lightning.distributed.ranks import Ranks
+from laser_lightning.errors import UserError
 from laser_lightning.objective.part import ObjectivePart
 from laser_lightning.objective.targets import Targets
 from laser_lightning.policy.distributions import DistributionReadings
@@ -75,6 +76,7 @@ class PolicyLoss(ObjectivePart):
         diagnostic_names: under which ``train/<name>`` its diagnostics are logged.
         looks_at_advantages: whether solutions without one have no gradient; false where a teacher has something to say
             of each.
+        uses_advantages: whether its value depends on advantages at all; false where rewards have no say in it.
     """
 
     needs_sentences: bool = False
@@ -82,6 +84,7 @@ class PolicyLoss(ObjectivePart):
     readings: DistributionReadings = DistributionReadings()
     diagnostic_names: tuple[str, ...] = ()
     looks_at_advantages: bool = True
+    uses_advantages: bool = True
 
     @abstractmethod
     def __call__(self, tokens: PolicyTokens) -> TokenLosses:
@@ -113,6 +116,24 @@ class PolicyLoss(ObjectivePart):
             ranks: the processes that take the step.
         """
         return None
+
+
+def refuse_unused_rewards(loss: PolicyLoss, method: str) -> None:
+    """Refuse a policy loss in which the rewards that a method consists of have no say.
+
+    Args:
+        loss: of the module.
+        method: its name, for the error.
+
+    Raises:
+        UserError: the loss does not use advantages.
+    """
+    if not loss.uses_advantages:
+        raise UserError(
+            f"policy_loss is {type(loss).__name__}, in which rewards have no say, and {method} trains the policy by "
+            "rewards of its own: choose another policy loss, such as laser_lightning.losses.ClippedPolicyLoss, or "
+            "train laser_lightning.LaSeRModule by this one."
+        )
 
 
 def all_after_the_first_step(targets: Targets, first: Bool[Tensor, " N"]) -> Bool[Tensor, " N"]:

@@ -36,7 +36,7 @@ class SSPOPolicyLoss(PolicyLoss):
     def __call__(self, tokens: PolicyTokens) -> TokenLosses:
         """Per-token losses (see ``PolicyLoss``)."""
         assert tokens.sentences is not None
-        mask, counts = tokens.mask, tokens.mask.float()
+        mask, counts = tokens.mask, tokens.mask.to(tokens.log_probs.dtype)
         log_ratios = (tokens.log_probs - tokens.old_log_probs).where(mask, 0.0)
         ratio = sentence_means(log_ratios, counts, tokens.sentences).exp()
         if not self.scale_by_entropy:

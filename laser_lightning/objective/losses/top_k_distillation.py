@@ -68,7 +68,7 @@ class TopKDistillation(PolicyLoss):
     """
 
     needs_teacher = True
-    looks_at_advantages = False
+    looks_at_advantages = uses_advantages = False
     needs_old_pass = True
     diagnostic_names = ("top_k/overlap", "top_k/mass")
 
