@@ -5,6 +5,8 @@ import statistics
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -45,9 +47,12 @@ def mixed(
     mixing: SelfRewardMixing,
     estimator: AdvantageEstimator,
     all_sum: Callable[[Tensor], Tensor] = lambda total: total,
+    verdicts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Mixed advantages [P, G], and which groups were mixed."""
-    found = mixing(rewards, scores, lambda values: estimated(values, estimator, all_sum), NO_ROLLOUT, StepContext())
+    """Mixed advantages [P, G], and which groups were mixed; ``verdicts`` are rewards before shaping."""
+    own = rewards if verdicts is None else verdicts
+    rollout: Any = SimpleNamespace(rewards=own.flatten(), grouped=lambda values: values.view(rewards.shape))
+    found = mixing(rewards, scores, lambda values: estimated(values, estimator, all_sum), rollout, StepContext())
     return found.values.view(rewards.shape), found.mixed_groups
 
 
@@ -178,6 +183,16 @@ def test_unanimous_groups_are_mixed_only_if_asked_for(unanimous: float, mix_unan
     expected = [-0.25, 0.0, 0.25] if mix_unanimous_groups else [0.0, 0.0, 0.0]
     torch.testing.assert_close(advantages[0], torch.tensor(expected))
     assert is_mixed.tolist() == [mix_unanimous_groups, True]
+
+
+def test_unanimous_is_what_the_verifier_says() -> None:
+    # All right, with shaped rewards by length; and one right, with shaped rewards that happen to be equal.
+    verdicts, shaped = torch.tensor([[1.0, 1, 1], [1, 0, 0]]), torch.tensor([[1.5, 1.0, 0.5], [1, 1, 1]])
+    mixing, scores = SelfRewardMixing(tau=0.25, mix_unanimous_groups=False), torch.tensor([[0.0, 0.5, 1.0]] * 2)
+    advantages, is_mixed = mixed(shaped, scores, mixing, EXACT, verdicts=verdicts)
+    assert is_mixed.tolist() == [False, True]
+    # 1.5, 1 and 0.5 have the std 0.5: A_v is 1, 0 and -1 without a share of A_s; then 0 and a quarter of -1, 0 and 1.
+    assert advantages.tolist() == [[1, 0, -1], [-0.25, 0, 0.25]]
 
 
 @pytest.mark.parametrize("divide_by_std", [True, False])

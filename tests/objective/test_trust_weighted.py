@@ -32,8 +32,16 @@ SCORES = torch.tensor(
 )
 
 
-def rollout(rewards: Tensor) -> Any:
-    return SimpleNamespace(rewards=rewards.flatten(), grouped=lambda values: values.view(rewards.shape))
+def rollout(rewards: Tensor, finished: Tensor | None = None, unread: Tensor | None = None) -> Any:
+    flags = torch.ones_like(rewards) if finished is None else finished
+    read = torch.zeros_like(rewards) if unread is None else torch.zeros_like(rewards).masked_fill(unread, torch.nan)
+    return SimpleNamespace(
+        rewards=rewards.flatten(),
+        rollouts=SimpleNamespace(finished=flags.flatten().bool(), reward_token_log_probs=read.view(-1, 1)),
+        references=None,
+        self_rewards=torch.zeros(rewards.numel()),
+        grouped=lambda values: values.view(rewards.shape),
+    )
 
 
 def mixed(mixing: SelfRewardMixing) -> Tensor:
@@ -54,6 +62,23 @@ def test_correct_is_what_the_verifier_says() -> None:
     shaped = REWARDS - torch.tensor([1.0, 0.0, 0.0, 0.0])
     taus = TrustWeightedMixing().tau_of(shaped, SCORES.clamp(0, 1), rollout(REWARDS))
     assert torch.equal(taus, TrustWeightedMixing().tau_of(REWARDS, SCORES.clamp(0, 1), rollout(REWARDS)))
+
+
+# The first group has the means 0.75 and 0.5 without its truncated correct solution (0.375 with it), the second 0.25 and
+# 0.75 without its truncated incorrect ones (0.25 with them), and of the third no correct solution is left.
+PARTLY = torch.tensor([[1.0, 1, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0]])
+PARTLY_SCORES = torch.tensor([[0.75, 0, 0.5, 0.5], [0.25, 0.75, 0, 0], [0, 0, 0.5, 0.5]])
+LEFT_OUT = torch.tensor([[False, True, False, False], [False, False, True, True], [True, True, False, False]])
+
+
+def test_truncated_solutions_have_no_part_in_the_means() -> None:
+    taus = TrustWeightedMixing(tau=0.5).tau_of(PARTLY, PARTLY_SCORES, rollout(PARTLY, finished=~LEFT_OUT))
+    torch.testing.assert_close(taus, torch.tensor([0.5, 0.5 * math.exp(-0.5), 0.5], dtype=torch.float64))
+
+
+def test_nor_have_those_whose_score_is_not_known() -> None:
+    taus = TrustWeightedMixing(tau=0.5).tau_of(PARTLY, PARTLY_SCORES, rollout(PARTLY, unread=LEFT_OUT))
+    torch.testing.assert_close(taus, torch.tensor([0.5, 0.5 * math.exp(-0.5), 0.5], dtype=torch.float64))
 
 
 def test_trusted_groups_are_mixed_as_ever() -> None:

@@ -10,7 +10,7 @@ from laser_lightning.objective.advantages.mixing import AdvantageMixing, Estimat
 from laser_lightning.objective.advantages.record import Advantages
 from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.part import PartAround
-from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD
+from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD, is_judged
 from laser_lightning.records.rollout import Rollout
 from laser_lightning.shapes import Float
 
@@ -19,7 +19,8 @@ class DiscrepancyWeighting(PartAround, AdvantageMixing):
     """A <- A * clip(1 + kappa * (d - mean d), low, high), with d = abs(a - c).
 
     a is 1 for a correct solution and 0 for an incorrect one, by the verifier's own reward, and c the self-reward,
-    clamped to [0, 1]. Truncated solutions have no confidence: they keep their advantage, and no mean counts them.
+    clamped to [0, 1]. Truncated solutions, and others whose score is not known, have no confidence: they keep their
+    advantage, and no mean counts them.
 
     CREDO (arXiv 2609.34857, "weighting rollouts by how far confidence and outcome disagree"). The formula with kappa
     0.25 on mathematics is from a summary of the paper, whose text was not at hand; over which solutions the mean is
@@ -71,12 +72,12 @@ class DiscrepancyWeighting(PartAround, AdvantageMixing):
             rollout: the P * G solutions.
             context: the step.
         """
-        finished = rollout.grouped(rollout.rollouts.finished)
+        judged = rollout.grouped(is_judged(rollout))
         correct = rollout.grouped(rollout.rewards) > CORRECT_THRESHOLD
-        distances = (correct.double() - self_rewards.double().clamp(0, 1)).abs().where(finished, 0.0)
-        sums = torch.stack((distances.sum(dim=1), finished.double().sum(dim=1)))
+        distances = (correct.double() - self_rewards.double().clamp(0, 1)).abs().where(judged, 0.0)
+        sums = torch.stack((distances.sum(dim=1), judged.double().sum(dim=1)))
         if self.mean_over == "round":
             sums = context.ranks.sum(sums.sum(dim=1, keepdim=True))
         mean = (sums[0] / sums[1].clamp(min=1))[:, None]
         weights = (1 + self.kappa * (distances - mean)).clamp(self.low, self.high)
-        return weights.where(finished, 1.0).to(self_rewards.dtype)
+        return weights.where(judged, 1.0).to(self_rewards.dtype)

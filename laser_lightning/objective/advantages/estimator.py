@@ -15,7 +15,12 @@ class AdvantageEstimator(ObjectivePart):
 
     It is asked for the (shaped) rewards of the verifier, and in the integrated phase once more for self-rewards, and
     changes nothing of itself then: an estimator that remembers something does so in ``learn``.
+
+    Attributes:
+        max_reward: the highest reward that it can be given, shaping included; None for any.
     """
+
+    max_reward: float | None = None
 
     @abstractmethod
     def __call__(
@@ -31,3 +36,8 @@ class AdvantageEstimator(ObjectivePart):
         Returns:
             [P, G], or one for each response token, [P * G, R].
         """
+
+
+def rounding_of(max_reward: float) -> float:
+    """By how much a reward may differ from ``max_reward`` and still be it: sums of shaped rewards are rounded."""
+    return 1e-6 * max(1.0, abs(max_reward))

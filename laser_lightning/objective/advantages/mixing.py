@@ -49,8 +49,8 @@ class SelfRewardMixing(AdvantageMixing):
     Args:
         tau: the share of the self-rewarding advantage; 0 mixes nothing.
         min_std: in a group whose clamped self-rewards vary no more than this, only the verifier counts.
-        mix_unanimous_groups: mix also in groups whose rewards are all equal, where the self-reward is then the only
-            signal, as the paper's formula has it.
+        mix_unanimous_groups: mix also in groups whose rewards by the verifier, before shaping, are all equal, where the
+            self-reward is then the only signal, as the paper's formula has it.
     """
 
     def __init__(self, tau: float = 0.1, min_std: float = 0.1, mix_unanimous_groups: bool = True) -> None:
@@ -74,7 +74,7 @@ class SelfRewardMixing(AdvantageMixing):
             return Advantages.of(by_verifier, rewards)
         scores = self_rewards.clamp(0, 1)
         by_self = estimate(scores)
-        mixed = self.mixed_groups(rewards, scores)
+        mixed = self.mixed_groups(rewards, scores, rollout)
         # In double precision, so that 1 - tau is rounded once.
         tau, is_mixed = self.tau_of(rewards, scores, rollout).double()[:, None], mixed[:, None]
         if len(by_verifier) != len(rewards):  # a row for each solution in place of each group
@@ -82,16 +82,19 @@ class SelfRewardMixing(AdvantageMixing):
         of_both = (1 - tau).to(by_self.dtype) * by_verifier + tau.to(by_self.dtype) * by_self
         return Advantages.of(torch.where(is_mixed, of_both, by_verifier), rewards, mixed)
 
-    def mixed_groups(self, rewards: Float[Tensor, "P G"], scores: Float[Tensor, "P G"]) -> Bool[Tensor, " P"]:
+    def mixed_groups(
+        self, rewards: Float[Tensor, "P G"], scores: Float[Tensor, "P G"], rollout: Rollout
+    ) -> Bool[Tensor, " P"]:
         """[P] bool: groups in which self-rewards have a say.
 
         Args:
             rewards: [P, G] of the verifier, shaped.
             scores: [P, G] clamped self-rewards.
+            rollout: the P * G solutions.
         """
         mixed = scores.std(dim=1, keepdim=True) > self.min_std
         if not self.mix_unanimous_groups:
-            mixed = mixed & ~unanimous(rewards)
+            mixed = mixed & ~unanimous(rollout.grouped(rollout.rewards))
         return mixed.squeeze(1)
 
     def tau_of(

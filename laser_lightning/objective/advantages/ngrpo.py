@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from laser_lightning.errors import UserError
-from laser_lightning.objective.advantages.estimator import AdvantageEstimator
+from laser_lightning.objective.advantages.estimator import AdvantageEstimator, rounding_of
 from laser_lightning.objective.advantages.groups import check_epsilon
 from laser_lightning.objective.context import StepContext
 from laser_lightning.records.rollout import Rollout
@@ -27,7 +27,8 @@ class NGRPO(AdvantageEstimator):
 
     def __init__(self, max_reward: float = 1.0, epsilon: float = 1e-6) -> None:
         check_epsilon(epsilon)
-        self.max_reward, self.epsilon = max_reward, epsilon
+        self.max_reward: float = max_reward
+        self.epsilon = epsilon
 
     def __call__(self, rewards: Float[Tensor, "P G"], rollout: Rollout, context: StepContext) -> Float[Tensor, "P G"]:
         """[P, G] (see ``AdvantageEstimator``); 0 in groups whose rewards are all the highest.
@@ -35,11 +36,13 @@ class NGRPO(AdvantageEstimator):
         Raises:
             UserError: if a reward is above the highest.
         """
-        if bool((rewards > self.max_reward).any()):
+        above, rounding = rewards - self.max_reward, rounding_of(self.max_reward)
+        if bool((above > rounding).any()):
             raise UserError(
                 f"A reward is {rewards.max().item():.4g}, and advantage.estimator.max_reward, the highest that there "
                 f"can be, is {self.max_reward:.4g}: raise it."
             )
+        rewards = rewards.masked_fill(above.abs() <= rounding, self.max_reward)
         extended = torch.cat((rewards, torch.full_like(rewards[:, :1], self.max_reward)), dim=1)
         mean, std = extended.mean(dim=1, keepdim=True), extended.std(dim=1, keepdim=True)
         # Exactly 0 where all are the highest, whatever the mean was rounded to.

@@ -19,6 +19,16 @@ class Advantages(NamedTuple):
     values: Float[Tensor, " N"] | Float[Tensor, "N R"]
     mixed_groups: Bool[Tensor, " P"]
 
+    def without(self, groups: Bool[Tensor, " P"]) -> "Advantages":
+        """The same with values of 0 for some groups, in which self-rewards then have no say either.
+
+        Args:
+            groups: [P] bool: those groups.
+        """
+        rows = groups.repeat_interleave(len(self.values) // len(groups))
+        rows = rows if self.values.ndim == 1 else rows[:, None]
+        return Advantages(self.values.masked_fill(rows, 0.0), self.mixed_groups & ~groups)
+
     @classmethod
     def of(
         cls,

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from laser_lightning.arguments import takes_old_fields
-from laser_lightning.objective.advantages.estimator import AdvantageEstimator
+from laser_lightning.errors import UserError
+from laser_lightning.objective.advantages.estimator import AdvantageEstimator, rounding_of
 from laser_lightning.objective.advantages.group_relative import GroupRelative
 from laser_lightning.objective.advantages.mixing import AdvantageMixing, SelfRewardMixing
 from laser_lightning.objective.advantages.record import Advantages
@@ -33,6 +34,21 @@ class AdvantageSettings:
     mixing: AdvantageMixing | None = SelfRewardMixing()
     shaping: list[RewardShaper] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        most = self.estimator.max_reward
+        if most is None:
+            return
+        # Below 1 the verifier's rewards are others than right and wrong, and how high they are is not known.
+        highest = 1.0 if most >= 1 else None
+        for shaper in self.shaping:
+            highest = shaper.highest_reward(highest)
+        if highest is not None and highest > most + rounding_of(most):
+            names = ", ".join(type(shaper).__name__ for shaper in self.shaping)
+            raise UserError(
+                f"advantage.estimator.max_reward is {most:.10g}, and with advantage.shaping ({names}) a reward can be "
+                f"{highest:.10g}: set advantage.estimator.max_reward to {highest:.10g}."
+            )
+
     def parts(self) -> dict[str, ObjectivePart]:
         """The parts by their keys below ``model``."""
         shapers = {f"advantage.shaping.{number}": shaper for number, shaper in enumerate(self.shaping)}
@@ -54,6 +70,14 @@ class AdvantageSettings:
             context: the step.
             mixes: whether the phase lets self-rewards have a say.
         """
+        found = self._of_all_groups(rollout, context, mixes)
+        for shaper in self.shaping:
+            if (dropped := shaper.dropped_groups(rollout, context)) is not None:
+                found = found.without(dropped)
+        return found
+
+    def _of_all_groups(self, rollout: Rollout, context: StepContext, mixes: bool) -> Advantages:
+        """Those of groups that a shaper drops included."""
         rewards = rollout.grouped(self.shape_rewards(rollout, context))
 
         def estimate(values: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from laser_lightning.objective.advantages.mixing import SelfRewardMixing
-from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD
+from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD, is_judged
 from laser_lightning.records.rollout import Rollout
 from laser_lightning.shapes import Float
 
@@ -17,7 +17,8 @@ class TrustWeightedMixing(SelfRewardMixing):
         tau_g = tau                     if s_c >= s_i,
         tau_g = tau * exp(s_c - s_i)    otherwise,
 
-    down to tau / e. Unanimous groups, where nothing says what scores are worth, are mixed with tau, or not at all
+    down to tau / e. Truncated solutions, and others whose score is not known, have no part in the means. Groups without
+    both, where nothing says what scores are worth, are mixed with tau, or, if all rewards are equal, not at all
     (``mix_unanimous_groups``). The weight is the gamma of Trust-GRPO (SophiaVL-R1, arXiv 2505.17018), which multiplies
     a thinking reward by it; here it multiplies tau.
 
@@ -31,9 +32,9 @@ class TrustWeightedMixing(SelfRewardMixing):
         self, rewards: Float[Tensor, "P G"], scores: Float[Tensor, "P G"], rollout: Rollout
     ) -> Float[Tensor, " P"]:
         """[P] float64 tau of each group; the verifier's own rewards say who is correct, not shaped ones."""
-        correct = rollout.grouped(rollout.rewards) > CORRECT_THRESHOLD
-        gap = _mean_where(correct, scores) - _mean_where(~correct, scores)
-        # NaN in unanimous groups, which have no gap.
+        correct, judged = rollout.grouped(rollout.rewards) > CORRECT_THRESHOLD, rollout.grouped(is_judged(rollout))
+        gap = _mean_where(judged & correct, scores) - _mean_where(judged & ~correct, scores)
+        # NaN in groups without both, which have no gap.
         return self.tau * gap.clamp(max=0).exp().nan_to_num(1.0)
 
 

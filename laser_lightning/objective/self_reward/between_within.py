@@ -11,15 +11,16 @@ from laser_lightning.shapes import Float
 class BetweenWithinTarget(SelfRewardTarget):
     """Weighs the part of the squared error that is within groups ``within`` times that between them.
 
-    With the errors e = s - r of the n finished solutions of a group and their mean m,
+    With the errors e = s - r of the n finished solutions of a group whose scores are known, and their mean m,
 
         sum e^2 = n m^2 + sum (e - m)^2,
 
     where the first part is about how hard the problem is, and the second about which solution is right. The loss is
     n m^2 + within * sum (e - m)^2, whose gradient by each score is 2 (m + within * (e - m)): a squared error has it
     with the target t = s - m - within * (e - m), s that of the rollout. That is exact in the first optimizer step of a
-    rollout and with equal weights within a group; in later ones s has moved on. The logged loss is that of the moved
-    targets.
+    rollout that the policy drew as it is, and with equal weights within a group: where s has moved on it overshoots, so
+    that ``fit`` refuses several updates of a rollout, and rollouts drawn ahead. The logged loss is that of the moved
+    targets. A finished solution whose score is not known is trained towards its reward.
 
     Args:
         within: what an error among the solutions of a group weighs, beside 1 for an error of their mean; 1 is
@@ -34,8 +35,8 @@ class BetweenWithinTarget(SelfRewardTarget):
         self.within = within
 
     def aim(self, solutions: StepSolutions) -> Float[Tensor, "P G"]:
-        """[P, G] scores less the error that is wanted of them; those of truncated solutions are their rewards."""
-        scores, finished = solutions.self_rewards, solutions.finished
-        errors = (scores - solutions.rewards).where(finished, 0.0)
-        mean = errors.sum(dim=1, keepdim=True) / finished.sum(dim=1, keepdim=True).clamp(min=1)
-        return (scores - mean - self.within * (errors - mean)).where(finished, solutions.rewards)
+        """[P, G] scores less the error that is wanted of them; solutions without a score have their rewards."""
+        scores, judged = solutions.self_rewards, solutions.judged
+        errors = (scores - solutions.rewards).where(judged, 0.0)
+        mean = errors.sum(dim=1, keepdim=True) / judged.sum(dim=1, keepdim=True).clamp(min=1)
+        return (scores - mean - self.within * (errors - mean)).where(judged, solutions.rewards)

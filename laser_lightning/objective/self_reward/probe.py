@@ -89,10 +89,17 @@ class ProbeSelfReward(SelfRewardHead):
         return (weights * entropies).sum()
 
     def _logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
-        units = self.hidden_layer(hidden.to(self.hidden_layer.weight.dtype)).relu()
-        logits = self.output_layer(units).squeeze(1)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        # Autocast would round units and logits to bfloat16, in which scores of several solutions become the same.
+        with torch.autocast(hidden.device.type, enabled=False):
+            units = _in_float32(self.hidden_layer, hidden).relu()
+            return _in_float32(self.output_layer, units).squeeze(1)
 
     def extra_repr(self) -> str:
         """Settings in the module's printout."""
         return f"width={self.width}, trains_policy={self.trains_policy}, loss_weight={self.loss_weight}"
+
+
+def _in_float32(layer: nn.Linear, values: Float[Tensor, "N width"]) -> Float[Tensor, "N units"]:
+    """[N, units] a layer's product, in float32 also where its weights are not; in float64 where they are."""
+    dtype = torch.promote_types(layer.weight.dtype, torch.float32)
+    return nn.functional.linear(values.to(dtype), layer.weight.to(dtype), layer.bias.to(dtype))

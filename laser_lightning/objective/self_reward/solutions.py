@@ -21,7 +21,7 @@ class StepSolutions:
     Attributes:
         rewards: [P, G] the verifier's, before any shaping.
         finished: [P, G] bool; the others have no ``<eos>`` to be judged at.
-        self_rewards: [P, G] scores of the rollout, 0 for truncated solutions.
+        self_rewards: [P, G] scores of the rollout, 0 for truncated solutions and others that are not ``judged``.
         rollout: what was sampled, of which an optimizer step may train on a part: texts, lengths, problems, log-probs.
         rows: [P, G] int64, which solutions of ``rollout`` these are.
         context: the step's number, the processes, and log-probs that no gradient reaches.
@@ -40,6 +40,11 @@ class StepSolutions:
         grouped = rows.view(-1, rollout.rollouts.group_size)
         rewards, finished = rollout.rewards[grouped], rollout.rollouts.finished[grouped]
         return cls(rewards, finished, rollout.self_rewards[grouped], rollout, grouped, context)
+
+    @property
+    def judged(self) -> Bool[Tensor, "P G"]:
+        """[P, G] bool: the finished ones with a score (see ``is_judged``)."""
+        return self.finished & is_judged(self.rollout)[self.rows]
 
     @property
     def is_mixed(self) -> Bool[Tensor, " P"]:
@@ -64,6 +69,20 @@ class Supervision(NamedTuple):
 
     targets: Float[Tensor, " B"]
     weights: Float[Tensor, " B"]
+
+
+def is_judged(rollout: Rollout) -> Bool[Tensor, " N"]:
+    """[N] bool: solutions whose self-reward is a judgement.
+
+    It is 0 for truncated ones, and for finished ones of which an engine returned a log-prob that is no number; and NaN
+    where the model was not asked.
+
+    Args:
+        rollout: the N solutions.
+    """
+    read = [rollout.rollouts.reward_token_log_probs, rollout.references]
+    known = [values.isfinite().all(dim=1) for values in read if values is not None]
+    return torch.stack([rollout.rollouts.finished, ~rollout.self_rewards.isnan(), *known]).all(dim=0)
 
 
 def class_counts(rewards: Float[Tensor, "*shape"], finished: Bool[Tensor, "*shape"]) -> Int[Tensor, "2"]:

@@ -2,15 +2,12 @@
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from laser_lightning.objective.context import StepContext
-from laser_lightning.objective.part import ObjectivePart
+from laser_lightning.objective.part import ObjectivePart, PartAround
 from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD, StepSolutions, class_counts
-from laser_lightning.records.rollout import Rollout
 from laser_lightning.shapes import Float
 
 
@@ -56,27 +53,16 @@ class EqualWeights(SelfRewardWeights):
         return solutions.finished / solutions.context.ranks.sum(solutions.finished.sum()).clamp(min=1)
 
 
-class ChangedWeights(SelfRewardWeights):
-    """The weights of another part, changed.
+class ChangedWeights(PartAround, SelfRewardWeights):
+    """The weights of another part, changed: it asks for what that one asks for, and remembers what it remembers.
 
     Args:
         weights: the other part.
     """
 
     def __init__(self, weights: SelfRewardWeights = ClassBalancedWeights()) -> None:
+        super().__init__(weights)
         self.weights = weights
-
-    def learn(self, rollout: Rollout, context: StepContext) -> None:
-        """Let ``weights`` learn."""
-        self.weights.learn(rollout, context)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What ``weights`` remember."""
-        return self.weights.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let ``weights`` go on."""
-        self.weights.load_state_dict(state)
 
 
 class MixedGroupWeights(ChangedWeights):

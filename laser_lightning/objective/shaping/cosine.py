@@ -42,6 +42,10 @@ class CosineReward(RewardShaper):
             raise UserError(f"CosineReward (advantage.shaping): its rewards are {values}, and must be finite.")
         self.correct, self.wrong, self.truncated = (correct_short, correct_long), (wrong_short, wrong_long), truncated
 
+    def highest_reward(self, given: float | None) -> float | None:
+        """The highest of its own rewards, whatever is given."""
+        return max(*self.correct, *self.wrong, self.truncated)
+
     def __call__(self, rewards: Float[Tensor, " N"], rollout: Rollout, context: StepContext) -> Float[Tensor, " N"]:
         """[N] rewards by length (see ``RewardShaper``)."""
         wave = (1 + torch.cos(math.pi * rollout.rollouts.response_lengths / context.max_response_tokens)) / 2

@@ -28,6 +28,10 @@ class FormatReward(RewardShaper):
             raise UserError(f"FormatReward (advantage.shaping): reward is {reward} and penalty {penalty}.")
         self.pattern, self.reward, self.penalty = compiled(pattern, "FormatReward"), reward, penalty
 
+    def highest_reward(self, given: float | None) -> float | None:
+        """With what it adds."""
+        return None if given is None else given + max(self.reward, -self.penalty)
+
     def __call__(self, rewards: Float[Tensor, " N"], rollout: Rollout, context: StepContext) -> Float[Tensor, " N"]:
         """[N] rewards with that of the form (see ``RewardShaper``)."""
         found = [self.pattern.search(text) is not None for text in rollout.texts]

@@ -31,6 +31,10 @@ class FormatLengthReward(RewardShaper):
             )
         self.pattern, self.turning_point = compiled(pattern, "FormatLengthReward"), turning_point
 
+    def highest_reward(self, given: float | None) -> float | None:
+        """2, that of the best form and length, whatever is given."""
+        return 2.0
+
     def __call__(self, rewards: Float[Tensor, " N"], rollout: Rollout, context: StepContext) -> Float[Tensor, " N"]:
         """[N] rewards of form and length (see ``RewardShaper``)."""
         p, share = self.turning_point, rollout.rollouts.response_lengths / context.max_response_tokens

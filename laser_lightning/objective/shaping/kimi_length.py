@@ -33,6 +33,10 @@ class KimiLengthReward(RewardShaper):
             )
         self.weight, self.after_steps = weight, after_steps
 
+    def highest_reward(self, given: float | None) -> float | None:
+        """With half its weight, which the shortest correct solutions get once it has begun."""
+        return None if given is None else given + self.weight / 2
+
     def __call__(self, rewards: Float[Tensor, " N"], rollout: Rollout, context: StepContext) -> Float[Tensor, " N"]:
         """[N] rewards with that of length (see ``RewardShaper``)."""
         if context.step < self.after_steps:

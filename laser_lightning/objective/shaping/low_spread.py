@@ -9,17 +9,18 @@ from laser_lightning.errors import UserError
 from laser_lightning.objective.context import StepContext
 from laser_lightning.objective.shaping.shaper import RewardShaper
 from laser_lightning.records.rollout import Rollout
-from laser_lightning.shapes import Float
+from laser_lightning.shapes import Bool, Float
 
 
 class DropLowSpread(RewardShaper):
-    """Gives groups whose rewards have a small standard deviation equal rewards, and so advantages of 0.
+    """Gives groups whose rewards have a small standard deviation advantages of 0, whatever the estimator.
 
     RLPR (arXiv 2506.18254, standard deviation filtering): rewards that are real numbers are never all equal, and the
     noise of groups that are too easy or too hard would be scaled up to whole advantages. The threshold is beta times a
     moving average of the groups' standard deviations. From the authors' code: beta 0.5, a decay of 0.99, no group
     dropped in the first 10 steps, and a plain mean over those steps for a beginning (there, over the sixth to the
-    tenth). Other groups are not drawn in the place of dropped ones, as they are there.
+    tenth). Other groups are not drawn in the place of dropped ones, as they are there. Rewards stay as they
+    are: an estimator that looks at the whole round counts those of dropped groups too.
 
     Args:
         beta: groups below this share of the average are dropped.
@@ -37,11 +38,16 @@ class DropLowSpread(RewardShaper):
         self._steps, self._average = 0, 0.0
 
     def __call__(self, rewards: Float[Tensor, " N"], rollout: Rollout, context: StepContext) -> Float[Tensor, " N"]:
-        """[N] rewards, 0 in dropped groups (see ``RewardShaper``); the spread is that of rewards before all shapers."""
-        if self._steps < self.first_steps:
-            return rewards
-        dropped = _spreads(rollout) < self.beta * self._average
-        return rewards.masked_fill(dropped.repeat_interleave(rollout.rollouts.group_size), 0.0)
+        """[N] the rewards as they are (see ``RewardShaper``)."""
+        return rewards
+
+    def highest_reward(self, given: float | None) -> float | None:
+        """What is given."""
+        return given
+
+    def dropped_groups(self, rollout: Rollout, context: StepContext) -> Bool[Tensor, " P"] | None:
+        """[P] bool: groups with a small spread, which is that of rewards before all shapers; None in first steps."""
+        return None if self._steps < self.first_steps else _spreads(rollout) < self.beta * self._average
 
     def learn(self, rollout: Rollout, context: StepContext) -> None:
         """Take the step's spreads into the average."""

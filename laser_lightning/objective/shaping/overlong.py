@@ -28,6 +28,10 @@ class OverlongPenalty(RewardShaper):
             )
         self.buffer_share, self.penalty = buffer_share, penalty
 
+    def highest_reward(self, given: float | None) -> float | None:
+        """What is given: it only takes away."""
+        return given
+
     def __call__(self, rewards: Float[Tensor, " N"], rollout: Rollout, context: StepContext) -> Float[Tensor, " N"]:
         """[N] rewards less the penalty of length (see ``RewardShaper``)."""
         limit = context.max_response_tokens

@@ -33,6 +33,10 @@ class RepetitionPenalty(RewardShaper):
             )
         self.penalty, self.size, self.only_wrong = penalty, size, only_wrong
 
+    def highest_reward(self, given: float | None) -> float | None:
+        """What is given: it only takes away."""
+        return given
+
     def __call__(self, rewards: Float[Tensor, " N"], rollout: Rollout, context: StepContext) -> Float[Tensor, " N"]:
         """[N] rewards less the penalty of repetition (see ``RewardShaper``)."""
         shares = [repeated_share(response, self.size) for response in rollout.rollouts.responses()]

@@ -65,6 +65,12 @@ def test_a_truncated_solution_has_no_confidence(step_solutions: MakeStep) -> Non
     assert weights(step_solutions(REWARDS, finished, SCORES)) == close(expected)
 
 
+def test_nor_has_one_whose_score_is_not_known(step_solutions: MakeStep) -> None:
+    unread = torch.tensor([[False, False, True, False], [True] * 4])
+    expected = [[1 - 1 / 12, 1 - 1 / 12, 1.0, 1 + 1 / 6], [1.0] * 4]
+    assert weights(step_solutions(REWARDS, scores=SCORES, unread=unread)) == close(expected)
+
+
 def mixed(mixing: AdvantageMixing, step: StepSolutions, of_tokens: bool = False) -> Any:
     def estimate(values: Tensor) -> Tensor:
         found = GroupRelative()(values, step.rollout, StepContext())

@@ -60,6 +60,16 @@ def test_by_hand(rollout: Rollout) -> None:
     torch.testing.assert_close(sharpened(rollout, novelty=0.1), expected)
 
 
+def test_a_solution_without_a_trained_token(rollout: Rollout) -> None:
+    # The first group's -1 and -2 are left out: the mean of -3 and -2 is -2.5, and 0.5 less than it is the third. In the
+    # second group nothing is known, and in the third all but the likely ones: mean 0, and nothing gained.
+    mask = rollout.rollouts.response_mask
+    mask[[0, 1, 4, 5, 6, 7, 8]] = False
+    found = sharpened(replace(rollout, rollouts=replace(rollout.rollouts, loss_mask=mask)), novelty=0.1)
+    expected = torch.tensor([[0.25, 0.25, 0.25 + 0.1 * (1 - math.exp(-0.5)), -0.75], [-0.75] + [0.25] * 3, [0.0] * 4])
+    torch.testing.assert_close(found, expected)
+
+
 def test_advantages_of_tokens(rollout: Rollout) -> None:
     found = sharpened(rollout, estimator=Distances(tokens=2))
     assert torch.equal(found, sharpened(rollout).view(-1, 1).expand(-1, 2))

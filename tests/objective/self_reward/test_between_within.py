@@ -32,6 +32,13 @@ def test_by_hand(step_solutions: MakeStep) -> None:
     assert BetweenWithinTarget(2.0).aim(step).tolist() == [[1.75, 0.0, -0.75, 0.0]]
 
 
+def test_a_solution_whose_score_is_not_known(step_solutions: MakeStep) -> None:
+    # As above with the last one finished: its 0 is no score, no mean counts it, and its target is its reward.
+    rewards, scores = torch.tensor([[1.0, 0.0, 0.0, 1.0]]), torch.tensor([[0.5, 0.25, 1.0, 0.0]])
+    step = step_solutions(rewards, scores=scores, unread=torch.tensor([[False, False, False, True]]))
+    assert BetweenWithinTarget(2.0).aim(step).tolist() == [[1.75, 0.0, -0.75, 1.0]]
+
+
 def test_a_weight_of_one_is_the_reward(step_solutions: MakeStep) -> None:
     step = step_solutions(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), scores=torch.tensor([[0.25, 0.75], [0.5, 1.5]]))
     assert torch.equal(BetweenWithinTarget(1.0).aim(step), step.rewards)

@@ -35,6 +35,26 @@ def test_the_score_by_hand() -> None:
     torch.testing.assert_close(scores, torch.tensor([0.75, 0.25, torch.nan]), equal_nan=True)
 
 
+@pytest.mark.parametrize("half_weights", [False, True])
+def test_nothing_is_rounded_to_bfloat16(half_weights: bool) -> None:
+    # 257 needs nine bits, and bfloat16 has eight: units of 257 and 1, logits 257 - 256 = 1 and 1 - 256.
+    head = probe()
+    with torch.no_grad():
+        head.hidden_layer.weight.copy_(torch.tensor([[1.0, 1.0]]))
+        head.output_layer.weight.fill_(1.0)
+        head.output_layer.bias.fill_(-256.0)
+    head = head.bfloat16() if half_weights else head
+    states = torch.tensor([[256.0, 1.0], [1.0, 0.0]], dtype=torch.bfloat16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = head.score(Readings(NOTHING[:2], states))
+        loss = head.loss(Readings(NOTHING[:2], states), Supervision(torch.tensor([1.0, 0.0]), torch.ones(2)))
+    assert scores.dtype == loss.dtype == torch.float32
+    torch.testing.assert_close(scores[0], torch.tensor(1 / (1 + math.exp(-1))))
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-1)))
+    loss.backward()
+    assert head.output_layer.bias.grad is not None
+
+
 def test_it_says_one_half_at_first() -> None:
     head = ProbeSelfReward("<|reward|>")
     head.build(2)

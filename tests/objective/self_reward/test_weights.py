@@ -89,6 +89,19 @@ class Counting(EqualWeights):
         self.steps = state["steps"]
 
 
+class Asking(EqualWeights):
+    """Asks for everything."""
+
+    needs_reference = needs_teacher = needs_entropy = needs_routers = True
+
+
+@pytest.mark.parametrize("kind", [MixedGroupWeights, RepresentedGroupWeights])
+def test_what_the_weights_within_ask_for(kind: Callable[..., SelfRewardWeights]) -> None:
+    names = ("needs_reference", "needs_teacher", "needs_entropy", "needs_routers")
+    assert [getattr(kind(Asking()), name) for name in names] == [True] * 4
+    assert [getattr(kind(), name) for name in names] == [False] * 4
+
+
 @pytest.mark.parametrize("kind", [MixedGroupWeights, RepresentedGroupWeights])
 def test_the_weights_within_remember(
     step_solutions: Callable[..., StepSolutions], kind: Callable[[SelfRewardWeights], SelfRewardWeights]

@@ -196,6 +196,9 @@ def test_a_group_is_shaped_alike_on_any_rank_and_among_any_others(
     rollout = make_solutions(rewards, None, texts, answers, tokens, (3, 8), 4)
     whole = torch.tensor(shaped(shaper, rollout)).view(3, 4)
     assert whole.unique().numel() > 2
+    highest = shaper.highest_reward(1.0)
+    assert (highest is None) == isinstance(shaper, FunctionShaper)
+    assert highest is None or float(whole.max()) <= highest + 1e-6
     for places in ([0], [2, 1]):
         part = rollout.select(torch.tensor(places))
         assert torch.equal(torch.tensor(shaped(shaper, part)).view(-1, 4), whole[places])
