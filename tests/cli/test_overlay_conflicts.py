@@ -28,7 +28,7 @@ def lay(*overlays: Overlay) -> None:
 def test_two_estimators_are_refused_with_the_lines_of_both() -> None:
     assert refusal("methods/ngrpo", "methods/hybrid_target", "methods/xrpo_sharpening") == (
         "methods/xrpo_sharpening would undo what methods/ngrpo sets: model.advantage.estimator "
-        "(methods/ngrpo, line 14; methods/xrpo_sharpening, line 9). Leave one of them out, or set what you want of "
+        "(methods/ngrpo, line 14; methods/xrpo_sharpening, line 8). Leave one of them out, or set what you want of "
         "both in a config file behind them"
     )
 
