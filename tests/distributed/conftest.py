@@ -20,6 +20,7 @@ import yaml
 from laser_lightning.cli.resume_settings import SAVED_SETTINGS
 from laser_lightning.runs.metrics_file import SAVED_METRICS
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 from forked_ranks import run_ranks
 

@@ -1,14 +1,12 @@
 """Solutions of all ranks, dealt out anew: each is there once, with its own targets, and the tokens are even."""
 
-import threading
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from thread_ranks import ThreadRanks, on_ranks
 
 from laser_lightning.distributed.balancing import balance_ranks, dealt
-from laser_lightning.distributed.ranks import Ranks
 from laser_lightning.objective.targets import Targets
 from laser_lightning.records.batching import Rollouts
 from laser_lightning.records.sharing import PromptSharing
@@ -56,54 +54,15 @@ def a_round(rank: int, prompts: int, group: int, widths: tuple[int, int]) -> tup
     return rollouts, targets
 
 
-class Meeting:
-    """Where threads meet, as processes do in a collective operation."""
-
-    def __init__(self, ranks: int) -> None:
-        self.barrier = threading.Barrier(ranks, timeout=20)
-        self.slots: list[Any] = [None] * ranks
-
-
-class ThreadRanks(Ranks):
-    """One of several threads, as one of several processes."""
-
-    def __init__(self, meeting: Meeting, index: int) -> None:
-        super().__init__()
-        self.meeting, self.own_index = meeting, index
-
-    @property
-    def count(self) -> int:
-        return len(self.meeting.slots)
-
-    @property
-    def index(self) -> int:
-        return self.own_index
-
-    def stack(self, values: Tensor) -> Tensor:
-        assert values.dtype != torch.bool  # gloo refuses them
-        self.meeting.slots[self.index] = values
-        self.meeting.barrier.wait()
-        stacked = torch.stack(self.meeting.slots)
-        self.meeting.barrier.wait()
-        return stacked
-
-
 def on_all_ranks(
     rounds: list[tuple[Rollouts, Targets]], rows: list[list[int]], sharing: PromptSharing | None = None
 ) -> list[Any]:
-    meeting, results = Meeting(len(rounds)), [None] * len(rounds)
+    def one(ranks: ThreadRanks) -> Any:
+        rollouts, targets = rounds[ranks.index]
+        kept = torch.tensor(rows[ranks.index], dtype=torch.long)
+        return balance_ranks(rollouts, targets, kept, ranks, sharing)
 
-    def one(rank: int) -> None:
-        rollouts, targets = rounds[rank]
-        kept = torch.tensor(rows[rank], dtype=torch.long)
-        results[rank] = balance_ranks(rollouts, targets, kept, ThreadRanks(meeting, rank), sharing)
-
-    threads = [threading.Thread(target=one, args=(rank,)) for rank in range(len(rounds))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
+    return on_ranks(len(rounds), one)
 
 
 def test_every_solution_is_on_one_rank_with_all_that_belongs_to_it() -> None:
