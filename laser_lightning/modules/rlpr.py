@@ -1,6 +1,5 @@
 """RLPR (arXiv 2506.18254): rewards from the policy's own probability of the reference answer, without a verifier."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from laser_lightning.data.prompts import check_vocabulary
 from laser_lightning.errors import UserError
 from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.reference_answer import ReferenceAnswer
+from laser_lightning.modules.reference_step import ReferenceStep
 from laser_lightning.modules.training_log import TrainingLog
 from laser_lightning.objective.advantages import Advantages
 from laser_lightning.objective.losses.policy_loss import refuse_unused_rewards
@@ -20,31 +20,6 @@ from laser_lightning.policy.text_places import tokens_before
 from laser_lightning.records.batching import Rollouts, length_mask, pad_rows
 from laser_lightning.records.rollout import Rollout, SampledStep
 from laser_lightning.shapes import Float
-
-
-@dataclass
-class ReferenceStep(SampledStep):
-    """What a step sampled, with the probabilities of the reference answers.
-
-    Attributes:
-        probabilities: [N] mean probability of the reference answer's tokens behind each solution's reasoning; 0 where
-            it has no place for one.
-        direct: [P] the same without reasoning.
-        formats: [N] 1 in the right format, else 0.
-    """
-
-    probabilities: Float[Tensor, " N"]
-    direct: Float[Tensor, " P"]
-    formats: Float[Tensor, " N"]
-
-    def rewards(self, format_weight: float) -> Float[Tensor, " N"]:
-        """[N] (1 - w) max(p - p_direct, 0) + w format: the probability, less its bias, and the format's share.
-
-        Args:
-            format_weight: w.
-        """
-        gains = (self.sampled.grouped(self.probabilities) - self.direct[:, None]).clamp(min=0).flatten()
-        return (1 - format_weight) * gains + format_weight * self.formats
 
 
 class RLPRModule(LaSeRModule):
