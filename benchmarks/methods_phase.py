@@ -178,8 +178,7 @@ class Phase:
         if not self._path.exists():
             return []
         lines = self._path.read_text(encoding="utf-8").splitlines()
-        # What is no JSON is the half line of a process that was killed while it wrote.
-        return [json.loads(line) for line in lines if _is_whole(line)]
+        return [record for line in lines if (record := _read(line)) is not None]
 
     def _note(self, record: dict[str, Any]) -> None:
         broken = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
@@ -187,13 +186,12 @@ class Phase:
             file.write("\n" * broken + json.dumps(record) + "\n")
 
 
-def _is_whole(line: str) -> bool:
-    """Whether a line is JSON to its end."""
+def _read(line: str) -> dict[str, Any] | None:
+    """A record; None for the half line of a process that was killed while it wrote."""
     try:
-        json.loads(line)
+        return dict(json.loads(line))
     except json.JSONDecodeError:
-        return False
-    return True
+        return None
 
 
 def _in_order(settings: dict[str, Any]) -> dict[str, Any]:

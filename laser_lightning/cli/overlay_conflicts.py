@@ -68,11 +68,11 @@ class LaidMethods:
             Both in one.
         """
         merged = merge(below, overlay.node)
-        own = _settings(overlay.node)
+        own, now = _settings(overlay.node), _settings(merged)
         if not overlay.is_method:
             self._undone = [undone for undone in self._undone if not any(_overlap(undone.key, key) for key in own)]
         for laid in self._laid:
-            for key in _lost(laid.kept, merged):
+            for key in _lost(laid.kept, now):
                 value = laid.kept.pop(key)
                 if overlay.is_method:
                     self._undone.append(Undone(laid, overlay, key, value))
@@ -99,7 +99,7 @@ class LaidMethods:
         apart = "Leave one of them out, or set what you want of both in a config file behind them"
         raise UserError(
             f"{later.name} would undo what {laid.overlay.name} sets: {', '.join(parts.values())}. "
-            + (apart if _lost(_settings(later.node), swapped) else f"Name {later.name} first")
+            + (apart if _lost(_settings(later.node), _settings(swapped)) else f"Name {later.name} first")
         )
 
 
@@ -125,9 +125,8 @@ def _walk(node: Node, key: Key) -> Iterator[tuple[Key, Node]]:
         yield from _walk(value, key if name == "init_args" else (*key, name))
 
 
-def _lost(settings: Settings, merged: Node) -> list[Key]:
+def _lost(settings: Settings, now: Settings) -> list[Key]:
     """The keys of settings that a config has not, or with another value."""
-    now = _settings(merged)
     return [key for key, value in settings.items() if not _holds(now, key, value)]
 
 

@@ -42,16 +42,13 @@ def fill_step(sampled: Rollout, kept: Bool[Tensor, " K"], count: int, ranks: Ran
     shares = _dealt(chosen, count, ranks.count)
     own = shares[ranks.index]
 
-    def held(numbers: list[int], rank: int) -> list[int]:
-        return [number for number in numbers if number % ranks.count == rank]
-
     def select(numbers: list[int]) -> Rollout:
         return sampled.select(torch.tensor(numbers, device=kept.device) // ranks.count)
 
-    here = held(own, ranks.index)
+    here = _held(own, ranks.index, ranks.count)
     parts = [select(here)] if here else []
-    if any(held(share, rank) != share for rank, share in enumerate(shares)):
-        away = [number for number in held(chosen, ranks.index) if number not in here]
+    if any(_held(share, rank, ranks.count) != share for rank, share in enumerate(shares)):
+        away = [number for number in _held(chosen, ranks.index, ranks.count) if number not in here]
         handed = {number: select([number]).to(torch.device("cpu")) for number in away}
         found = {number: group for groups in ranks.gather(handed) for number, group in groups.items()}
         parts += [found[number].to(kept.device) for number in own if number not in here]
@@ -60,7 +57,7 @@ def fill_step(sampled: Rollout, kept: Bool[Tensor, " K"], count: int, ranks: Ran
 
 def _dealt(chosen: list[int], count: int, ranks: int) -> list[list[int]]:
     """The groups that each rank trains on: first those that it has, then what others have too many of."""
-    shares: list[list[int]] = [[number for number in chosen if number % ranks == rank] for rank in range(ranks)]
+    shares = [_held(chosen, rank, ranks) for rank in range(ranks)]
     surplus = [number for share in shares for number in share[count:]]
     own = [share[:count] for share in shares]
     for share in own:
@@ -68,3 +65,8 @@ def _dealt(chosen: list[int], count: int, ranks: int) -> list[list[int]]:
         share += surplus[:missing]
         surplus = surplus[missing:]
     return own
+
+
+def _held(numbers: list[int], rank: int, ranks: int) -> list[int]:
+    """Those of some groups that a rank sampled: each draw was dealt out one by one."""
+    return [number for number in numbers if number % ranks == rank]

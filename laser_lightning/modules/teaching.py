@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from laser_lightning.data.curriculum.curriculum import StepOutcome
 from laser_lightning.data.loader import PromptLoader
@@ -61,14 +61,19 @@ def gather_outcome(
     """What a step made of the problems of all ranks: see ``teach_curriculum``."""
     rollout = step.sampled
     rewards, self_rewards = rollout.grouped(rollout.rewards), rollout.grouped(rollout.self_rewards)
+    problems, group = rewards.shape
+    own = torch.arange(problems, device=rewards.device) * ranks.count + ranks.index
+    chosen = own if step.chosen is None else step.chosen
     # As float64, which holds every float32 and every row number exactly, one collective operation is enough.
-    table = rewards.new_zeros(len(rewards), 2, dtype=torch.float64)
+    table = rewards.new_full((problems, 3 + 3 * group), torch.nan, dtype=torch.float64)
     table[:, 0] = torch.tensor([problem.index for problem in rollout.problems])
     table[:, 1] = loader.choices_checksum
+    table[: len(chosen), 2] = chosen.double()
+    table[:, 3 : 3 + 2 * group] = torch.cat((rewards, self_rewards), dim=1)
+    known = _of_solutions(advantages, step.trained)[: len(chosen) * group]
+    table[: len(chosen), 3 + 2 * group :] = known.view(-1, group).double()
     # A draw was dealt out one by one: the first of every rank, then the second of every rank, ...
-    table = ranks.stack(torch.cat((table, rewards, self_rewards), dim=1)).transpose(0, 1).flatten(end_dim=1)
-    of_groups = _of_groups(step, advantages, len(table), ranks)
-    table = torch.cat((table, of_groups), dim=1).cpu()
+    table = ranks.stack(table).transpose(0, 1).flatten(end_dim=1).cpu()
     if (table[:, 1] != table[0, 1]).any():
         raise UserError(
             f"data.curriculum ({type(loader.curriculum).__name__}) chose other problems on one process than on another."
@@ -77,19 +82,10 @@ def gather_outcome(
         )
     places = loader.places_of(table[:, 0].long().tolist())
     kinds = [loader.problems[place].kind for place in places]
-    return StepOutcome(number, places, kinds, *table[:, 2:].float().chunk(3, dim=1))
-
-
-def _of_groups(step: SampledStep, advantages: Tensor, groups: int, ranks: Ranks) -> Tensor:
-    """[groups, G] float64 advantages of what all ranks sampled, NaN where nothing was trained on."""
-    group, device = step.sampled.rollouts.group_size, advantages.device
-    own = torch.arange(len(step.sampled.problems), device=device) * ranks.count + ranks.index
-    chosen = own if step.chosen is None else step.chosen
-    found = torch.zeros(groups, group + 1, dtype=torch.float64, device=device)  # and whether they are known
-    known = _of_solutions(advantages, step.trained)[: len(chosen) * group].view(-1, group)
-    found[chosen] = nn.functional.pad(known.double(), (0, 1), value=1.0)
-    found = ranks.sum(found)
-    return found[:, :-1].where(found[:, -1:] > 0, torch.nan)
+    all_rewards, scores, trained = table[:, 3:].float().chunk(3, dim=1)
+    of_groups, is_trained = torch.full_like(trained, torch.nan), ~table[:, 2].isnan()
+    of_groups[table[is_trained, 2].long()] = trained[is_trained]  # another rank's groups can be among these
+    return StepOutcome(number, places, kinds, all_rewards, scores, of_groups)
 
 
 def _of_solutions(advantages: Tensor, trained: Rollout) -> Tensor:

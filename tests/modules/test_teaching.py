@@ -98,7 +98,7 @@ class TwoRanks(Ranks):
     def __init__(self, first: Tensor | None = None) -> None:
         super().__init__()
         self.first = first
-        self.first_sum: Tensor | None = None
+        self._index = 0
 
     @property
     def count(self) -> int:
@@ -106,18 +106,14 @@ class TwoRanks(Ranks):
 
     @property
     def index(self) -> int:
-        return int(self.first_sum is not None)
+        return self._index
 
     def stack(self, values: Tensor) -> Tensor:
         if self.first is None:
             self.first = values
-        return torch.stack((self.first, values))
-
-    def sum(self, values: Tensor) -> Tensor:
-        if self.first_sum is None:
-            self.first_sum = values
-            return values
-        return self.first_sum + values
+        stacked = torch.stack((self.first, values))
+        self._index = 1
+        return stacked
 
 
 def test_the_outcome_of_two_processes_is_in_the_order_of_the_choice(make_rollouts: Callable[..., Rollouts]) -> None:
