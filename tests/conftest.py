@@ -64,6 +64,12 @@ def no_seed_of_an_earlier_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def same_numbers_in_any_order() -> None:
+    """What a test draws without a generator of its own does not depend on the tests that its process ran before."""
+    torch.manual_seed(0)
+
+
 class PlainPass(NamedTuple):
     """What transformers itself says of one solution, from one unpadded sequence and all of its logits."""
 

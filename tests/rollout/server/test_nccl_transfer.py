@@ -295,8 +295,9 @@ def test_a_server_that_loses_its_weights_in_a_round_with_nobody_else(
 def test_a_broadcast_that_no_abortion_ends_ends_the_process(
     serve: Serve, make_engine: Callable[..., VLLMServerEngine], policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server, ended = serve(), threading.Event()
-    server[0].answers["/update_weights"] = lambda asked: (500, "lost a link")
+    server, begun, ended = serve(), threading.Event(), threading.Event()
+    # behind the beginning of the broadcast: before it there would be nothing to wait for
+    server[0].answers["/update_weights"] = lambda asked: (500, "lost a link" if begun.wait(10) else "nothing sent")
     group = fake_nccl.FakeCommunicator
     destroy, said = group.destroy, []
 
@@ -305,6 +306,7 @@ def test_a_broadcast_that_no_abortion_ends_ends_the_process(
         ended.set()
 
     def broadcast(self: Any, tensor: torch.Tensor) -> None:
+        begun.set()
         assert ended.wait(10)
         raise RuntimeError("the process has ended")
 
