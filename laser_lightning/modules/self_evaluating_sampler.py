@@ -33,9 +33,8 @@ class SelfEvaluatingSampler(Sampler):
 
     def texts_of(self, rollouts: Rollouts) -> list[str]:
         """Decode the last attempt of each of N responses, without special tokens."""
-        return self.tokenizer.batch_decode(
-            list(map(self._last_attempt, rollouts.responses())), skip_special_tokens=True
-        )
+        last = [self._last_attempt(ids) for ids in rollouts.responses()]
+        return self.tokenizer.batch_decode(last, skip_special_tokens=True)
 
     def _last_attempt(self, ids: list[int]) -> list[int]:
         ends = [place for place, token in enumerate(ids[:-1]) if token in self.policy.eos_token_ids]
@@ -146,6 +145,5 @@ def refuse_long_refinements(what: str, tokens: int, limit: int, positions: int |
         raise UserError(
             f"{what} {tokens} tokens, the last response among them, which do not fit into the {positions} positions of "
             f"the model with sampling.max_response_tokens = {limit} for the next one: lower it (for evaluations alone: "
-            "evaluation.sampling), shorten self_evaluation.refinement_template, or set self_evaluation.refinements to "
-            "0."
+            "evaluation.sampling), shorten self_evaluation.refinement_template, or set refinements to 0."
         )

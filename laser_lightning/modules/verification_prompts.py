@@ -3,11 +3,14 @@
 import re
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from laser_lightning.data.templates import PromptTemplate
 from laser_lightning.errors import UserError
 from laser_lightning.modules.patterns import compile_pattern
+from laser_lightning.shapes import Int
 
 _PROBLEM, _RESPONSE = "{problem}", "{response}"
 
@@ -91,6 +94,18 @@ class VerificationPrompts:
             raise UserError(f"verification_prompts.samples is {self.samples}, and must be at least 1.")
         if self.system and not self.chat:
             raise UserError("verification_prompts.system is set, but verification_prompts.chat is not: set chat: true.")
+
+    def choose(self, problems: int, generator: torch.Generator) -> Int[Tensor, " M"]:
+        """[M] problems of a step, in their order, whose solutions are verified: a share of them.
+
+        Args:
+            problems: of the step.
+            generator: the source of randomness, on the policy's device; not asked where all are verified.
+        """
+        if self.share == 1:
+            return torch.arange(problems, device=generator.device)
+        order = torch.randperm(problems, generator=generator, device=generator.device)
+        return order[: max(1, round(self.share * problems))].sort().values
 
     def encode(self, problem: str, response: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """The token ids of the prompt that asks about one solution.

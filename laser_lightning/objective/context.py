@@ -58,3 +58,11 @@ class StepContext(NamedTuple):
     max_response_tokens: int = 1
     ranks: Ranks = Ranks()
     log_probs: FixedLogProbs = FixedLogProbs()
+
+    def rows(self, rows: slice) -> "StepContext":
+        """The step as the parts see it that are asked about some of its solutions.
+
+        Args:
+            rows: of these.
+        """
+        return self._replace(log_probs=self.log_probs.rows(rows))

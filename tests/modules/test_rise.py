@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor
 from whole_runs import PlusVerifier, quiet_trainer, tiny_policy, written
 
-from laser_lightning.arguments import plain_form
 from laser_lightning.data import ArithmeticSource, PromptDataModule
 from laser_lightning.data.problem import Problem
 from laser_lightning.distributed.ranks import Ranks
@@ -19,12 +17,12 @@ from laser_lightning.errors import UserError
 from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.evaluation.training_votes import gather_groups
 from laser_lightning.modules.export import write_export
-from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.optimization import OptimizerSettings
 from laser_lightning.modules.outcome_rewards import OutcomeRewards
-from laser_lightning.modules.rise import RISEModule, VerifiedStep
+from laser_lightning.modules.rise import RISEModule
 from laser_lightning.modules.training_log import TrainingLog
 from laser_lightning.modules.verification_prompts import VerificationPrompts
+from laser_lightning.modules.verified_step import VerifiedStep
 from laser_lightning.objective.advantages import AdvantageSettings, EMABaseline
 from laser_lightning.objective.losses import GOPDPolicyLoss
 from laser_lightning.objective.self_reward.last_token import LastTokenSelfReward
@@ -313,16 +311,6 @@ def test_what_was_kept_says_how_often_solutions_were_verified(tmp_path: Path) ->
     assert model.judgement_settings()["verification_prompts"]["samples"] == 2
 
 
-def test_every_argument_of_laser_is_an_argument() -> None:
-    ours, theirs = signature(RISEModule.__init__).parameters, signature(LaSeRModule.__init__).parameters
-    assert set(ours) == {*theirs, "verification_prompts", "rewards"}
-    for name, argument in theirs.items():
-        assert ours[name].annotation == argument.annotation, name
-        if argument.default is not argument.empty:
-            assert plain_form(ours[name].default) == plain_form(argument.default), name
-        assert f"        {name}: " in (RISEModule.__doc__ or "") or name == "self"
-
-
 def test_micro_batches_do_not_matter(tmp_path: Path) -> None:
     whole, _ = trained(tmp_path)
     single, _ = trained(tmp_path, update=UpdateSettings(micro_batch_tokens=24))
@@ -410,7 +398,7 @@ def test_a_rank_without_problems_takes_part_in_both_generations(tmp_path: Path) 
     engine.collective, engine.calls = True, []
     assert model.solve([], 4, model.sampling, torch.Generator()) is None
     assert [(call[0], call[1]) for call in engine.calls] == [([], 4), ([], 1)]
-    model.verification_prompts = TWICE
+    model.sampler.verification_prompts = TWICE
     model.solve([], 4, model.sampling, torch.Generator())
     assert [(call[0], call[1]) for call in engine.calls[2:]] == [([], 4), ([], 2)]
 
