@@ -45,6 +45,11 @@ class EvaluationHooks(TrainingModule):
     _loaded_step = 0
 
     @property
+    def last_round(self) -> Rollout | None:
+        """The name of ``last_rollout`` in version 0.1."""
+        return self.last_rollout
+
+    @property
     def rollout_engine(self) -> RolloutEngine:
         """The sampler's."""
         return self.sampler.engine

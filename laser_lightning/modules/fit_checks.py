@@ -1,13 +1,19 @@
-"""What ``fit`` of a module that samples refuses before its first step."""
+"""What a module that samples refuses before its first step."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from laser_lightning.data.module import PromptDataModule
+from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
 from laser_lightning.objective.advantages.mixing import SelfRewardMixing
 from laser_lightning.objective.self_reward.target import VerifierTarget
 
 if TYPE_CHECKING:
     from laser_lightning.modules.laser import LaSeRModule
+
+_POSITIONS = "the {} positions of the model: lower"
+_BUDGET = "update.micro_batch_tokens = {}: raise it, or lower"
 
 
 def check_fit(module: "LaSeRModule") -> None:
@@ -38,6 +44,30 @@ def check_fit(module: "LaSeRModule") -> None:
             f"update.mini_batches = {update.mini_batches} does not divide the {per_process} prompts of a "
             f"process (data.prompts_per_step = {prompts} over {module.ranks.count})."
         )
+
+
+def check_lengths(module: "LaSeRModule", data: PromptDataModule) -> None:
+    """Refuse problems whose longest solutions do not fit into the model, or into a micro-batch.
+
+    Args:
+        module: has its policy.
+        data: set up.
+
+    Raises:
+        UserError: they do not.
+    """
+    positions, limit = module.policy.positions, module.sampling.max_response_tokens
+    longest, key = data.curriculum.longest_response(limit), "sampling.max_response_tokens"
+    if longest != limit:
+        key = "max_response_tokens of a stage of data.curriculum"
+    _refuse_overlong(data.train_problems, longest, key, positions, _POSITIONS)
+    _refuse_overlong(data.train_problems, longest, key, module.update.micro_batch_tokens, _BUDGET)
+    if module.engine.replays:
+        return
+    sampling = module.evaluator.sampling
+    key = "sampling.max_response_tokens" if sampling is module.sampling else "evaluation.sampling.max_response_tokens"
+    for problems in data.evaluation_problems.values():
+        _refuse_overlong(problems, sampling.max_response_tokens, key, positions, _POSITIONS)
 
 
 def _check_untrained_score(module: "LaSeRModule") -> None:
@@ -77,3 +107,13 @@ def _check_moving_target(module: "LaSeRModule") -> None:
                 f"{key} = {value} an update gets those of an earlier one: set {key} to {fresh}, or take another "
                 "self_reward.target."
             )
+
+
+def _refuse_overlong(problems: Sequence[Problem], limit: int, key: str, places: int | None, room: str) -> None:
+    longest = max(problems, key=lambda problem: len(problem.prompt_ids), default=None)
+    if longest is not None and places is not None and len(longest.prompt_ids) + limit > places:
+        raise UserError(
+            f"Row {longest.index} of the set '{longest.dataset}' has a prompt of {len(longest.prompt_ids)} tokens, "
+            f"which with a response of up to {limit} tokens ({key}) does not fit into {room.format(places)} this limit "
+            "or data.max_prompt_tokens."
+        )

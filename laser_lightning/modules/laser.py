@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from laser_lightning.data.module import PromptDataModule
 from laser_lightning.data.problem import Problem
 from laser_lightning.distributed.balancing import balance_ranks
 from laser_lightning.errors import UserError
@@ -14,7 +15,7 @@ from laser_lightning.evaluation.settings import EvaluationSettings
 from laser_lightning.modules.ahead import RoundsAhead, with_importance
 from laser_lightning.modules.evaluation import EvaluationHooks
 from laser_lightning.modules.filling import fill_step, is_filled
-from laser_lightning.modules.fit_checks import check_fit
+from laser_lightning.modules.fit_checks import check_fit, check_lengths
 from laser_lightning.modules.judging import Judging
 from laser_lightning.modules.mismatch_limit import MismatchLimit
 from laser_lightning.modules.optimization import OptimizerSettings
@@ -149,11 +150,6 @@ class LaSeRModule(EvaluationHooks):
         if hasattr(self, "sampler"):
             self.sampler.engine = engine
 
-    @property
-    def last_round(self) -> Rollout | None:
-        """The name of ``last_rollout`` in version 0.1."""
-        return self.last_rollout
-
     # ------------------------------------------------------------------ set-up
 
     def configure_model(self) -> None:
@@ -172,6 +168,11 @@ class LaSeRModule(EvaluationHooks):
         if self.objective.policy_loss.needs_sentences:
             self.objective.sentence_ends = sentence_ends(self.tokenizer, self.policy.vocabulary_size)
         self.sampler = self.make_sampler()
+
+    def check_data(self, data: PromptDataModule) -> None:
+        """Refuse texts with tokens that the model has no rows for, or no places, before the first step."""
+        super().check_data(data)
+        check_lengths(self, data)
 
     def make_sampler(self) -> Sampler:
         """What draws and judges solutions in training and evaluation."""

@@ -71,12 +71,12 @@ class RISEModule(WrittenJudgement):
         """What draws solutions, and asks the policy about them."""
         return SelfVerifyingSampler(**vars(super().make_sampler()), verification_prompts=self.verification_prompts)
 
-    def check_vocabulary(self, data: PromptDataModule) -> None:
+    def check_data(self, data: PromptDataModule) -> None:
         """Refuse prompts, and those of verifications, with tokens that the model has no rows for."""
-        super().check_vocabulary(data)
+        super().check_data(data)
         if self.has_tokens_beyond:
             for problem in chain(data.train_problems, *data.evaluation_problems.values()):
-                self.sampler.question(problem, "")
+                self.verification_prompts.question(problem, "", self.tokenizer, self.policy.vocabulary_size)
 
     def sample_groups(self, problems: list[Problem]) -> VerifiedStep:
         """The step's solutions, and all that it trains on: these and the verifications behind them."""

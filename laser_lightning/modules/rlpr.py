@@ -50,14 +50,14 @@ class RLPRModule(LaSeRModule):
         refuse_unused_rewards(self.objective.policy_loss, "RLPR")
         self.reference_answer = reference_answer
 
-    def check_vocabulary(self, data: PromptDataModule) -> None:
+    def check_data(self, data: PromptDataModule) -> None:
         """Refuse prompts, and reference answers of training problems, with tokens that the model has no rows for, or
         with too many for it, or for a micro-batch, behind the longest reasoning."""
-        super().check_vocabulary(data)
-        limit, positions = self.sampling.max_response_tokens, self.policy.positions
+        super().check_data(data)
+        limit = data.curriculum.longest_response(self.sampling.max_response_tokens)
         room = [
             (self.update.micro_batch_tokens, "update.micro_batch_tokens = {}: raise it, or lower"),
-            (positions, "the {} positions of the model: lower"),
+            (self.policy.positions, "the {} positions of the model: lower"),
         ]
         for problem in data.train_problems:
             ids, _ = self._answered([], self.reference_answer.direct, problem.answer)
@@ -69,9 +69,9 @@ class RLPRModule(LaSeRModule):
                 if places is not None and tokens > places:
                     raise UserError(
                         f"{what} has {len(ids)} tokens, which behind a prompt of {len(problem.prompt_ids)} and "
-                        f"reasoning of up to sampling.max_response_tokens = {limit} do not fit into "
-                        f"{remedy.format(places)} sampling.max_response_tokens or data.max_prompt_tokens, or leave "
-                        "the row out."
+                        f"reasoning of up to {limit} (sampling.max_response_tokens, or that of a stage of "
+                        f"data.curriculum) do not fit into {remedy.format(places)} this limit or "
+                        "data.max_prompt_tokens, or leave the row out."
                     )
 
     def sample_groups(self, problems: list[Problem]) -> ReferenceStep:

@@ -48,9 +48,9 @@ class SelfEvaluatingModule(WrittenJudgement):
         """What draws responses, and reads their own scores."""
         return SelfEvaluatingSampler(**vars(super().make_sampler()), self_evaluation=self.self_evaluation)
 
-    def check_vocabulary(self, data: PromptDataModule) -> None:
+    def check_data(self, data: PromptDataModule) -> None:
         """Refuse prompts, and those of refinements, with tokens that the model has no rows for, or with too many."""
-        super().check_vocabulary(data)
+        super().check_data(data)
         if self.self_evaluation.refinements == 0:
             return
         limit = self.evaluator.sampling.max_response_tokens

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from laser_lightning.data.problem import Problem
-from laser_lightning.data.prompts import check_vocabulary
 from laser_lightning.errors import UserError
 from laser_lightning.modules.verification_prompts import VerificationPrompts
 from laser_lightning.objective.self_reward.solutions import CORRECT_THRESHOLD, zero_if_truncated
@@ -46,7 +44,8 @@ class SelfVerifyingSampler(Sampler):
             list(map(rollout.problem_of, range(len(rollout.rollouts)))),
             self.verification_prompts.samples,
         )
-        prompts = [self.question(problem, text) for problem, text in zip(problems, rollout.texts, strict=True)]
+        ask, known = self.verification_prompts.question, (self.tokenizer, self.policy.vocabulary_size)
+        prompts = [ask(problem, text, *known) for problem, text in zip(problems, rollout.texts, strict=True)]
         rollouts = self.draw_verifications(prompts, sampling, generator)
         texts = self.texts_of(rollouts)
         verdicts = [self.verification_prompts.verdict(text) for text in texts]
@@ -61,21 +60,6 @@ class SelfVerifyingSampler(Sampler):
         judged = [Verification(reward, answer) for reward, answer in zip(rewards, answers, strict=True)]
         unscored = rollout.rewards.new_full((len(rewards),), torch.nan)
         return Rollout(problems, rollouts, texts, judged, rollout.rewards.new_tensor(rewards), None, unscored)
-
-    def question(self, problem: Problem, response: str) -> list[int]:
-        """The token ids of the prompt that asks about a solution.
-
-        Args:
-            problem: what was to be solved.
-            response: the solution, as text.
-
-        Raises:
-            UserError: the model has no rows for some of its tokens.
-        """
-        ids = self.verification_prompts.encode(problem.problem, response, self.tokenizer)
-        where = f"The verification prompt of row {problem.index} of the set '{problem.dataset}'"
-        check_vocabulary(ids, self.tokenizer, self.policy.vocabulary_size, where)
-        return ids
 
     def draw_verifications(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, generator: torch.Generator

@@ -105,9 +105,9 @@ class SupervisedModule(TrainingModule):
                 "model.self_reward to learn from them: set one, or leave the rewards out."
             )
 
-    def check_vocabulary(self, data: PromptDataModule) -> None:
+    def check_data(self, data: PromptDataModule) -> None:
         """Refuse prompts, and worked solutions, with tokens that the model has no rows for."""
-        super().check_vocabulary(data)
+        super().check_data(data)
         if self.has_tokens_beyond:
             for problems in (data.train_problems, *data.evaluation_problems.values()):
                 if solved := [problem for problem in problems if problem.solution is not None]:

@@ -113,10 +113,10 @@ class TrainingModule(Part, SelfTested, OptimizerSteps):
                 rank_zero_info(f"Each solution computes its prompt itself, and none is shared: {why}.")
         data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
         if isinstance(data, PromptDataModule):
-            self.check_vocabulary(data)
+            self.check_data(data)
 
-    def check_vocabulary(self, data: PromptDataModule) -> None:
-        """Refuse texts with tokens that the model has no rows for, before the first step.
+    def check_data(self, data: PromptDataModule) -> None:
+        """Refuse texts with tokens that the model has no rows for, or no places, before the first step.
 
         Args:
             data: set up.

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from laser_lightning.data.problem import Problem
+from laser_lightning.data.prompts import check_vocabulary
 from laser_lightning.data.templates import PromptTemplate
 from laser_lightning.errors import UserError
 from laser_lightning.modules.patterns import compile_pattern
@@ -120,6 +122,25 @@ class VerificationPrompts:
         """
         filled = fill_places(self.template, problem, response)
         return PromptTemplate(chat=self.chat, system=self.system).encode(filled, tokenizer)[1]
+
+    def question(
+        self, problem: Problem, response: str, tokenizer: PreTrainedTokenizerBase, vocabulary_size: int
+    ) -> list[int]:
+        """The token ids of the prompt that asks a policy about its solution.
+
+        Args:
+            problem: what was to be solved.
+            response: the solution, as text.
+            tokenizer: the policy's.
+            vocabulary_size: rows that it has.
+
+        Raises:
+            UserError: the policy has no rows for some of the tokens.
+        """
+        ids = self.encode(problem.problem, response, tokenizer)
+        where = f"The verification prompt of row {problem.index} of the set '{problem.dataset}'"
+        check_vocabulary(ids, tokenizer, vocabulary_size, where)
+        return ids
 
     def verdict(self, verification: str) -> bool | None:
         """Whether a verification finds its solution correct; None if it has no verdict."""

@@ -404,9 +404,9 @@ def test_a_rank_without_problems_takes_part_in_both_generations(tmp_path: Path) 
 
 
 def test_a_question_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    shapes = {**TINY, "num_hidden_layers": 1, "max_position_embeddings": 12}
+    shapes = {**TINY, "num_hidden_layers": 1, "max_position_embeddings": 17}
     policy = PolicySettings(EMBEDDED, random_init=True, config_overrides=shapes)
-    with pytest.raises(UserError, match=r"A verification prompt of \d+ tokens .* the 12 positions"):
+    with pytest.raises(UserError, match=r"A verification prompt of \d+ tokens .* the 17 positions"):
         trained(tmp_path, policy=policy)
 
 
@@ -434,4 +434,4 @@ def test_tokens_that_only_verifications_bring_are_refused_before_the_first_step(
     data.set_tokenizer(model.tokenizer)
     data.evaluation_problems = {"sums": [Problem("sums", 3, "1+1=", "1+1=", model.tokenizer.encode("1+1="), "2")]}
     with pytest.raises(UserError, match="verification prompt of row 3 of the set 'sums' contains the token '<new>'"):
-        model.check_vocabulary(data)
+        model.check_data(data)

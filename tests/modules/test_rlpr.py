@@ -9,7 +9,7 @@ import pytest
 import torch
 from whole_runs import quiet_trainer, tiny_policy, written
 
-from laser_lightning.data import ArithmeticSource, PromptDataModule
+from laser_lightning.data import ArithmeticSource, PromptDataModule, Schedule, Stage
 from laser_lightning.data.problem import Problem
 from laser_lightning.errors import UserError
 from laser_lightning.evaluation.settings import EvaluationSettings
@@ -204,11 +204,15 @@ def test_a_reference_answer_that_does_not_fit_is_refused_before_the_first_step(
         Problem("train", row, "1+1=", "1+1=", prompt, gold) for row, gold in ((3, "2"), (7, "twenty"))
     ]
     if fits:
-        model.check_vocabulary(data)
+        model.check_data(data)
+        data.curriculum = Schedule([Stage(), Stage(from_step=9, max_response_tokens=13)])
+        with pytest.raises(UserError, match=r"up to 13 \(sampling\.max_response_tokens, or that of a stage"):
+            model.check_data(data)
         return
+    data.curriculum = Schedule([Stage(max_response_tokens=5), Stage(from_step=9)])
     room = "the 22 positions of the model" if of == "positions" else r"update\.micro_batch_tokens = 22: raise it"
     with pytest.raises(UserError, match=rf"reference answer of row 7 of the set 'train' has 7 tokens, .* into {room}"):
-        model.check_vocabulary(data)
+        model.check_data(data)
 
 
 def test_a_loss_in_which_rewards_have_no_say_is_refused() -> None:

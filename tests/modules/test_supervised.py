@@ -81,7 +81,7 @@ def test_tokens_that_only_solutions_bring_are_refused_before_the_first_step(modu
     data.evaluation_problems = {"sums": problems(module, ("1+2=", "#3"), ("1+3=", None), ("1+4=", "#<new>"))}
     module.tokenizer.add_tokens(["<new>"])
     with pytest.raises(UserError, match="The worked solution in row 2 of the set 'train' contains the token '<new>'"):
-        module.check_vocabulary(data)
+        module.check_data(data)
 
 
 def test_a_short_version_of_the_embedded_models_run(tmp_path: Path) -> None:

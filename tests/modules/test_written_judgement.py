@@ -203,9 +203,9 @@ def test_a_refinement_that_cannot_be_asked_for_is_refused_before_the_first_step(
     data.set_tokenizer(model.tokenizer)
     data.evaluation_problems = {"sums": [a_problem(model, index=3)]}
     with pytest.raises(UserError, match="refinement prompt of row 3 of the set 'sums' contains the token '<new>'"):
-        model.check_vocabulary(data)
+        model.check_data(data)
     model.self_evaluation = replace(form, refinements=0)
-    model.check_vocabulary(data)  # nothing is refined
+    model.check_data(data)  # nothing is refined
     # "1+1=" and "|" are 5 tokens, the last response and the next one up to 12 each: 29 in all.
     for positions in (29, 28):
         shapes = {**tiny_policy().config_overrides, "max_position_embeddings": positions}
@@ -215,10 +215,10 @@ def test_a_refinement_that_cannot_be_asked_for_is_refused_before_the_first_step(
         )
         model.configure_model()
         if positions == 29:
-            model.check_vocabulary(data)
+            model.check_data(data)
             continue
         with pytest.raises(UserError, match=r"row 3 of the set 'sums' can have 17 tokens, .* into the 28 positions"):
-            model.check_vocabulary(data)
+            model.check_data(data)
         # Text is not always encoded as it was sampled, so that the prompt itself is looked at, too.
         rollout = model.sampler.rollout([a_problem(model)], 1, model.sampling, torch.Generator())
         with pytest.raises(UserError, match="A refinement prompt has 17 tokens, the last response among them"):

@@ -75,6 +75,7 @@ class Curriculum(Part, ABC):
     In the order of the calls:
 
         begin(problems)                 once, before anything else
+        longest_response(limit)         before the first step
         load_state_dict(state)          in a resumed run
         choose(draw)                    for each step, and for each further round of one
         max_response_tokens(step)       before each round is sampled
@@ -124,6 +125,17 @@ class Curriculum(Part, ABC):
             None, by default, for the limit of ``model.sampling``.
         """
         return None
+
+    def longest_response(self, limit: int) -> int:
+        """Say how long a response may be in any step, which lengths are checked against before the first.
+
+        Args:
+            limit: of ``model.sampling``.
+
+        Returns:
+            ``limit``, by default.
+        """
+        return limit
 
     def keeps(self, rewards: Tensor) -> Tensor:
         """Say which groups a step is filled with where ``sampling_rounds`` lets it sample until it is full.

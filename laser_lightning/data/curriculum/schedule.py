@@ -98,6 +98,10 @@ class Schedule(Curriculum):
         """The length limit of the stage."""
         return self.stages[self.stage_at(step)].max_response_tokens
 
+    def longest_response(self, limit: int) -> int:
+        """The limit of the stage with the longest responses."""
+        return max(limit if stage.max_response_tokens is None else stage.max_response_tokens for stage in self.stages)
+
     def keeps(self, rewards: Tensor) -> Tensor:
         """What the curriculum of the stage keeps."""
         return self._curricula[self._current].keeps(rewards)
