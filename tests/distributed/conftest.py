@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,30 +14,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-import yaml
+from experiments import ENVIRONMENT, write_experiment
+from forked_ranks import run_ranks
 
 from laser_lightning.cli.resume_settings import SAVED_SETTINGS
 from laser_lightning.runs.metrics_file import SAVED_METRICS
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
-from forked_ranks import run_ranks
-
-TINY_RUN = Path(__file__).parents[1] / "tiny_run"
-
-TWO: dict[str, Any] = {
-    "devices": 2,
-    # By default tiny parameters are kept whole, and ZeRO-3 would not be tested.
-    "strategy": {"init_args": {"zero_options": {"stage3_param_persistence_threshold": 0}}},
-}
-
-SINGLE = "trainer: {strategy: auto, devices: 1}\n"
-
 WORKER = Path(__file__).with_name("worker.py")
-
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
-
 
 BUILD_OPERATORS = """
 from laser_lightning.distributed.toolchain import check_cpu_toolchain
@@ -150,14 +132,6 @@ def saved(path: Path) -> dict[str, Any]:
 def difference() -> Callable[[Path, Path], list[str]]:
     """``difference(one, other)``: what is not the same in two checkpoints, bit for bit."""
     return lambda one, other: differences(saved(one), saved(other), "")
-
-
-def write_experiment(directory: Path) -> None:
-    shutil.copytree(TINY_RUN, directory, dirs_exist_ok=True)
-    config = yaml.safe_load((directory / "run.yaml").read_text())
-    config["trainer"] |= TWO
-    (directory / "run.yaml").write_text(yaml.safe_dump(config))
-    (directory / "single.yaml").write_text(SINGLE)
 
 
 @pytest.fixture

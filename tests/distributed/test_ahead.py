@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from experiments import ENVIRONMENT, write_experiment
 from forked_ranks import run_ranks
-
-from conftest import ENVIRONMENT, write_experiment
 
 pytestmark = pytest.mark.distributed
 

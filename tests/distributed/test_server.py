@@ -1,18 +1,14 @@
 """The trainer on two processes with servers of vLLM, or what stands in for them, under every strategy."""
 
 import csv
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from laser_lightning.policy.model import Policy
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "rollout/server"))
 from fake_server import FakeServer
 from fake_vllm import FakeVLLM
+from laser_lightning.policy.model import Policy
 
 pytestmark = pytest.mark.distributed
 

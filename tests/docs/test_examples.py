@@ -18,12 +18,9 @@ from typing import Any
 import pytest
 import torch
 
-from laser_lightning.policy.model import Policy
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "rollout/server"))
 from fake_server import FakeServer
 from fake_vllm import FakeVLLM
+from laser_lightning.policy.model import Policy
 
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = sorted((DOCS / "examples").glob("*.py"))

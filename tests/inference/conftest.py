@@ -1,6 +1,5 @@
 """A server in a thread that answers as ``vllm serve`` does, of a tiny model that it runs plainly in transformers."""
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from fake_server import FakeServer
 
 

@@ -1,11 +1,6 @@
-"""Makes ``model_checks`` importable, and writes down what its checks find."""
-
-import sys
-from pathlib import Path
+"""Writes down what its checks find."""
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 from model_checks import expectations, page
 from model_checks.checks import Outcome

@@ -1,16 +1,12 @@
 """Starts the stand-ins for servers."""
 
-import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import PreTrainedModel
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-sys.path.insert(0, str(Path(__file__).parent))
 from fake_server import Answer, FakeServer
 from fake_vllm import FakeVLLM
 
