@@ -40,10 +40,8 @@ class SelfVerifyingSampler(Sampler):
         Raises:
             UserError: a prompt does not fit into the model with its verification.
         """
-        problems, samples = (
-            list(map(rollout.problem_of, range(len(rollout.rollouts)))),
-            self.verification_prompts.samples,
-        )
+        samples = self.verification_prompts.samples
+        problems = [rollout.problem_of(row) for row in range(len(rollout.rollouts))]
         ask, known = self.verification_prompts.question, (self.tokenizer, self.policy.vocabulary_size)
         prompts = [ask(problem, text, *known) for problem, text in zip(problems, rollout.texts, strict=True)]
         rollouts = self.draw_verifications(prompts, sampling, generator)
