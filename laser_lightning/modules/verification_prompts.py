@@ -50,8 +50,7 @@ class VerificationPrompts:
     r"""How a policy is asked to verify its own solutions, and how its verdict is read (RISE, arXiv 2505.13445).
 
     Args:
-        template: the prompt, with ``{problem}`` and ``{response}`` where the problem and the solution belong; other
-            braces are left alone.
+        template: the prompt, with ``{problem}`` and ``{response}`` in the places of both; other braces are left alone.
         verdict_pattern: regular expression with one group, the verdict; its first match in a verification counts.
         correct_verdict: what the group holds when the policy finds the solution correct.
         incorrect_verdict: what it holds when it finds it incorrect.
