@@ -156,7 +156,7 @@ class Plan:
         options = (f"--torch_threads={self.preset.threads}", *self.preset.warm_start, *self.warm_start_options)
         places = (*self.inputs.words(self.inputs.model, rows), "--run_dir", str(directory), "--ckpt_path", "auto")
         settings = {
-            "configs": {WARM_START: yaml.safe_load(read_config(WARM_START))},
+            "configs": [yaml.safe_load(read_config(WARM_START))],
             "options": list(options),
             "inputs": self.inputs.digests | {"rows": hashlib.sha256(rows.read_bytes()).hexdigest()},
         }

@@ -111,14 +111,18 @@ def test_the_gpu_preset_lies_below_the_overlays_of_the_rows(command: Command) ->
     assert configs == ["recipes/word_problems", "recipes/word_problems_gpu", "eval/votes", "baselines/grpo"]
 
 
-def test_other_files_are_refused(command: Command, tmp_path: Path) -> None:
+def test_what_was_begun_goes_on_with_the_same_files_alone(command: Command, tmp_path: Path) -> None:
     from pretrained import parse, plan_of
+    from pretrained_runs import WARM_START
 
     options = parse(command("grpo"))
-    phase = plan_of(options).runs[0].training
-    phase.folder.mkdir(parents=True)
-    (phase.folder / "fit.jsonl").write_text(json.dumps({"started": "t", "settings": phase.settings}) + "\n")
-    plan_of(options)
+    plan = plan_of(options)
+    stage, run = plan.warm_start.training, plan.runs[0].training
+    by_name = stage.settings | {"configs": {WARM_START: stage.settings["configs"][0]}}  # as earlier versions wrote it
+    for phase, settings in ((stage, stage.settings), (stage, by_name), (run, run.settings)):
+        phase.folder.mkdir(parents=True, exist_ok=True)
+        (phase.folder / "fit.jsonl").write_text(json.dumps({"started": "t", "settings": settings}) + "\n")
+        plan_of(options)
     changed = tmp_path / "val.jsonl"
     changed.write_text(options.problems[1].read_text() + "\n")
     options.problems[1] = changed
