@@ -12,9 +12,6 @@ from laser_lightning.objective.self_reward.target import VerifierTarget
 if TYPE_CHECKING:
     from laser_lightning.modules.laser import LaSeRModule
 
-_POSITIONS = "the {} positions of the model: lower"
-_BUDGET = "update.micro_batch_tokens = {}: raise it, or lower"
-
 
 def check_fit(module: "LaSeRModule") -> None:
     """Refuse parts without effect or with stale scores, an engine that cannot train, and a batch that does not divide.
@@ -60,14 +57,29 @@ def check_lengths(module: "LaSeRModule", data: PromptDataModule) -> None:
     longest, key = data.curriculum.longest_response(limit), "sampling.max_response_tokens"
     if longest != limit:
         key = "max_response_tokens of a stage of data.curriculum"
-    _refuse_overlong(data.train_problems, longest, key, positions, _POSITIONS)
-    _refuse_overlong(data.train_problems, longest, key, module.update.micro_batch_tokens, _BUDGET)
+    _refuse_overlong(data.train_problems, longest, key, positions, module.update.micro_batch_tokens)
     if module.engine.replays:
         return
     sampling = module.evaluator.sampling
     key = "sampling.max_response_tokens" if sampling is module.sampling else "evaluation.sampling.max_response_tokens"
     for problems in data.evaluation_problems.values():
-        _refuse_overlong(problems, sampling.max_response_tokens, key, positions, _POSITIONS)
+        _refuse_overlong(problems, sampling.max_response_tokens, key, positions)
+
+
+def room_lacking(tokens: int, positions: int | None, micro_batch_tokens: int | None = None) -> str | None:
+    """What a sequence does not fit into, and how a sentence that then names its lengths goes on; None where it fits.
+
+    Args:
+        tokens: of the sequence.
+        positions: of the model; None for no limit.
+        micro_batch_tokens: of an update; None where there is none.
+    """
+    rooms = {
+        "the {} positions of the model: lower": positions,
+        "update.micro_batch_tokens = {}: raise it, or lower": micro_batch_tokens,
+    }
+    lacking = (room.format(places) for room, places in rooms.items() if places is not None and tokens > places)
+    return next(lacking, None)
 
 
 def _check_untrained_score(module: "LaSeRModule") -> None:
@@ -109,11 +121,15 @@ def _check_moving_target(module: "LaSeRModule") -> None:
             )
 
 
-def _refuse_overlong(problems: Sequence[Problem], limit: int, key: str, places: int | None, room: str) -> None:
+def _refuse_overlong(
+    problems: Sequence[Problem], limit: int, key: str, positions: int | None, micro_batch_tokens: int | None = None
+) -> None:
     longest = max(problems, key=lambda problem: len(problem.prompt_ids), default=None)
-    if longest is not None and places is not None and len(longest.prompt_ids) + limit > places:
+    if longest is None:
+        return
+    if room := room_lacking(len(longest.prompt_ids) + limit, positions, micro_batch_tokens):
         raise UserError(
             f"Row {longest.index} of the set '{longest.dataset}' has a prompt of {len(longest.prompt_ids)} tokens, "
-            f"which with a response of up to {limit} tokens ({key}) does not fit into {room.format(places)} this limit "
+            f"which with a response of up to {limit} tokens ({key}) does not fit into {room} this limit "
             "or data.max_prompt_tokens."
         )

@@ -9,6 +9,7 @@ from laser_lightning.data.module import PromptDataModule
 from laser_lightning.data.problem import Problem
 from laser_lightning.data.prompts import check_vocabulary
 from laser_lightning.errors import UserError
+from laser_lightning.modules.fit_checks import room_lacking
 from laser_lightning.modules.laser import LaSeRModule
 from laser_lightning.modules.reference_answer import ReferenceAnswer
 from laser_lightning.modules.reference_step import ReferenceStep
@@ -55,24 +56,18 @@ class RLPRModule(LaSeRModule):
         with too many for it, or for a micro-batch, behind the longest reasoning."""
         super().check_data(data)
         limit = data.curriculum.longest_response(self.sampling.max_response_tokens)
-        room = [
-            (self.update.micro_batch_tokens, "update.micro_batch_tokens = {}: raise it, or lower"),
-            (self.policy.positions, "the {} positions of the model: lower"),
-        ]
         for problem in data.train_problems:
             ids, _ = self._answered([], self.reference_answer.direct, problem.answer)
             what = f"The reference answer of row {problem.index} of the set '{problem.dataset}'"
             check_vocabulary(ids, self.tokenizer, self.policy.vocabulary_size, what)
             # At most: reasoning ends in front of the response's own answer, maybe with a piece of that token's text.
             tokens = len(problem.prompt_ids) + limit + len(ids)
-            for places, remedy in room:
-                if places is not None and tokens > places:
-                    raise UserError(
-                        f"{what} has {len(ids)} tokens, which behind a prompt of {len(problem.prompt_ids)} and "
-                        f"reasoning of up to {limit} (sampling.max_response_tokens, or that of a stage of "
-                        f"data.curriculum) do not fit into {remedy.format(places)} this limit or "
-                        "data.max_prompt_tokens, or leave the row out."
-                    )
+            if room := room_lacking(tokens, self.policy.positions, self.update.micro_batch_tokens):
+                raise UserError(
+                    f"{what} has {len(ids)} tokens, which behind a prompt of {len(problem.prompt_ids)} and reasoning "
+                    f"of up to {limit} (sampling.max_response_tokens, or that of a stage of data.curriculum) do not "
+                    f"fit into {room} this limit or data.max_prompt_tokens, or leave the row out."
+                )
 
     def sample_groups(self, problems: list[Problem]) -> ReferenceStep:
         """The step's solutions, with the rewards of their reference answers."""
